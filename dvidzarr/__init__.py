@@ -1,0 +1,60 @@
+"""A versioned volume store for connectomics: plain Zarr, copy-on-write versions, DVID's HTTP API.
+
+>>> import dvidzarr, tempfile, numpy as np
+>>> store = dvidzarr.open(tempfile.mkdtemp())
+>>> repo = store.create_repo("example")
+>>> gray = repo.create_instance("uint8blk", "gray", {"BlockSize": "64,64,64"})
+>>> view = gray.at()
+>>> view[0:64, 0:64, 0:64] = np.full((64, 64, 64), 7, np.uint8)
+>>> int(view[10, 20, 30:32].sum())
+14
+>>> store.close()
+"""
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dvidzarr.core.settings import Settings
+    from dvidzarr.repo.catalog import Catalog
+
+__version__ = "0.1.0"
+
+
+def open(path: str | os.PathLike[str], mode: str = "a", settings: "Settings | None" = None) -> "Catalog":  # noqa: A001
+    """Open a store.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    mode
+        "a" (default) reads, and takes the store's writer lock at the first change; "r" never writes; "w" takes the
+        lock now. "a" and "w" create the store if the folder is missing or empty.
+    settings
+        See `dvidzarr.core.settings.Settings`; default: the defaults.
+
+    Returns
+    -------
+    Catalog
+        Close it, or use it in a `with` statement.
+
+    Raises
+    ------
+    StorageError
+        The folder holds no store, or one of an unknown format version.
+    BusyError
+        Another process writes to the store (mode "w", or at the first change).
+    """
+    from dvidzarr.core.settings import Settings  # noqa: PLC0415 - `import dvidzarr` loads nothing heavy
+    from dvidzarr.datatypes import BUILTIN  # noqa: PLC0415
+    from dvidzarr.repo.catalog import Catalog  # noqa: PLC0415
+
+    return Catalog(path, mode, settings or Settings(), BUILTIN, _reader)
+
+
+@lru_cache(maxsize=16)
+def _reader(url: str) -> "Catalog":
+    """Return the store opened for reading, once per process: what unpickled views use."""
+    return open(url, "r")

@@ -1,0 +1,1 @@
+"""The command line: `dvidzarr COMMAND STORE …`, where STORE is a path or the URL of a running server."""

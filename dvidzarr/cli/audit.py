@@ -1,0 +1,91 @@
+"""Commands that read the files of a store: its history, and whether it is whole."""
+
+from collections import Counter, deque
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+import dvidzarr
+from dvidzarr.cli.options import printable
+from dvidzarr.cli.target import require_path
+from dvidzarr.storage.frames import Kind
+
+if TYPE_CHECKING:
+    from dvidzarr.storage.frames import Entry
+
+
+@click.group()
+def log() -> None:
+    """Read the history of a repo or an instance."""
+
+
+@log.command()
+@click.argument("store")
+@click.argument("ref")
+@click.argument("instance", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N records.")
+def show(store: str, ref: str, instance: str | None, as_json: bool, tail: int | None) -> None:
+    """Print the log of the repo of REF, or of INSTANCE in it: every change with its time, user and app."""
+    require_path(store, "log show")
+    with dvidzarr.open(store, mode="r") as catalog:
+        repo, _ = catalog.resolve(ref)
+        entries = repo.instance(instance).records() if instance else repo.records()
+        rows = (_row(entry) for entry in entries)
+        for row in deque(rows, tail) if tail else rows:
+            click.echo(orjson.dumps(row, default=str) if as_json else _line(row))
+
+
+def _row(entry: "Entry") -> dict[str, Any]:
+    kind = Kind(entry.kind).name.lower() if entry.kind in set(Kind) else str(entry.kind)
+    return {
+        "sequence": entry.sequence,
+        "kind": kind,
+        "header": entry.header,
+        "payload_length": len(entry.payload),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    header = dict(row["header"])
+    who = " ".join((_clock(header.pop("t", "")), *(str(header.pop(key, "")) for key in ("u", "a")))).strip()
+    rest = orjson.dumps(header, default=str).decode() if header else ""
+    size = f"+{row['payload_length']} B" if row["payload_length"] else ""
+    first = f"{row['sequence']:>8}"
+    return printable("  ".join(part for part in (first, row["kind"], who, rest, size) if part))
+
+
+def _clock(stamp: str | float) -> str:
+    """Return a record's time as text: instance logs keep seconds since 1970, repo logs DVID's text."""
+    if isinstance(stamp, str):
+        return stamp
+    return datetime.fromtimestamp(stamp).astimezone().isoformat()
+
+
+@click.command()
+@click.argument("store")
+@click.option("--deep", is_flag=True, help="Read and check every chunk too, not only records and lengths.")
+@click.option(
+    "--repair", is_flag=True, help="Rebuild what can be derived: caches, zarr.json, torn log tails."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.pass_context
+def verify(ctx: click.Context, store: str, deep: bool, repair: bool, as_json: bool) -> int:
+    """Check every record, checksum and cache of STORE. Exits with 1 if errors remain."""
+    require_path(store, "verify")
+    seen: Counter[str] = Counter()
+    remaining = 0
+    with dvidzarr.open(store, mode="w" if repair else "r") as catalog:
+        for finding in catalog.verify(deep=deep, repair=repair):
+            seen[finding.severity] += 1
+            remaining += finding.severity == "error" and not finding.repaired
+            if as_json:
+                fields = ("severity", "place", "message", "repaired")
+                click.echo(orjson.dumps({name: getattr(finding, name) for name in fields}))
+            else:
+                mended = " (repaired)" if finding.repaired else ""
+                click.echo(printable(f"{finding.severity}: {finding.place}: {finding.message}{mended}"))
+    click.echo(f"{seen['error']} errors, {seen['warning']} warnings, {remaining} errors remain", err=True)
+    return 1 if remaining else 0

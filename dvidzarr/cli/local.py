@@ -1,0 +1,172 @@
+"""A store in a folder, through the engine."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dvidzarr
+from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo, VolumeInfo
+from dvidzarr.core.errors import BusyError, InvalidInputError, NotFoundError
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.ids import Author
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.repo.repo import Repo
+
+
+class LocalVolume:
+    """A voxel instance at a version of a store in a folder."""
+
+    def __init__(self, view: "VoxelView", author: Author) -> None:
+        instance, version = view.instance, view.version
+        self.info = VolumeInfo(
+            name=instance.name,
+            version=version.uuid,
+            data_uuid=instance.uuid,
+            locked=version.locked and instance.versioned,
+            dtype=instance.dtype,
+            chunk=instance.chunk,
+            extents=view.extents,
+            voxel_size_xyz=instance.settings.voxel_size_xyz,
+            voxel_units_xyz=instance.settings.voxel_units_xyz,
+        )
+        self._view = view
+        self._author = author
+
+    def read(self, box: Box) -> "np.ndarray":
+        """Return the voxels of a box, 0 where none were written."""
+        return self._view.read(box)
+
+    def write(self, box: Box, array: "np.ndarray") -> None:
+        """Store the voxels of a box; the engine keeps what lies around it in the same blocks."""
+        with _named_way():
+            self._view.write(box, array, author=self._author)
+
+    def set_extents(self, box: Box) -> None:
+        """Replace the extents of this version."""
+        with _named_way():
+            self._view.set_extents(box, author=self._author)
+
+
+class LocalTarget:
+    """A store in a folder. Opened for writing it takes the writer's lock at the first change."""
+
+    def __init__(self, path: str, author: Author, *, write: bool) -> None:
+        self.where = path
+        self.author = author
+        self._catalog = dvidzarr.open(path, mode="a" if write else "r")
+
+    def repos(self) -> tuple[RepoInfo, ...]:
+        """Return all repos, ordered by root."""
+        return tuple(_repo_info(repo) for repo in self._catalog.repos)
+
+    def type_names(self) -> frozenset[str]:
+        """Return the datatypes of the registry."""
+        return frozenset(self._catalog.registry)
+
+    def create_repo(self, alias: str, description: str, root: str | None) -> str:
+        """Make a repo and return the UUID of its root version."""
+        with _named_way():
+            return self._catalog.create_repo(alias, description, root=root, author=self.author).root
+
+    def delete_repo(self, ref: str) -> None:
+        """Remove the repo that holds a version."""
+        with _named_way():
+            self._catalog.delete_repo(ref, author=self.author)
+
+    def create_instance(self, ref: str, type_name: str, name: str, config: Mapping[str, str]) -> None:
+        """Make an instance; `config` holds DVID's settings as texts."""
+        repo, version = self._catalog.resolve(ref)
+        with _named_way():
+            repo.create_instance(type_name, name, config, version, author=self.author)
+
+    def rename_instance(self, ref: str, old: str, new: str) -> None:
+        """Give an instance a new name."""
+        repo, _ = self._catalog.resolve(ref)
+        with _named_way():
+            repo.rename_instance(old, new, author=self.author)
+
+    def delete_instance(self, ref: str, name: str) -> None:
+        """Remove an instance with its data in all versions."""
+        repo, _ = self._catalog.resolve(ref)
+        with _named_way():
+            repo.delete_instance(name, author=self.author)
+
+    def has_instance(self, ref: str, name: str) -> bool:
+        """Tell whether the repo of a version has an instance of this name."""
+        repo, _ = self._catalog.resolve(ref)
+        return name in repo.instances
+
+    def commit(self, ref: str, note: str) -> str:
+        """Lock a version and return its UUID."""
+        repo, version = self._catalog.resolve(ref)
+        with _named_way():
+            return repo.commit(version, note=note, author=self.author).uuid
+
+    def new_version(self, ref: str, note: str) -> str:
+        """Make a child on the same branch and return its UUID."""
+        repo, version = self._catalog.resolve(ref)
+        with _named_way():
+            return repo.new_version(version, note=note, author=self.author).uuid
+
+    def branch(self, ref: str, name: str, note: str) -> str:
+        """Make a child on a new branch and return its UUID."""
+        repo, version = self._catalog.resolve(ref)
+        with _named_way():
+            return repo.branch(version, name, note=note, author=self.author).uuid
+
+    def volume(self, ref: str, name: str) -> LocalVolume:
+        """Open an instance at a version for reading and writing voxels."""
+        repo, version = self._catalog.resolve(ref)
+        if name not in repo.instances:
+            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
+        instance = repo.instance(name)
+        if not hasattr(instance, "chunk"):
+            raise InvalidInputError(f"{name!r} is of type {instance.datatype.name}, which holds no voxels")
+        return LocalVolume(instance.at(version), self.author)
+
+    def close(self) -> None:
+        """Close the store and give the lock back."""
+        self._catalog.close()
+
+    def __enter__(self) -> "LocalTarget":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _named_way() -> Iterator[None]:
+    """Add to a refused lock what to do about it."""
+    try:
+        yield
+    except BusyError as error:
+        if "http://" in str(error):
+            raise
+        way = "if it is a server, give its URL (http://host:port) in place of the path"
+        raise BusyError(f"{error}; {way}") from None
+
+
+def _repo_info(repo: "Repo") -> RepoInfo:
+    dag = repo.dag
+    versions = tuple(
+        VersionInfo(
+            uuid=version.uuid,
+            number=version.number,
+            branch=version.branch,
+            note=version.note,
+            locked=version.locked,
+            parents=tuple(dag.versions[ordinal].uuid for ordinal in version.parents),
+            created=version.created,
+        )
+        for version in dag
+    )
+    instances = tuple(
+        InstanceInfo(name, instance.datatype.name, getattr(instance.at(), "extents", None))
+        for name, instance in sorted(repo.instances.items())
+    )
+    return RepoInfo(repo.root, repo.alias, repo.description, versions, instances)

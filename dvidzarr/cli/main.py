@@ -1,0 +1,118 @@
+"""The entry point: a lazy table of commands, and the place where failures become a line and an exit code."""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import click
+
+from dvidzarr.core.errors import DvidzarrError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("dvidzarr.cli.serve:serve", "Serve a store over DVID's HTTP API."),
+    "demo": ("dvidzarr.cli.demo:demo", "Make a store with generated EM-like data and three versions."),
+    "repos": ("dvidzarr.cli.repos:repos", "Show the repos, their versions as a tree, and their instances."),
+    "new": ("dvidzarr.cli.repos:new", "Create a repo or an instance."),
+    "commit": ("dvidzarr.cli.repos:commit", "Lock a version for good."),
+    "newversion": ("dvidzarr.cli.repos:newversion", "Make a child of a locked version, on its branch."),
+    "branch": ("dvidzarr.cli.repos:branch", "Make a child of a locked version, on a new branch."),
+    "rename": ("dvidzarr.cli.repos:rename", "Rename an instance."),
+    "delete": ("dvidzarr.cli.repos:delete", "Delete an instance, or a whole repo."),
+    "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, TIFF, HDF5, NumPy or Zarr into an instance."),
+    "export": ("dvidzarr.cli.export:export", "Copy a box or all of an instance to TIFF, HDF5 or Zarr."),
+    "log": ("dvidzarr.cli.audit:log", "Read the history of a repo or an instance."),
+    "verify": ("dvidzarr.cli.audit:verify", "Check every record and checksum of a store, and repair caches."),
+    "config": ("dvidzarr.cli.config:config", "Show the settings and where each comes from."),
+}
+"""Name: (where it lives, its line in `--help`). Imported when asked for, so that `serve` starts fast."""
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module only to run it or to show its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table, which is the order of a day's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command, None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="dvidzarr", prog_name="dvidzarr")
+def cli() -> None:
+    """Keep, version and serve image volumes: DVID's HTTP API over plain Zarr.
+
+    STORE is the path of a store, or the URL of a running server (http://host:port); most commands take
+    either. REF names a version: the start of its UUID ("3f8c"), a branch head (":master", "3f8c:fixes"), or
+    an ancestor of it (":master~2"). Coordinates are x,y,z.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    sys.excepthook = report_bug
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # work is spread over slabs: more threads below only contend
+    try:
+        code = cli.main(
+            args=None if args is None else list(args), prog_name="dvidzarr", standalone_mode=False
+        )
+    except click.exceptions.Abort:
+        click.echo("dvidzarr: interrupted", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        return 1
+    except (DvidzarrError, OSError, MemoryError) as error:
+        click.echo(f"dvidzarr: error: {describe(error)}", err=True)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def describe(error: BaseException) -> str:
+    """Return one line that says what went wrong."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error})" if str(error) else "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename else ""
+        return f"{named}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an unforeseen failure as one line; the traceback is for those who ask for it."""
+    if os.environ.get("DVID_TRACEBACK"):
+        sys.__excepthook__(kind, error, trace)
+        return
+    click.echo(
+        f"dvidzarr: internal error: {kind.__name__}: {describe(error)} (set DVID_TRACEBACK=1 and report it)",
+        err=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

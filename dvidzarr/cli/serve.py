@@ -1,0 +1,49 @@
+"""`dvidzarr serve`: the server in this process."""
+
+from pathlib import Path
+
+import click
+
+import dvidzarr
+from dvidzarr.cli.target import is_url
+from dvidzarr.core.settings import Settings
+
+
+@click.command()
+@click.argument("store")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1, this machine only]")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for any free one.  [default: 8000]")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file with settings."
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["full", "fast"]),
+    help="Whether an acknowledged write survives a power loss at once (full) or after some seconds (fast).",
+)
+@click.option("--read-only", is_flag=True, help="Take no writes; another process may be the writer.")
+def serve(
+    store: str,
+    host: str | None,
+    port: int | None,
+    config: Path | None,
+    durability: str | None,
+    read_only: bool,
+) -> None:
+    """Serve STORE, a folder that is made if it is missing or empty, until Ctrl-C or SIGTERM.
+
+    Prints the URL on stdout once it answers; the log goes to stderr. If DVID_ADMIN_TOKEN is set, only its
+    bearer may make and delete repos and instances.
+    """
+    from dvidzarr.server.app import serve as run  # noqa: PLC0415 - aiohttp is not needed to show help
+
+    if is_url(store):
+        raise click.UsageError(f"{store} is a server already: give the path of a store")
+    overrides = {"server.host": host, "server.port": port, "storage.durability": durability}
+    settings = Settings.load(config, overrides=overrides)
+    catalog = dvidzarr.open(store, mode="r" if read_only else "w", settings=settings)
+    run(catalog, settings, ready=lambda address, bound: click.echo(f"http://{_in_url(address)}:{bound}"))
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,187 @@
+"""Where exported voxels go: TIFF, HDF5 or Zarr, written under a temporary name until complete."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from dvidzarr.cli.bricks import bricks
+from dvidzarr.cli.target import VolumeInfo
+from dvidzarr.core.errors import ConflictError, InvalidInputError
+from dvidzarr.core.geometry import ZYX, Box
+
+NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
+"""Nanometres per unit, for the units that formats with a fixed unit can say."""
+
+Read = Callable[[Box], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is written: the box of a volume, bricks of at most `brick_voxels`."""
+
+    info: VolumeInfo
+    box: Box
+    brick_voxels: int
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Return what a reader needs to place the voxels."""
+        return {
+            "instance": self.info.name,
+            "version": self.info.version,
+            "offset_xyz": list(self.box.to_xyz()[0]),
+            "voxel_size_xyz": list(self.info.voxel_size_xyz),
+            "voxel_units_xyz": list(self.info.voxel_units_xyz),
+        }
+
+    def bricks(self) -> Iterator[Box]:
+        """Tile the box."""
+        return bricks(self.box, self.info.chunk, self.brick_voxels)
+
+    def place(self, brick: Box) -> tuple[slice, ...]:
+        """Return where a brick lies in the output."""
+        corners = zip(brick.start, brick.stop, self.box.start, strict=True)
+        return tuple(slice(low - base, high - base) for low, high, base in corners)
+
+
+def write_tiff(path: Path, export: Export, read: Read) -> None:
+    """Write one page per z, BigTIFF where it must be, uncompressed so that readers can map it."""
+    import tifffile  # noqa: PLC0415 - heavy, and only for this format
+
+    depth, height, width = export.box.shape
+    size, units = export.info.voxel_size_xyz, export.info.voxel_units_xyz
+    per_cm = tuple(
+        1e7 / (value * NM[unit]) for value, unit in zip(size[:2], units[:2], strict=True) if unit in NM
+    )
+    with tifffile.TiffWriter(
+        path, bigtiff=export.box.volume * export.info.dtype.itemsize > 2**32 - 2**25
+    ) as file:
+        file.write(
+            (page for slab in _slabs(export) for page in read(slab)),
+            shape=(depth, height, width),
+            dtype=export.info.dtype.newbyteorder("<"),
+            photometric="minisblack",
+            metadata={"axes": "ZYX", "dvidzarr": orjson.dumps(export.attributes).decode()},
+            resolution=per_cm if len(per_cm) == 2 else None,
+            resolutionunit="CENTIMETER" if len(per_cm) == 2 else None,
+        )
+
+
+def _slabs(export: Export) -> Iterator[Box]:
+    """Yield slabs of whole pages; thinner than a block where a layer of blocks is beyond the budget."""
+    box, depth = export.box, export.info.chunk[0]
+    page = box.shape[1] * box.shape[2]
+    if page * depth > export.brick_voxels:
+        depth = max(1, export.brick_voxels // page)
+        for low in range(box.start[0], box.stop[0], depth):
+            yield Box((low, *box.start[1:]), (min(low + depth, box.stop[0]), *box.stop[1:]))
+    else:
+        yield from box.slabs(export.info.chunk, export.brick_voxels)
+
+
+def write_npy(path: Path, export: Export, read: Read) -> None:
+    """Write a NumPy file."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=export.info.dtype, shape=export.box.shape)
+    for brick in export.bricks():
+        array[export.place(brick)] = read(brick)
+    array.flush()
+
+
+def write_hdf5(path: Path, export: Export, read: Read) -> None:
+    """Write the dataset `volume`, chunked as the instance, gzip level 1."""
+    import h5py  # noqa: PLC0415
+
+    with h5py.File(path, "w") as file:
+        chunk = _fitting(export)
+        array = file.create_dataset(
+            "volume",
+            export.box.shape,
+            export.info.dtype,
+            chunks=chunk,
+            compression="gzip",
+            compression_opts=1,
+        )
+        array.attrs.update(export.attributes)
+        for brick in export.bricks():
+            array[export.place(brick)] = read(brick)
+
+
+def write_zarr(path: Path, export: Export, read: Read) -> None:
+    """Write an OME-Zarr 0.5 group (Zarr v3) with the voxels as array `0`."""
+    import zarr  # noqa: PLC0415
+    from zarr.codecs import BloscCodec  # noqa: PLC0415
+
+    group = zarr.open_group(path, mode="w-", zarr_format=3, attributes=_ome(export))
+    array = group.create_array(
+        "0",
+        shape=export.box.shape,
+        dtype=export.info.dtype,
+        chunks=export.info.chunk,
+        dimension_names=("z", "y", "x"),
+        compressors=BloscCodec(cname="lz4", shuffle="noshuffle"),
+        fill_value=0,
+    )
+    for brick in export.bricks():
+        array[export.place(brick)] = read(brick)
+
+
+def _ome(export: Export) -> dict[str, Any]:
+    size, units = export.info.voxel_size_xyz[::-1], export.info.voxel_units_xyz[::-1]
+    axes = [
+        {"name": name, "type": "space"} | ({"unit": unit.rstrip("s")} if unit in NM else {})
+        for name, unit in zip("zyx", units, strict=True)
+    ]
+    shift = [start * scale for start, scale in zip(export.box.start, size, strict=True)]
+    transforms = [{"type": "scale", "scale": list(size)}, {"type": "translation", "translation": shift}]
+    levels = [{"path": "0", "coordinateTransformations": transforms}]
+    scales = [{"name": export.info.name, "axes": axes, "datasets": levels}]
+    return {"ome": {"version": "0.5", "multiscales": scales}, "dvidzarr": export.attributes}
+
+
+def _fitting(export: Export) -> ZYX:
+    z, y, x = (min(size, most) for size, most in zip(export.info.chunk, export.box.shape, strict=True))
+    return (z, y, x)
+
+
+WRITERS: tuple[tuple[tuple[str, ...], Callable[[Path, Export, Read], None]], ...] = (
+    ((".tif", ".tiff", ".btf"), write_tiff),
+    ((".h5", ".hdf5"), write_hdf5),
+    ((".zarr",), write_zarr),
+    ((".npy",), write_npy),
+)
+
+
+def writer_for(path: Path) -> Callable[[Path, Export, Read], None]:
+    """Return the function that writes the format of a file name."""
+    for suffixes, writer in WRITERS:
+        if path.suffix.lower() in suffixes:
+            return writer
+    known = ", ".join(suffix for suffixes, _ in WRITERS for suffix in suffixes)
+    raise InvalidInputError(f"cannot tell the format of {path.name!r}: the name must end in one of {known}")
+
+
+@contextmanager
+def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary name beside `path`; move it there when the block ends well, else remove it."""
+    if path.exists() and not overwrite:
+        raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
+    if not path.parent.is_dir():
+        raise InvalidInputError(f"there is no folder {path.parent}")
+    partial = path.with_name(f".{path.stem}.unfinished-{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Reading a box: resolve all its chunks once, then decode and place them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dvidzarr.compute.schedule import Scheduler
+from dvidzarr.core.errors import InvalidInputError, TooLargeError
+from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.postings import pack, present
+
+CHUNKS_PER_REQUEST = 1 << 22
+"""Largest number of chunks that one request may touch."""
+
+
+def resolvable(span: ChunkSpan) -> ChunkSpan:
+    """Return the part of a span that can hold chunks; beyond ±2²⁰ nothing was ever written."""
+    start = tuple(min(max(a, -CHUNK_LIMIT), CHUNK_LIMIT) for a in span.start)
+    stop = tuple(max(min(b, CHUNK_LIMIT), a) for a, b in zip(start, span.stop, strict=True))
+    return ChunkSpan(start, stop)  # type: ignore[arg-type]
+
+
+class Reader:
+    """One state of a box: what the chunks were when it was made, however long the reading takes.
+
+    Raises
+    ------
+    InvalidInputError
+        A size that is not positive.
+    TooLargeError
+        More than 2²² chunks.
+    """
+
+    def __init__(self, chunks: ChunkStore, box: Box, lineage: Lineage, scheduler: Scheduler) -> None:
+        if min(box.shape) <= 0:
+            raise InvalidInputError(f"box {box} has a size that is not positive: {box.shape} (z, y, x)")
+        self.box = box
+        self._chunks = chunks
+        self._lineage = lineage
+        self._scheduler = scheduler
+        self._grid: ZYX = chunks.codec.shape
+        span = resolvable(box.chunks(self._grid))
+        if span.count > CHUNKS_PER_REQUEST:
+            raise TooLargeError(f"box {box} touches {span.count} chunks, the limit is {CHUNKS_PER_REQUEST}")
+        coords = span.coords()
+        keys = pack(coords)
+        rows = chunks.resolve(keys, lineage)
+        there = present(rows)
+        self._coords, self._keys, self._rows = coords[there], keys[there], rows[there]
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks that must be read."""
+        return len(self._keys)
+
+    def read(self, sub_box: Box | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the voxels of the box, or of a box inside it.
+
+        Parameters
+        ----------
+        sub_box : Box, optional
+            Must lie inside the reader's box.
+        out : ndarray, optional
+            C-contiguous array to fill, of the shape (z, y, x) of the box.
+
+        Returns
+        -------
+        ndarray
+            Axes (z, y, x); voxels of absent chunks are 0.
+        """
+        box = sub_box or self.box
+        chosen = np.arange(len(self._keys)) if sub_box is None else self._touching(box)
+        whole = len(chosen) == box.chunks(self._grid).count
+        if out is None:
+            out = (np.empty if whole else np.zeros)(box.shape, self._chunks.codec.dtype)
+        elif not whole:
+            out.fill(0)
+        coords = self._coords[chosen].tolist()
+        keys = self._keys[chosen].tolist()
+        rows = self._rows[chosen].tolist()
+
+        def work(start: int, stop: int) -> None:
+            for index in range(start, stop):
+                self._place(keys[index], coords[index], rows[index], box, out)
+
+        self._scheduler.read(work, len(keys))
+        return out
+
+    def _touching(self, box: Box) -> np.ndarray:
+        span = box.chunks(self._grid)
+        inside = (self._coords >= span.start) & (self._coords < span.stop)
+        return np.flatnonzero(inside.all(axis=1))
+
+    def _place(self, key: int, coord: list[int], row: tuple[int, ...], box: Box, out: np.ndarray) -> None:
+        """Decode one chunk and put the part inside the box into `out`."""
+        source, target, full = [], [], True
+        for at, size, low, high in zip(coord, self._grid, box.start, box.stop, strict=True):
+            begin = at * size
+            a, b = max(begin, low), min(begin + size, high)
+            full = full and b - a == size
+            source.append(slice(a - begin, b - begin))
+            target.append(slice(a - low, b - low))
+        if full and out.shape == self._grid and out.flags.c_contiguous:
+            if self._chunks.read(key, row, self._lineage, out) is None:  # type: ignore[arg-type]
+                out.fill(0)
+            return
+        chunk = self._chunks.read(key, row, self._lineage, keep=not full)  # type: ignore[arg-type]
+        out[tuple(target)] = 0 if chunk is None else chunk[tuple(source)]
+
+    def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:
+        """Yield (chunk coordinate, whole decoded chunk or None) for all chunks that the box touches, x fastest."""
+        held = dict(zip(self._keys.tolist(), self._rows.tolist(), strict=True))
+        span = self.box.chunks(self._grid).check()
+        for z in range(span.start[0], span.stop[0]):
+            for y in range(span.start[1], span.stop[1]):
+                for x in range(span.start[2], span.stop[2]):
+                    key = int(pack(np.array((z, y, x))))
+                    chunk = self._chunks.read(key, held[key], self._lineage) if key in held else None
+                    yield (z, y, x), None if chunk is None else chunk.copy()

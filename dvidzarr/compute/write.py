@@ -1,0 +1,108 @@
+"""Writing a box: cut it on the chunk grid; partly covered chunks are read, changed and written under their locks."""
+
+from typing import Any
+
+import numpy as np
+
+from dvidzarr.compute.schedule import Scheduler
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
+from dvidzarr.core.ids import Author
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.frames import Position
+from dvidzarr.storage.postings import pack_one
+from dvidzarr.storage.writing import write_chunks
+
+
+def write_box(
+    dataset: Dataset,
+    store: ChunkStore,
+    lineage: Lineage,
+    box: Box,
+    voxels: np.ndarray,
+    scheduler: Scheduler,
+    *,
+    author: Author,
+    header: dict[str, Any],
+) -> Position:
+    """Write the voxels of a box, axes (z, y, x), into the version that `lineage` ends in, as one request.
+
+    Raises
+    ------
+    InvalidInputError
+        Shape or dtype do not fit, or a chunk coordinate is beyond ±2²⁰.
+    """
+    if voxels.shape != box.shape or voxels.dtype != store.codec.dtype:
+        raise InvalidInputError(
+            f"voxels of shape {voxels.shape} and type {voxels.dtype} do not fit box {box} "
+            f"of shape {box.shape} and type {store.codec.dtype}"
+        )
+    grid = store.codec.shape
+    coords: list[ZYX] = [tuple(coord) for coord in box.chunks(grid).check().coords().tolist()]  # type: ignore[misc]
+
+    def chunk_of(index: int) -> np.ndarray:
+        coord = coords[index]
+        low = tuple(at * size for at, size in zip(coord, grid, strict=True))
+        part = Box(low, tuple(a + size for a, size in zip(low, grid, strict=True))).intersect(box)  # type: ignore[arg-type]
+        if part is None:
+            raise InvalidInputError(f"chunk {coord} lies outside box {box}")
+        piece = voxels[_slices(part, box.start)]
+        if part.shape == grid:
+            return np.ascontiguousarray(piece)
+        chunk = _current(store, coord, lineage)
+        chunk[_slices(part, low)] = piece
+        return chunk
+
+    return write_chunks(
+        dataset, store, lineage.ordinal, coords, chunk_of, author=author, header=header, run_all=scheduler.write
+    )
+
+
+def _slices(part: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, origin, strict=True))
+
+
+def _current(store: ChunkStore, coord: ZYX, lineage: Lineage) -> np.ndarray:
+    """Return a copy of what the version shows for a chunk now, zeros where it shows nothing."""
+    key = pack_one(coord)
+    row = store.resolve(np.array([key]), lineage)[0].tolist()
+    chunk = store.read(key, row, lineage) if row[2] >= 0 and not row[6] else None
+    return np.zeros(store.codec.shape, store.codec.dtype) if chunk is None else chunk.copy()
+
+
+def write_chunk_arrays(
+    dataset: Dataset,
+    store: ChunkStore,
+    version: int,
+    coords: np.ndarray,
+    chunks: np.ndarray,
+    scheduler: Scheduler,
+    *,
+    author: Author,
+    header: dict[str, Any],
+) -> Position | None:
+    """Write whole chunks, shape (n, z, y, x), at chunk coordinates, shape (n, 3), as one request; of equals the last wins."""
+    grid, dtype = store.codec.shape, store.codec.dtype
+    if chunks.shape != (len(coords), *grid) or chunks.dtype != dtype:
+        raise InvalidInputError(
+            f"chunks of shape {chunks.shape} and type {chunks.dtype} do not fit {len(coords)} of {grid} and {dtype}"
+        )
+    last = {(int(z), int(y), int(x)): index for index, (z, y, x) in enumerate(np.asarray(coords).tolist())}
+    if not last:
+        return None
+    places = list(last)
+    low, high = (tuple(edge) for edge in (np.min(places, axis=0).tolist(), (np.max(places, axis=0) + 1).tolist()))
+    ChunkSpan(low, high).check()
+    sources = list(last.values())
+    return write_chunks(
+        dataset,
+        store,
+        version,
+        places,
+        lambda index: np.ascontiguousarray(chunks[sources[index]]),
+        author=author,
+        header=header,
+        run_all=scheduler.write,
+    )

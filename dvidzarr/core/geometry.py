@@ -1,0 +1,111 @@
+"""Boxes of voxels and the chunk grid. Everything is (z, y, x); x, y, z order exists only in `from_xyz` and `to_xyz`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvidzarr.core.errors import InvalidInputError
+
+ZYX = tuple[int, int, int]
+
+CHUNK_LIMIT = 1 << 20
+"""Chunk coordinates lie in [-CHUNK_LIMIT, CHUNK_LIMIT) per axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpan:
+    """A box of chunk coordinates, half-open, (z, y, x)."""
+
+    start: ZYX
+    stop: ZYX
+
+    @property
+    def count(self) -> int:
+        """Number of chunks."""
+        return math.prod(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    def coords(self) -> np.ndarray:
+        """Return the chunk coordinates, int64 array of shape (count, 3), axes (z, y, x), x fastest."""
+        axes = [np.arange(a, b, dtype=np.int64) for a, b in zip(self.start, self.stop, strict=True)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    def check(self) -> "ChunkSpan":
+        """Return self; raise `InvalidInputError` if a coordinate is beyond ±2²⁰."""
+        if min(self.start) < -CHUNK_LIMIT or max(self.stop) > CHUNK_LIMIT:
+            raise InvalidInputError(
+                f"chunk coordinates (z, y, x) {self.start} to {self.stop} exceed the limit of ±{CHUNK_LIMIT}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open box of voxels.
+
+    Attributes
+    ----------
+    start, stop : (z, y, x) of Python ints
+        Lowest voxel, and one past the highest. Any sign; arithmetic cannot overflow.
+    """
+
+    start: ZYX
+    stop: ZYX
+
+    @classmethod
+    def from_xyz(cls, offset: Sequence[int], size: Sequence[int]) -> "Box":
+        """Build from DVID's x, y, z offset and size."""
+        start = (int(offset[2]), int(offset[1]), int(offset[0]))
+        return cls(start, (start[0] + int(size[2]), start[1] + int(size[1]), start[2] + int(size[0])))
+
+    def to_xyz(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Return (offset, size), each in x, y, z order."""
+        z, y, x = self.start
+        d, h, w = self.shape
+        return (x, y, z), (w, h, d)
+
+    @property
+    def shape(self) -> ZYX:
+        """Extent per axis, (z, y, x)."""
+        return (self.stop[0] - self.start[0], self.stop[1] - self.start[1], self.stop[2] - self.start[2])
+
+    @property
+    def volume(self) -> int:
+        """Number of voxels; 0 if any extent is not positive."""
+        return math.prod(self.shape) if min(self.shape) > 0 else 0
+
+    def intersect(self, other: "Box") -> "Box | None":
+        """Return the common box, None if there is none."""
+        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Box(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None  # type: ignore[arg-type]
+
+    def union(self, other: "Box") -> "Box":
+        """Return the smallest box that holds both."""
+        start = tuple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
+        stop = tuple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    def is_aligned(self, chunk: ZYX) -> bool:
+        """Tell whether every face lies on the chunk grid."""
+        return all(a % c == 0 and b % c == 0 for a, b, c in zip(self.start, self.stop, chunk, strict=True))
+
+    def chunks(self, chunk: ZYX) -> ChunkSpan:
+        """Return the span of chunks that the box touches."""
+        start = tuple(a // c for a, c in zip(self.start, chunk, strict=True))
+        stop = tuple(-(-b // c) for b, c in zip(self.stop, chunk, strict=True))
+        return ChunkSpan(start, stop)  # type: ignore[arg-type]
+
+    def slabs(self, chunk: ZYX, max_voxels: int) -> Iterator["Box"]:
+        """Yield boxes along z that tile this one, cut on the chunk grid, at least one chunk layer each."""
+        layer = self.shape[1] * self.shape[2] * chunk[0]
+        layers = max(1, max_voxels // max(1, layer))
+        low = self.start[0]
+        while low < self.stop[0]:
+            high = min((low // chunk[0] + layers) * chunk[0], self.stop[0])
+            yield Box((low, *self.start[1:]), (high, *self.stop[1:]))  # type: ignore[arg-type]
+            low = high
+
+    def __str__(self) -> str:
+        return f"{list(self.start)} to {list(self.stop)} (z, y, x)"

@@ -1,0 +1,1 @@
+"""Image volumes: DVID's imageblk family (uint8blk, …)."""

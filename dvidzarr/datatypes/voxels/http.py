@@ -1,0 +1,122 @@
+"""The imageblk family over HTTP: the table of its endpoints, and those about the instance itself."""
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.resources import read_resource
+from dvidzarr.datatypes.voxels import http_arb, http_blocks, http_raw
+from dvidzarr.datatypes.voxels.http_pieces import row, voxel_view
+from dvidzarr.datatypes.voxels.info import axes, info, metadata
+from dvidzarr.http.endpoint import Call, EndpointTable
+from dvidzarr.http.jsonbody import receive_json
+from dvidzarr.http.repojson import base_json
+from dvidzarr.http.responses import empty, go_json, json_value, octets, text
+
+if TYPE_CHECKING:
+    from dvidzarr.datatypes.voxels.model import VoxelView
+
+_ND_DATA = "application/vnd.dvid-nd-data+json"
+_DIMENSIONS = 3
+_FLOAT32_MAX = 3.4028234e38
+_INT32 = range(-(1 << 31), 1 << 31)
+
+
+async def get_help(call: Call) -> web.StreamResponse:
+    """Answer help."""
+    return text(read_resource(call.instance.datatype.help).decode() + "\n")
+
+
+async def get_info(call: Call) -> web.StreamResponse:
+    """Answer GET info."""
+    view = await voxel_view(call)
+    extended, extents = _state(view)
+    return json_value(info(base_json(view.instance, extended), extended, extents))
+
+
+def _state(view: "VoxelView") -> "tuple[dict[str, Any], Box | None]":
+    """Return (Extended, extents)."""
+    return view.instance.extended(view.version), view.extents
+
+
+async def get_metadata(call: Call) -> web.StreamResponse:
+    """Answer metadata; its JSON ends with a newline."""
+    view = await voxel_view(call)
+    settings = view.instance.settings
+    extended, extents = _state(view)
+    nd_axes = axes(extents, settings.voxel_size_xyz, settings.voxel_units_xyz)
+    return octets(go_json(metadata(extended, nd_axes)) + b"\n", _ND_DATA)
+
+
+async def post_extents(call: Call) -> web.StreamResponse:
+    """Answer POST extents: sets those of this version; a missing member counts as zero."""
+    body = await receive_json(call)
+    if not isinstance(body, dict):
+        raise InvalidInputError("extents must be an object with MinPoint and MaxPoint")
+    members = {key.lower(): value for key, value in body.items()}
+    low, high = (_point(members.get(name)) for name in ("minpoint", "maxpoint"))
+    box = Box.from_xyz(low, [b - a + 1 for a, b in zip(low, high, strict=True)])
+    await call.offload(_set_extents, await voxel_view(call), box, call)
+    return empty()
+
+
+def _set_extents(view: "VoxelView", box: Box, call: Call) -> None:
+    view.set_extents(box, author=call.author)
+
+
+def _point(value: object) -> tuple[int, int, int]:
+    """Return x, y, z as Go decodes `[3]int32`: null and missing numbers are 0, surplus ones ignored."""
+    numbers = [] if value is None else value
+    if not isinstance(numbers, list):
+        raise InvalidInputError(f"a point must be a list of three integers, not {numbers!r:.40}")
+    padded = [0 if number is None else number for number in (*numbers, 0, 0, 0)[:_DIMENSIONS]]
+    if not all(type(number) is int and number in _INT32 for number in padded):
+        raise InvalidInputError(f"a point must be three 32-bit integers, not {numbers!r:.80}")
+    return (padded[0], padded[1], padded[2])
+
+
+async def post_resolution(call: Call) -> web.StreamResponse:
+    """Answer POST resolution: sets VoxelSize for all versions."""
+    numbers = await receive_json(call)
+    if not (isinstance(numbers, list) and len(numbers) == _DIMENSIONS and all(map(_is_positive, numbers))):
+        raise InvalidInputError("resolution must be three positive numbers, such as [4.0, 4.0, 40.0]")
+    await call.offload(_set_resolution, await voxel_view(call), [float(number) for number in numbers], call)
+    return empty()
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _FLOAT32_MAX
+
+
+def _set_resolution(view: "VoxelView", voxel_size_xyz: list[float], call: Call) -> None:
+    view.instance.set_resolution(voxel_size_xyz, author=call.author)
+
+
+async def get_rawkey(call: Call) -> web.StreamResponse:
+    """Answer rawkey, empty as DVID does: there are no keys that its help could mean (§6.11)."""
+    if len(call.parts) > 1:
+        raise InvalidInputError(
+            "rawkey endpoint should be followed by query strings (x, y, and z) giving block coord"
+        )
+    return empty()
+
+
+ENDPOINTS = EndpointTable(
+    endpoints=(
+        row(("GET",), ("help",), get_help, "getVoxelsHelp", "read"),
+        row(("POST",), ("help",), get_help, "postVoxelsHelp", "read"),
+        row(("GET",), ("info",), get_info, "getVoxelsInfo", "read"),
+        row(("GET",), ("metadata",), get_metadata, "getVoxelsMetadata", "read"),
+        row(("POST",), ("metadata",), get_metadata, "postVoxelsMetadata", "read"),
+        row(("POST",), ("extents",), post_extents, "postVoxelsExtents", "write"),
+        row(("POST",), ("resolution",), post_resolution, "postVoxelsResolution", "write"),
+        row(("GET",), ("rawkey",), get_rawkey, "getVoxelsRawkey", "read"),
+        row(("POST",), ("rawkey",), get_rawkey, "postVoxelsRawkey", "read"),
+        *http_raw.ROWS,
+        *http_blocks.ROWS,
+        *http_arb.ROWS,
+    )
+)
+"""What `DataType.endpoints` of the imageblk family names."""

@@ -1,0 +1,225 @@
+"""`blocks`, `subvolblocks` and `specificblocks`: whole blocks, bare or framed (spec-voxels §6.7, §6.8)."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from aiohttp import web
+
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.geometry import ZYX, ChunkSpan
+from dvidzarr.datatypes.voxels.http_pieces import ahead, row, throttle, voxel_view
+from dvidzarr.datatypes.voxels.jpegblocks import encode_block, lossy
+from dvidzarr.http.body import receive_at_least
+from dvidzarr.http.endpoint import Call
+from dvidzarr.http.params import block_refusal, parse_geometry, parse_int, quoted
+from dvidzarr.http.responses import empty, octets, stream
+from dvidzarr.wire.blockstream import frame_head
+from dvidzarr.wire.compression import gzip_encode, lz4_prefixed_encode, snappy_encode
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from dvidzarr.datatypes.voxels.model import VoxelView
+
+Block = tuple[ZYX, "np.ndarray[Any, Any] | None"]
+Encoder = Callable[["np.ndarray[Any, Any]"], "Buffer"]
+
+_COORDS = 3
+
+_PIECE_BYTES = 2 << 20
+"""Blocks are collected up to this size: smaller answers are one body, larger ones a stream of such pieces."""
+
+
+def _payload_encoder(stored: str, asked: str) -> Encoder:
+    """Return how a block becomes a payload.
+
+    Parameters
+    ----------
+    stored : the instance's `Compression`, which is the default form.
+    asked : the `compression` query value.
+    """
+    kind, _, level = stored.partition(":")
+    if asked == "uncompressed":
+        return _STORED_FORMS["none"]
+    if asked == "jpeg" and kind != "jpeg":
+        return _refuse_jpeg(stored)
+    if asked not in ("", "jpeg"):
+        raise InvalidInputError(f"don't understand 'compression' query string value: {quoted(asked)[1:-1]}")
+    return (lambda block: gzip_encode(block, int(level))) if level else _STORED_FORMS[kind]
+
+
+def _refuse_jpeg(stored: str) -> Encoder:
+    def refuse(_block: "np.ndarray[Any, Any]") -> bytes:
+        # at the first block, not before: absent blocks are nothing wrong
+        raise InvalidInputError(
+            f"can't encode JPEG: expected internal block data to be JPEG, was {stored} instead"
+        )
+
+    return refuse
+
+
+_STORED_FORMS: dict[str, Encoder] = {
+    "none": memoryview,
+    "lz4": lz4_prefixed_encode,
+    "snappy": snappy_encode,
+    "gzip": gzip_encode,
+    "jpeg": encode_block,
+}
+
+
+async def get_blocks(call: Call) -> web.StreamResponse:
+    """Answer GET blocks: an x-run of bare blocks; absent ones are bytes of Background (§4.2)."""
+    view = await voxel_view(call)
+    coord, count = _run(call)
+    if count < 0:
+        raise InvalidInputError(f"span-x must not be negative, it is {count}")
+    size = count * _block_bytes(view)
+    limit = call.runtime.settings.limits.max_response_bytes
+    if size > limit:
+        raise InvalidInputError(
+            f"Requested payload ({size} bytes) exceeds this DVID server's set limit ({limit})"
+        )
+    if not count:
+        return octets(b"")
+    absent = bytes([view.instance.settings.background]) * _block_bytes(view)
+
+    def bare(block: Block) -> Iterable["Buffer"]:
+        return (absent if block[1] is None else np.ascontiguousarray(block[1]),)
+
+    return await _answer(call, view, [_span(coord, count)], bare, size)
+
+
+async def post_blocks(call: Call) -> web.StreamResponse:
+    """Answer POST blocks: an x-run of bare blocks, all or nothing; extents do not grow (§6.8)."""
+    view = await voxel_view(call)
+    coord, count = _run(call)
+    short = "block data ceased before all block data read"
+    if count <= 0:
+        raise InvalidInputError(short)
+    span = _span(coord, count)
+    size = count * _block_bytes(view)
+    async with call.runtime.admit(size):
+        body = await receive_at_least(call, size, short)
+        blocks = body.view(view.instance.dtype).reshape(count, *view.instance.chunk)
+        await call.offload(_write, view, span, blocks, call)
+    return empty()
+
+
+def _write(view: "VoxelView", span: ChunkSpan, blocks: "np.ndarray[Any, Any]", call: Call) -> None:
+    if view.instance.compression == "jpeg":
+        blocks = np.stack([lossy(block, view.instance.chunk) for block in blocks])
+    view.write_blocks(span.coords(), blocks, author=call.author)
+
+
+def _run(call: Call) -> tuple[ZYX, int]:
+    """Return the first block (z, y, x) and the number of blocks along x."""
+    point, count = call.require('"blocks" must be followed by block-coord/span-x', "coord", "span")
+    parts = point.split("_")
+    if len(parts) != _COORDS:
+        raise InvalidInputError(f"cannot convert {quoted(point)} into a ChunkPoint3d")
+    x, y, z = (parse_int(part.strip()) for part in parts)
+    return (z, y, x), parse_int(count, 64, "Atoi")
+
+
+def _span(coord: ZYX, count: int) -> ChunkSpan:
+    z, y, x = coord
+    return ChunkSpan(coord, (z + 1, y + 1, x + count)).check()
+
+
+def _block_bytes(view: "VoxelView") -> int:
+    z, y, x = view.instance.chunk
+    return z * y * x * view.instance.dtype.itemsize
+
+
+async def get_subvolblocks(call: Call) -> web.StreamResponse:
+    """Answer GET subvolblocks: the blocks of an aligned box, by z, y, x."""
+    size, offset = call.require('"subvolblocks" must be followed by size/offset', "size", "offset")
+    with throttle(call):
+        view = await voxel_view(call)
+        limit = call.runtime.settings.limits.max_response_bytes
+        box = parse_geometry("vol", size, offset).check(view.instance.dtype.itemsize, limit).box
+        if not box.is_aligned(view.instance.chunk):
+            raise InvalidInputError(block_refusal("cannot use labels via 'block' endpoint", box))
+        frames = _framer(view, call.query.get("compression", ""))
+        return await _answer(call, view, [box.chunks(view.instance.chunk).check()], frames)
+
+
+async def get_specificblocks(call: Call) -> web.StreamResponse:
+    """Answer GET specificblocks: listed blocks, in the order of the list; absent ones are left out."""
+    view = await voxel_view(call)
+    coords = _listed(call.query.get("blocks", ""))
+    # DVID only warms its cache for prefetch=on and answers nothing
+    if not coords or call.query.get("prefetch") in ("on", "true"):
+        return octets(b"")
+    frames = _framer(view, call.query.get("compression", ""))
+    spans = [_span(coord, 1) for coord in coords]
+    return await _answer(call, view, spans, frames)
+
+
+def _listed(text: str) -> list[ZYX]:
+    """Parse `x,y,z,x,y,z…`; no blanks."""
+    parts = text.split(",") if text else []
+    if len(parts) % _COORDS:
+        raise InvalidInputError("block query string should be three coordinates per block")
+    numbers = [parse_int(part, 32, "Atoi") for part in parts]
+    return list(zip(numbers[2::3], numbers[1::3], numbers[::3], strict=True))
+
+
+def _framer(view: "VoxelView", asked: str) -> Callable[[Block], Iterable["Buffer"]]:
+    encode = _payload_encoder(view.instance.compression.lower(), asked)
+
+    def frame(block: Block) -> Iterable["Buffer"]:
+        coord, voxels = block
+        if voxels is None:
+            return ()
+        payload = encode(np.ascontiguousarray(voxels))
+        return frame_head(coord, memoryview(payload).nbytes), payload
+
+    return frame
+
+
+async def _answer(
+    call: Call,
+    view: "VoxelView",
+    spans: Iterable[ChunkSpan],
+    parts: Callable[[Block], Iterable["Buffer"]],
+    length: int | None = None,
+) -> web.StreamResponse:
+    """Send the parts of all blocks: whole if they are few, else piece by piece as they are decoded."""
+    blocks = chain.from_iterable(map(view.blocks, spans))  # lazy: resolved on the pool
+
+    def gather() -> memoryview | None:
+        found: list[Buffer] = []
+        size = 0
+        for block in blocks:
+            for part in parts(block):
+                found.append(part)
+                size += memoryview(part).nbytes
+            if size >= _PIECE_BYTES:
+                break
+        return memoryview(b"".join(found)) if found else None
+
+    first = await call.offload(gather)
+    if first is None or first.nbytes < _PIECE_BYTES:
+        return octets(first or b"")
+
+    async def pieces() -> AsyncIterator[memoryview]:
+        yield first
+        async with aclosing(ahead(call, gather)) as rest:
+            async for piece in rest:
+                yield piece
+
+    return await stream(call, pieces(), length)
+
+
+ROWS = (
+    row(("GET",), ("blocks", "{coord?}", "{span?}"), get_blocks, "getVoxelsBlocks", "read"),
+    row(("POST",), ("blocks", "{coord?}", "{span?}"), post_blocks, "postVoxelsBlocks", "write"),
+    row(
+        ("GET",), ("subvolblocks", "{size?}", "{offset?}"), get_subvolblocks, "getVoxelsSubvolblocks", "read"
+    ),
+    row(("GET",), ("specificblocks",), get_specificblocks, "getVoxelsSpecificblocks", "read"),
+)

@@ -1,0 +1,81 @@
+"""What the voxel handlers share: the typed view, refusals of queries, and piecewise answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, cast
+
+from dvidzarr.core.errors import InvalidInputError, NotFoundError
+from dvidzarr.http.endpoint import Call, Effect, Endpoint, Handler
+from dvidzarr.http.params import is_throttle, parse_int
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from dvidzarr.datatypes.voxels.model import VoxelView
+
+_MAX_ATTENUATION = 7
+
+
+async def voxel_view(call: Call) -> "VoxelView":
+    """Return the view that the path names, its instance opened (the first time, that reads logs)."""
+    view = cast("VoxelView", call.view)
+    if not view.instance.opened:
+        await call.offload(_open, view)
+    return view
+
+
+def _open(view: "VoxelView") -> None:
+    _ = view.instance.dataset
+
+
+def row(
+    methods: tuple[str, ...], words: tuple[str, ...], handler: Handler, operation: str, effect: Effect
+) -> Endpoint:
+    """Return an endpoint that first refuses a bad `attenuation`: DVID checks it for every keyword (§6)."""
+
+    async def handle(call: Call) -> "web.StreamResponse":
+        check_attenuation(call.query.get("roi", ""), call.query.get("attenuation", ""))
+        return await handler(call)
+
+    return Endpoint(methods, words, handle, operation, effect)
+
+
+def check_attenuation(roi: str, attenuation: str) -> None:
+    """Refuse an attenuation that is no number from 1 to 7; it has no other effect, as in DVID (§6.6)."""
+    if roi and attenuation and not 1 <= parse_int(attenuation, 64, "Atoi") <= _MAX_ATTENUATION:
+        raise InvalidInputError("Attenuation should be from 1 to 7 (divides by 2^n)")
+
+
+def refuse_roi(call: Call) -> None:
+    """Refuse `roi=<name>`: no instance can be an roi as long as the roi datatype does not exist (§6.6).
+
+    The mask of an roi comes in here; it is looked up in the same repo, at the version of the request.
+    """
+    name = call.query.get("roi", "")
+    if not name:
+        return
+    try:
+        call.repo.instance(name)
+    except NotFoundError as error:
+        raise InvalidInputError(f'Can\'t get ROI with name "{name}": {error}') from error
+    raise InvalidInputError(f'Data name "{name}" was not of roi data type')
+
+
+def throttle(call: Call) -> AbstractContextManager[None]:
+    """Hold a slot while the request runs if it asks for throttling; `BusyError` if none is free."""
+    return call.runtime.throttled() if is_throttle(call.query.get("throttle")) else nullcontext()
+
+
+async def ahead(call: Call, produce: Callable[[], memoryview | None]) -> AsyncGenerator[memoryview, None]:
+    """Yield what `produce` returns until it is None; the next is made on the pool while one is sent.
+
+    `produce` is never called twice at the same time, so it may keep state, but from different threads.
+    """
+    pending = asyncio.ensure_future(call.offload(produce))
+    try:
+        while (piece := await pending) is not None:
+            pending = asyncio.ensure_future(call.offload(produce))
+            yield piece
+    finally:
+        pending.cancel()

@@ -1,0 +1,180 @@
+"""`raw` and `isotropic`: boxes of voxels and slices (spec-voxels §6.5)."""
+
+import math
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from aiohttp import web
+
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.datatypes.voxels.http_pieces import ahead, refuse_roi, row, throttle, voxel_view
+from dvidzarr.datatypes.voxels.jpegblocks import lossy
+from dvidzarr.datatypes.voxels.slices import (
+    MAX_PICTURE_BYTES,
+    isotropic_geometry,
+    parse_format,
+    slice_image,
+    volume_jpeg,
+)
+from dvidzarr.http.body import receive_exact
+from dvidzarr.http.endpoint import Call
+from dvidzarr.http.params import Geometry, Shape, block_refusal, parse_geometry, parse_shape
+from dvidzarr.http.responses import empty, octets, stream
+
+if TYPE_CHECKING:
+    from dvidzarr.core.geometry import Box
+    from dvidzarr.datatypes.voxels.model import VoxelView
+
+_WHOLE_BYTES = 1 << 20
+"""Up to this size an answer is one body; above it is streamed."""
+
+_SLAB_BYTES = 8 << 20
+"""Aim for the slabs that are decoded while the one before is sent: enough chunks for all threads."""
+
+_BUFFERS = 3
+"""Pieces that exist at a time: one decoded, one sent, one whose last bytes may still lie in the transport."""
+
+
+def _shape(call: Call) -> Shape:
+    keyword = call.parts[0]
+    dims, _, _ = call.require(f'"{keyword}" must be followed by shape/size/offset', "dims", "size", "offset")
+    return parse_shape(dims)
+
+
+def _geometry(call: Call, shape: Shape) -> Geometry:
+    return parse_geometry(shape, call.words["size"], call.words["offset"])
+
+
+def _limit(call: Call) -> int:
+    return call.runtime.settings.limits.max_response_bytes
+
+
+async def get_voxels(call: Call) -> web.StreamResponse:
+    """Answer GET raw and GET isotropic, which differ for planes only."""
+    shape = _shape(call)
+    if shape.is_plane:
+        return await _get_slice(call, _geometry(call, shape))
+    with throttle(call):
+        return await _get_volume(call, _geometry(call, shape))
+
+
+async def _get_slice(call: Call, asked: Geometry) -> web.StreamResponse:
+    view = await voxel_view(call)
+    itemsize = view.instance.dtype.itemsize
+    image = parse_format(call.words.get("format", ""))
+    raw = asked
+    if call.parts[0] == "isotropic":
+        raw = isotropic_geometry(asked, view.instance.settings.voxel_size_xyz)
+        asked.check(itemsize, MAX_PICTURE_BYTES)
+    raw.check(itemsize, MAX_PICTURE_BYTES)
+    refuse_roi(call)
+    width, height = asked.size
+    # voxels, filtered lines and compressed bytes
+    async with call.runtime.admit(3 * itemsize * max(width * height, raw.box.volume)):
+        body = await call.offload(slice_image, view, raw, (width, height), image)
+        return octets(body, image.media_type)
+
+
+async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
+    view = await voxel_view(call)
+    geometry.check(view.instance.dtype.itemsize, _limit(call))
+    refuse_roi(call)
+    # only these two words, not "jpg:90" and its like (§5.4)
+    if call.words.get("format") in ("jpg", "jpeg"):
+        async with call.runtime.admit(2 * geometry.box.volume):
+            return octets(await call.offload(volume_jpeg, view, geometry), "image/jpeg")
+    size = geometry.box.volume * view.instance.dtype.itemsize
+    if size > _WHOLE_BYTES:
+        return await _stream_volume(call, view, geometry.box, size)
+    return octets(await _read_whole(call, view, geometry.box))
+
+
+async def _read_whole(call: Call, view: "VoxelView", box: "Box") -> memoryview:
+    instance = view.instance
+    small = math.prod(instance.chunk) * instance.dtype.itemsize <= _WHOLE_BYTES
+    # a hop to the pool costs more than one small chunk takes
+    if small and box.chunks(instance.chunk).count == 1:
+        return _bytes(view.read(box))
+    return _bytes(await call.offload(view.read, box))
+
+
+def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+async def _stream_volume(call: Call, view: "VoxelView", box: "Box", size: int) -> web.StreamResponse:
+    """Send a box slab by slab; the reader resolves it once, so all slabs show one state."""
+    reader = await call.offload(view.reader, box)
+    dtype = view.instance.dtype
+    slab_bytes = min(_SLAB_BYTES, call.runtime.settings.compute.slab_bytes)
+    cuts = list(box.slabs(view.instance.chunk, slab_bytes // dtype.itemsize))
+    largest = max(cut.volume for cut in cuts)
+    slabs = enumerate(cuts)
+    buffers: list[np.ndarray[Any, Any]] = []
+
+    def read() -> memoryview | None:
+        # A buffer is filled again only after the piece behind it has drained: the transport may keep, without
+        # copying, the last bytes of a piece whose write has returned.
+        number, slab = next(slabs, (0, None))
+        if slab is None:
+            return None
+        if len(buffers) < _BUFFERS:
+            buffers.append(np.empty(largest, dtype))
+        out = buffers[number % _BUFFERS][: slab.volume].reshape(slab.shape)
+        reader.read(slab, out)
+        return _bytes(out)
+
+    async with (
+        call.runtime.admit(min(size, _BUFFERS * largest * dtype.itemsize)),
+        aclosing(ahead(call, read)) as pieces,
+    ):
+        return await stream(call, pieces, size)
+
+
+async def post_voxels(call: Call) -> web.StreamResponse:
+    """Answer POST raw: whole blocks only. `mutate` changes nothing that is stored (§6.5)."""
+    shape = _shape(call)
+    if shape.is_plane:
+        raise InvalidInputError("DVID does not permit 2d mutations, only 3d block-aligned stores")
+    with throttle(call):
+        return await _post_volume(call, _geometry(call, shape))
+
+
+async def _post_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
+    view = await voxel_view(call)
+    instance, box = view.instance, geometry.box
+    geometry.check(instance.dtype.itemsize, call.runtime.settings.limits.max_request_bytes)
+    size = box.volume * instance.dtype.itemsize
+
+    def wrong_length(count: int) -> str:
+        return f"voxels data was {count} bytes, expected {size} bytes for {geometry}"
+
+    async with call.runtime.admit(size):
+        body = await receive_exact(call, size, wrong_length)
+        refuse_roi(call)
+        if not box.is_aligned(instance.chunk):
+            raise InvalidInputError(block_refusal("cannot store voxels", box))
+        await call.offload(_write, view, box, body.view(instance.dtype).reshape(box.shape), call)
+    return empty()
+
+
+def _write(view: "VoxelView", box: "Box", voxels: "np.ndarray[Any, Any]", call: Call) -> None:
+    if view.instance.compression == "jpeg":
+        voxels = lossy(voxels, view.instance.chunk)
+    view.write(box, voxels, author=call.author)
+
+
+async def refuse_isotropic_post(_call: Call) -> web.StreamResponse:
+    """Answer POST isotropic."""
+    raise InvalidInputError("can only POST 'raw' not 'isotropic' images")
+
+
+_GEOMETRY = ("{dims?}", "{size?}", "{offset?}", "{format?}")
+
+ROWS = (
+    row(("GET",), ("raw", *_GEOMETRY), get_voxels, "getVoxelsRaw", "read"),
+    row(("POST",), ("raw", *_GEOMETRY), post_voxels, "postVoxelsRaw", "write"),
+    row(("GET",), ("isotropic", *_GEOMETRY), get_voxels, "getVoxelsIsotropic", "read"),
+    row(("POST",), ("isotropic", *_GEOMETRY), refuse_isotropic_post, "postVoxelsIsotropic", "write"),
+)

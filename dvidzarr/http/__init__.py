@@ -1,0 +1,1 @@
+"""What every HTTP endpoint shares: declarations, parameters, bodies, responses and the error table."""

@@ -1,0 +1,220 @@
+"""How an endpoint is declared, and all that its handler may touch."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+from aiohttp import web
+
+from dvidzarr.core.errors import DvidzarrError, InvalidInputError
+from dvidzarr.core.ids import Author
+from dvidzarr.http.errors import PlainError
+
+if TYPE_CHECKING:
+    from dvidzarr.core.settings import Settings
+    from dvidzarr.repo.catalog import Catalog
+    from dvidzarr.repo.dag import Version
+    from dvidzarr.repo.instance import Instance, View
+    from dvidzarr.repo.repo import Repo
+
+T = TypeVar("T")
+Effect = Literal["read", "query", "write", "admin"]
+Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
+
+
+class Runtime(Protocol):
+    """What a running server lends to its handlers."""
+
+    @property
+    def catalog(self) -> "Catalog":
+        """The open store."""
+
+    @property
+    def settings(self) -> "Settings":
+        """Settings of this server."""
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        """Run a blocking function on the pool."""
+
+    def admit(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Hold `size` bytes of the memory that all requests in flight may use; `BusyError` after a wait."""
+
+    def throttled(self) -> AbstractContextManager[None]:
+        """Hold one of the slots for requests with `throttle=on`; `BusyError` if none is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of a route table.
+
+    Attributes
+    ----------
+    methods
+        HTTP verbs, upper case.
+    words
+        Path pattern: literal words, `{name}` for a value, `{name?}` for one that may be missing. Below an
+        instance only the first word (the keyword) selects the endpoint: DVID ignores surplus words, and too
+        few must reach the handler, which knows the message. Everywhere else the pattern matches exactly.
+    operation
+        The `operationId` in the OpenAPI document.
+    effect
+        `write` is refused on a locked version; `admin` needs the admin right; `read` works on any version,
+        but DVID refuses even `POST help` on a locked one, so by POST, PUT and DELETE only `query` (a read
+        that needs a body) does.
+    """
+
+    methods: tuple[str, ...]
+    words: tuple[str, ...]
+    handler: Handler
+    operation: str
+    effect: Effect
+
+    def bind(self, parts: tuple[str, ...]) -> dict[str, str]:
+        """Return the values of the named words that are present."""
+        pairs = zip(self.words, parts, strict=False)
+        return {name.strip("{}?"): part for name, part in pairs if name.startswith("{")}
+
+    def matches(self, parts: tuple[str, ...]) -> bool:
+        """Tell whether a whole path fits this pattern."""
+        required = sum(not word.endswith("?}") for word in self.words)
+        if not required <= len(parts) <= len(self.words):
+            return False
+        pairs = zip(self.words, parts, strict=False)
+        return all(word.startswith("{") or word == part for word, part in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTable:
+    """All endpoints of a datatype: what `DataType.endpoints` names.
+
+    Attributes
+    ----------
+    endpoints
+        Rows; the first whose keyword and method fit is taken.
+    methods
+        Verbs the datatype knows at all; any other is refused before the keyword is looked at, as DVID does.
+    refusal
+        Message of that refusal; `{name}` stands for the instance.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    methods: tuple[str, ...] = ("GET", "POST")
+    refusal: str = 'Data "{name}" can only handle GET or POST HTTP verbs'
+
+    def find(self, method: str, keyword: str) -> Endpoint | None:
+        """Return the endpoint for a verb and keyword, None if there is none."""
+        if method not in self.methods:
+            return None
+        return next(
+            (row for row in self.endpoints if row.words[0] == keyword and method in row.methods), None
+        )
+
+    def refuse(self, call: "Call", keyword: str) -> DvidzarrError:
+        """Return the error for a verb and keyword without endpoint."""
+        if call.method not in self.methods:
+            return InvalidInputError(self.refusal.format(name=call.instance.name))
+        rows = [row for row in self.endpoints if row.words[0] == keyword]
+        verbs = dict.fromkeys(verb for row in rows for verb in row.methods)
+        if verbs:
+            return InvalidInputError(f"{keyword} endpoint only supports {' and '.join(verbs)} HTTP verb")
+        return call.bad_call()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, resolved: all that a handler may touch.
+
+    Attributes
+    ----------
+    path
+        Decoded path, as DVID shows it in messages.
+    parts
+        Words of the path; below an instance those after its name, keyword first. One trailing slash is
+        dropped.
+    words
+        Values of the pattern's named words; missing ones are absent.
+    query
+        Query values; of a repeated one, the first.
+    author
+        The `u` and `app` query values.
+    is_admin
+        Whether the caller has the admin right.
+    headers
+        What every answer to this request carries (CORS).
+    started
+        Monotonic time at which the request came.
+    target
+        Version and instance that the path names; read them through `repo`, `version`, `instance` and `view`.
+    """
+
+    request: web.BaseRequest
+    runtime: Runtime
+    path: str
+    parts: tuple[str, ...]
+    words: Mapping[str, str]
+    query: Mapping[str, str]
+    author: Author
+    is_admin: bool
+    headers: Mapping[str, str]
+    started: float
+    target: "Target | None" = None
+
+    @property
+    def method(self) -> str:
+        """HTTP verb."""
+        return self.request.method
+
+    @property
+    def repo(self) -> "Repo":
+        """The repo named by the path."""
+        return self._target.repo
+
+    @property
+    def version(self) -> "Version":
+        """The version named by the path."""
+        return self._target.version
+
+    @property
+    def instance(self) -> "Instance":
+        """The instance named by the path."""
+        if self._target.instance is None:
+            raise LookupError("this route names no instance")
+        return self._target.instance
+
+    @property
+    def view(self) -> "View":
+        """The instance at the version named by the path."""
+        return self.instance.at(self.version)
+
+    def require(self, message: str, *names: str) -> tuple[str, ...]:
+        """Return the values of these words; `InvalidInputError(message)` if the path is too short for one."""
+        if any(name not in self.words for name in names):
+            raise InvalidInputError(message)
+        return tuple(self.words[name] for name in names)
+
+    async def offload(self, function: Callable[..., T], *args: object) -> T:
+        """Run a blocking function on the pool: the only way from a handler to the disk."""
+        return await self.runtime.offload(function, *args)
+
+    def bad_call(self) -> PlainError:
+        """Return DVID's error for a keyword the datatype does not know."""
+        host = self.request.headers.get("Host", "localhost")
+        name, kind = self.instance.name, self.instance.datatype.name
+        text = f'Bad API call ({self.path}) for data "{name}".  See API help at http://{host}/api/help/{kind}'
+        return PlainError(400, text)
+
+    @property
+    def _target(self) -> "Target":
+        if self.target is None:
+            raise LookupError("this route names no version")
+        return self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path names: a version of a repo and, maybe, an instance."""
+
+    repo: "Repo"
+    version: "Version"
+    instance: "Instance | None" = None

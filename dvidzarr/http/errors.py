@@ -1,0 +1,50 @@
+"""Exception to status, in one table."""
+
+from dvidzarr.core.errors import (
+    BusyError,
+    DvidzarrError,
+    NoSpaceError,
+    StorageError,
+    TooLargeError,
+)
+
+STATUS: tuple[tuple[type[DvidzarrError], int], ...] = (
+    (TooLargeError, 413),
+    (BusyError, 503),
+    (NoSpaceError, 507),
+    (StorageError, 500),
+    # DVID answers nearly every refusal with 400, unknown versions and missing rights included
+    (DvidzarrError, 400),
+)
+"""First match wins."""
+
+
+class PlainError(DvidzarrError):
+    """An answer with exactly this status and text, without the path that DVID adds to other messages."""
+
+    def __init__(self, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
+        super().__init__(status, text, content_type)
+        self.status = status
+        self.text = text
+        self.content_type = content_type
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class BodyTimeoutError(DvidzarrError):
+    """The body stopped arriving."""
+
+
+def status_of(error: DvidzarrError) -> int:
+    """Return the HTTP status of an error."""
+    if isinstance(error, PlainError):
+        return error.status
+    if isinstance(error, BodyTimeoutError):
+        return 408
+    return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def not_found() -> PlainError:
+    """Return the answer to a path or verb above the instances that does not exist: 404, never 405."""
+    return PlainError(404, "404 page not found")

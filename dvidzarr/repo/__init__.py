@@ -1,0 +1,1 @@
+"""Repos, versions and instances: who owns what, and what may be written where."""

@@ -1,0 +1,99 @@
+"""The configuration of a new instance as DVID's clients send it: text values, case-insensitive keys. spec-server §5.3."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dvidzarr.core.errors import InvalidInputError
+
+RESERVED_NAMES = frozenset({"log", "branch", "note", "commit", "newversion"})
+"""Words of the node API, which an instance of that name would hide."""
+
+_PLAIN = frozenset({"none", "snappy", "lz4", "gzip", "jpeg"})
+_NAME_LIMIT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class CommonConfig:
+    """What every instance has, whatever its type."""
+
+    versioned: bool
+    compression: str
+    checksum: str
+    tags: dict[str, str] | None
+
+
+def text_setting(config: Mapping[str, object], name: str, default: str) -> str:
+    """Return a setting, which must be text: DVID's configuration reader takes nothing else."""
+    value = config.get(name.lower(), default)
+    if not isinstance(value, str):
+        raise InvalidInputError(f"Setting for '{name}' was not a string: {value}")
+    return value
+
+
+def parse_common(config: Mapping[str, object]) -> CommonConfig:
+    """Parse the settings of every instance; keys are lower-case.
+
+    Raises
+    ------
+    InvalidInputError
+        With DVID's words.
+    """
+    return CommonConfig(
+        _versioned(config), _compression(config), _checksum(config), _tags(text_setting(config, "Tags", ""))
+    )
+
+
+def _versioned(config: Mapping[str, object]) -> bool:
+    value = config.get("versioned", True)
+    if isinstance(value, bool):
+        return value
+    text = text_setting(config, "Versioned", "")
+    if text.lower() in {"true", "1"}:
+        return True
+    if text.lower() in {"false", "0"}:
+        return False
+    raise InvalidInputError(f"Illegal setting for 'versioned' (needs to be 'false', '0', 'true', or '1'): {text}")
+
+
+def _compression(config: Mapping[str, object]) -> str:
+    text = text_setting(config, "Compression", "lz4")
+    name, colon, level = text.lower().partition(":")
+    if not colon and name in _PLAIN:
+        return name
+    if name == "gzip" and level.isdigit() and len(level) < 3:  # noqa: PLR2004 - two digits hold every level
+        return f"gzip:{int(level)}"
+    raise InvalidInputError(f"Illegal compression specified: {text}")
+
+
+def _checksum(config: Mapping[str, object]) -> str:
+    text = text_setting(config, "Checksum", "none")
+    if text.lower() not in {"none", "crc32"}:
+        raise InvalidInputError(f"Illegal checksum specified: {text}")
+    return text.lower()
+
+
+def _tags(text: str) -> dict[str, str] | None:
+    """Parse `k=v,k2=v2`; pieces without exactly one "=" or with an empty key are dropped, as DVID does."""
+    pairs = (piece.split("=") for piece in text.split(","))
+    tags = {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0]}  # noqa: PLR2004 - key and value
+    return tags or None
+
+
+def check_name(name: str) -> str:
+    """Return an instance name; raise unless it can be one."""
+    if name in RESERVED_NAMES:
+        raise InvalidInputError(f'cannot use reserved name "{name}"')
+    if not name or len(name.encode()) > _NAME_LIMIT or "/" in name or "\0" in name:
+        raise InvalidInputError(f"{name[:80]!r} is no name of a data instance: 1 to {_NAME_LIMIT} bytes, no '/' or NUL")
+    return name
+
+
+def log_text(config: Mapping[str, object], type_name: str, name: str) -> str:
+    """Return the line that the repo log gets for a new instance, as DVID writes it."""
+    items = {**config, "dataname": name, "typename": type_name}
+    shown = " ".join(f"{key}:{_go_text(items[key])}" for key in sorted(items))
+    return f'New data instance "{name}" of type "{type_name}" with config {{map[{shown}]}}'
+
+
+def _go_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

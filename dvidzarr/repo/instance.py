@@ -1,0 +1,236 @@
+"""A data instance, and a view of it at one version. Datatypes subclass both."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dvidzarr.core.errors import ForbiddenError, NotFoundError
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.repo.dag import Version
+from dvidzarr.repo.datatype import DataType
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.durability import begin
+from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.merging import Unversioned
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.repo import Repo
+    from dvidzarr.repo.state import InstanceRecord
+
+
+class Instance:
+    """One named, typed dataset of a repo. Its dataset on the store is opened when first needed.
+
+    `_opening` guards that; afterwards the dataset guards itself.
+    """
+
+    view_class: "type[View]"
+
+    def __init__(self, repo: "Repo", record: "InstanceRecord", datatype: DataType) -> None:
+        self.repo = repo
+        self.datatype = datatype
+        self.id = record.id
+        self._record = record
+        self._opening = threading.Lock()
+        self._dataset: Dataset | None = None
+        self._tags = record.tags
+        self._syncs: tuple[str, ...] = ()
+
+    # --- what it is ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def parse_config(cls, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+        """Return what a datatype keeps of DVID's configuration (lower-case keys), as JSON; raise if it is invalid."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        """Its name in the repo."""
+        return self._record.name
+
+    @property
+    def uuid(self) -> str:
+        """DVID's DataUUID."""
+        return self.id
+
+    @property
+    def versioned(self) -> bool:
+        """False: one state for all versions, never locked."""
+        return self._record.versioned
+
+    @property
+    def compression(self) -> str:
+        """DVID's compression setting, such as "lz4" or "gzip:6": it shows on the wire only."""
+        return self._record.compression
+
+    @property
+    def checksum(self) -> str:
+        """DVID's checksum setting."""
+        return self._record.checksum
+
+    @property
+    def tags(self) -> dict[str, str] | None:
+        """DVID's tags, None if never set."""
+        return self._tags
+
+    @property
+    def syncs(self) -> tuple[str, ...]:
+        """Names of the instances it is synced with."""
+        return self._syncs
+
+    @property
+    def created_at(self) -> Version:
+        """The version at which it was created."""
+        return self.repo.dag.versions[self._record.created_at]
+
+    def renamed(self, record: "InstanceRecord") -> None:
+        """Take over a changed record."""
+        self._record = record
+
+    def extended(self, version: Version) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+        """Return DVID's "Extended" JSON members at a version."""
+        return {}
+
+    def at(self, ref: "str | Version | None" = None) -> "View":
+        """Return the view at a version: a reference, a `Version`, or None for the head of master."""
+        version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
+        return self.view_class(self, version)
+
+    def sealed(self, version: Version) -> bool:
+        """Tell whether what this instance shows at a version can never change."""
+        return self.versioned and self.repo.dag.versions[version.ordinal].locked
+
+    # --- its dataset -----------------------------------------------------------------------------------------
+
+    def declare(self, dataset: Dataset) -> None:
+        """Add the arrays of the datatype to a new dataset."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The instance on the store, opened if it was not."""
+        dataset = self._dataset
+        return self._open() if dataset is None else dataset
+
+    @property
+    def opened(self) -> bool:
+        """Whether the dataset is open."""
+        return self._dataset is not None
+
+    def _open(self) -> Dataset:
+        with self.repo.catalog.opening, self._opening:
+            if self._dataset is None:
+                self.repo.check_instance(self)
+                versions = self.repo.versions if self.versioned else Unversioned()
+                dataset = Dataset(self.repo.context, self.prefix, self.id, versions, self)
+                self.declare(dataset)
+                writable = self.repo.writable
+                dataset.open(writable=writable)
+                if writable:
+                    begin(dataset)
+                self._dataset = dataset
+                self.opened_as(dataset)
+            return self._dataset
+
+    def finished(self) -> None:
+        """Note that the overlays of all locked versions lie under their Zarr keys."""
+
+    def opened_as(self, dataset: Dataset) -> None:
+        """Look after what an earlier process left undone."""
+        if dataset.writable and self.versioned:
+            self.repo.finish_later(self)
+
+    @property
+    def prefix(self) -> str:
+        """Its folder on the store."""
+        return f"{self.repo.prefix}/data/{self.id}"
+
+    def promote(self) -> None:
+        """Become writable together with the repo."""
+        with self._opening:
+            if self._dataset is not None:
+                self._dataset.promote()
+                begin(self._dataset)
+                self.opened_as(self._dataset)
+
+    def records(self) -> Iterator[Entry]:
+        """Yield the records of its log."""
+        return self.dataset.log.records(self.dataset.log.tail.sequence)
+
+    def close(self) -> None:
+        """Close the dataset."""
+        with self._opening:
+            if self._dataset is not None:
+                self._dataset.close()
+                self._dataset = None
+
+    # --- Model -----------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry, ordinal: int) -> None:
+        """Take in a record of its log."""
+        if entry.kind == Kind.SETTINGS and "tags" in entry.header:
+            self._tags = entry.header["tags"]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what `restore` needs, as JSON."""
+        return {"tags": self._tags}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Set the state to a snapshot; an empty one = as created."""
+        self._tags = state.get("tags", self._record.tags)
+
+
+class View:
+    """An instance at a version: what library users, handlers and dask hold. Pickles read-only."""
+
+    def __init__(self, instance: Instance, version: Version) -> None:
+        self.instance = instance
+        self.version = version
+
+    @property
+    def ordinal(self) -> int:
+        """The version's ordinal in the instance's own order (0 for unversioned data)."""
+        return self.version.ordinal if self.instance.versioned else 0
+
+    def lineage(self) -> Lineage:
+        """Return the lineage, after reading on in the logs if another process writes."""
+        instance = self.instance
+        dataset = instance.dataset
+        if not dataset.writable:
+            instance.repo.follow()
+            dataset.follow()
+        lineage = dataset.versions.lineage(self.ordinal)
+        if dataset.log.damage:
+            dataset.check_intact(lineage, self._seal_of)
+        return lineage
+
+    def _seal_of(self, ordinal: int) -> int | None:
+        if not self.instance.versioned:
+            return None
+        return self.instance.repo.state.sealed_sequence(ordinal, self.instance.id)
+
+    @contextmanager
+    def writing(self) -> Iterator[Dataset]:
+        """Pass the gates of the instance and the version; raise if the version is locked."""
+        with self.instance.repo.writing(self.instance, self.version):
+            yield self.instance.dataset
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        repo = self.instance.repo
+        opener = repo.opener
+        if opener is None:
+            raise ForbiddenError("this view cannot be pickled: its store was opened without an opener")
+        return _reopen, (opener, repo.url, repo.root, self.instance.id, self.version.id)
+
+    def __repr__(self) -> str:
+        return f"<{self.instance.datatype.name} {self.instance.name!r} at version {self.version.uuid}>"
+
+
+def _reopen(opener: Callable[[str], Any], url: str, root: str, instance_id: str, version_id: str) -> View:
+    """Open a view in another process, for reading only."""
+    repo = opener(url).repo(root)
+    for instance in repo.instances.values():
+        if instance.id == instance_id:
+            view: View = instance.at(repo.dag.versions[repo.dag.by_id[version_id]])
+            return view
+    raise NotFoundError(f"the data instance {instance_id} no longer exists in repo {root}")

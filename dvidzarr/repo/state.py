@@ -1,0 +1,182 @@
+"""What a repo's log says, as a value: `applied` takes in one record and returns the next state. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from immutables import Map
+
+from dvidzarr.repo.dag import Version, VersionDAG
+from dvidzarr.storage.frames import Entry, Kind
+
+FIRST_MUTATION = 1_000_000_000
+"""DVID counts mutations from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """The identity of an instance. `created_at` is an ordinal; `config` what the datatype made of its settings."""
+
+    id: str
+    name: str
+    type_name: str
+    created_at: int
+    versioned: bool
+    compression: str
+    checksum: str
+    tags: dict[str, str] | None
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RepoState:
+    """A repo at one position of its log."""
+
+    dag: VersionDAG = field(default_factory=VersionDAG)
+    instances: Mapping[str, InstanceRecord] = field(default_factory=dict)
+    """By name."""
+    seals: Map[str, tuple[tuple[int, int], ...]] = Map()
+    """Instance id → (number of the commit, last sequence of the instance then), in order."""
+    commits: Map[int, int] = Map()
+    """Ordinal of a locked version → number of its commit."""
+    alias: str = ""
+    description: str = ""
+    passcode: str = ""
+    log: tuple[str, ...] = ()
+    created: str = ""
+    updated: str = ""
+    ids_upto: int = FIRST_MUTATION
+    deleted: tuple[str, ...] = ()
+    """Ids of deleted instances."""
+    gone: bool = False
+
+    def applied(self, entry: Entry) -> "RepoState":
+        """Return the state after one more record; kinds of other logs change nothing."""
+        change = _CHANGES.get(Kind(entry.kind))
+        return self if change is None else replace(change(self, entry.header), updated=entry.header["t"])
+
+    def record_of(self, instance_id: str) -> InstanceRecord | None:
+        """Return the instance with an id, None if it does not exist (any more)."""
+        return next((record for record in self.instances.values() if record.id == instance_id), None)
+
+    def sealed_sequence(self, ordinal: int, instance_id: str) -> int | None:
+        """Return the last record of an instance that can concern a version; None while the version is open."""
+        commit = self.commits.get(ordinal)
+        if commit is None:
+            return None
+        before = [sequence for number, sequence in self.seals.get(instance_id, ()) if number <= commit]
+        return before[-1] if before else 0
+
+
+def _repo(state: RepoState, header: dict[str, Any]) -> RepoState:
+    about = {name: header[name] for name in ("alias", "description", "passcode")}
+    return replace(state, created=header["t"], **about)
+
+
+def _version(state: RepoState, header: dict[str, Any]) -> RepoState:
+    dag = state.dag
+    version = Version(
+        uuid=header["uuid"],
+        id=header["id"],
+        ordinal=len(dag),
+        number=header["number"],
+        branch=header["branch"],
+        parents=tuple(dag.by_id[parent] for parent in header["parents"]),
+        created=header["t"],
+        updated=header["t"],
+        note=header.get("note", ""),
+    )
+    dag = dag.with_version(version)
+    for parent in version.parents:
+        dag = dag.with_change(parent, updated=header["t"])
+    return replace(state, dag=dag)
+
+
+def _commit(state: RepoState, header: dict[str, Any]) -> RepoState:
+    ordinal = state.dag.by_id[header["v"]]
+    old = state.dag.versions[ordinal]
+    log = old.log + tuple(header["log"])
+    note = header["note"] or old.note
+    number = len(state.commits) + 1
+    seals = state.seals
+    for instance_id, (sequence, _) in header["seals"].items():
+        seals = seals.set(instance_id, (*seals.get(instance_id, ()), (number, sequence)))
+    dag = state.dag.with_change(ordinal, locked=True, note=note, log=log, updated=header["t"])
+    return replace(state, dag=dag, seals=seals, commits=state.commits.set(ordinal, number))
+
+
+def _note(state: RepoState, header: dict[str, Any]) -> RepoState:
+    ordinal = state.dag.by_id[header["v"]]
+    return replace(state, dag=state.dag.with_change(ordinal, note=header["note"], updated=header["t"]))
+
+
+def _log(state: RepoState, header: dict[str, Any]) -> RepoState:
+    lines = tuple(header["lines"])
+    if "v" not in header:
+        return replace(state, log=state.log + lines)
+    ordinal = state.dag.by_id[header["v"]]
+    log = state.dag.versions[ordinal].log + lines
+    return replace(state, dag=state.dag.with_change(ordinal, log=log, updated=header["t"]))
+
+
+def _describe(state: RepoState, header: dict[str, Any]) -> RepoState:
+    return replace(state, **{name: header[name] for name in ("alias", "description") if name in header})
+
+
+def _instance(state: RepoState, header: dict[str, Any]) -> RepoState:
+    record = InstanceRecord(
+        id=header["id"],
+        name=header["name"],
+        type_name=header["type"],
+        created_at=state.dag.by_id[header["v"]],
+        versioned=header["versioned"],
+        compression=header["compression"],
+        checksum=header["checksum"],
+        tags=header["tags"],
+        config=header["config"],
+    )
+    return replace(state, instances={**state.instances, record.name: record}, log=(*state.log, header["line"]))
+
+
+def _rename(state: RepoState, header: dict[str, Any]) -> RepoState:
+    record = state.record_of(header["id"])
+    if record is None:
+        return state
+    others = {name: other for name, other in state.instances.items() if other.id != record.id}
+    others[header["name"]] = replace(record, name=header["name"])
+    return replace(state, instances=others, log=(*state.log, header["line"]))
+
+
+def _delete_instance(state: RepoState, header: dict[str, Any]) -> RepoState:
+    others = {name: other for name, other in state.instances.items() if other.id != header["id"]}
+    seals = state.seals.delete(header["id"]) if header["id"] in state.seals else state.seals
+    return replace(
+        state,
+        instances=others,
+        seals=seals,
+        deleted=(*state.deleted, header["id"]),
+        log=(*state.log, header["line"]),
+    )
+
+
+def _ids(state: RepoState, header: dict[str, Any]) -> RepoState:
+    return replace(state, ids_upto=header["upto"])
+
+
+def _gone(state: RepoState, header: dict[str, Any]) -> RepoState:  # noqa: ARG001 - one signature for all
+    return replace(state, gone=True)
+
+
+_CHANGES: dict[Kind, Callable[[RepoState, dict[str, Any]], RepoState]] = {
+    Kind.REPO: _repo,
+    Kind.VERSION: _version,
+    Kind.COMMIT: _commit,
+    Kind.NOTE: _note,
+    Kind.REPO_LOG: _log,
+    Kind.ALIAS: _describe,
+    Kind.INSTANCE: _instance,
+    Kind.RENAME: _rename,
+    Kind.DELETE_INSTANCE: _delete_instance,
+    Kind.IDS: _ids,
+    Kind.DELETE_REPO: _gone,
+}

@@ -1,0 +1,88 @@
+"""Who may go on: memory that requests in flight may hold, and slots for throttled requests."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from dvidzarr.core.errors import BusyError
+
+
+class Admission:
+    """A budget of bytes, first come first served. Lives on one event loop, which guards it."""
+
+    def __init__(self, budget: int, timeout: float) -> None:
+        self._budget = budget
+        self._timeout = timeout
+        self._held = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def held(self) -> int:
+        """Bytes held now."""
+        return self._held
+
+    @asynccontextmanager
+    async def admit(self, size: int) -> AsyncIterator[None]:
+        """Hold `size` bytes; one that exceeds the whole budget waits until it is alone.
+
+        Raises
+        ------
+        BusyError
+            The others did not finish within the time allowed.
+        """
+        size = min(size, self._budget)
+        if self._waiting or self._held + size > self._budget:
+            await self._queue(size)
+        else:
+            self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+            self._wake()
+
+    async def _queue(self, size: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (size, turn)
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._held -= size  # admitted in the moment of giving up
+            else:
+                self._waiting.remove(entry)
+            self._wake()
+            if isinstance(error, TimeoutError):
+                held = f"the requests in flight hold {self._held} of {self._budget} bytes"
+                raise BusyError(f"{held} and did not end within {self._timeout} s") from None
+            raise
+
+    def _wake(self) -> None:
+        while self._waiting and self._held + self._waiting[0][0] <= self._budget:
+            size, turn = self._waiting.popleft()
+            self._held += size
+            turn.set_result(None)
+
+
+class Throttle:
+    """Slots for requests that ask for throttling: those beyond `limit` are turned away, as in DVID."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._running = 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold a slot; `BusyError` if all are taken."""
+        if self._running >= self.limit:
+            raise BusyError(
+                f"Server already running {self._running} throttled operations (max = {self.limit})"
+            )
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1

@@ -1,0 +1,185 @@
+"""Assembly and life of a server."""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import http_parser, web
+
+from dvidzarr.core.errors import BusyError, StorageError
+from dvidzarr.server.access import ADMIN_TOKEN, Access, is_loopback
+from dvidzarr.server.connections import Gate, GuardedServer
+from dvidzarr.server.logs import logging_to
+from dvidzarr.server.middleware import Front
+from dvidzarr.server.runtime import Runtime
+
+if TYPE_CHECKING:
+    from dvidzarr.core.settings import Settings
+    from dvidzarr.repo.catalog import Catalog
+
+LOG = logging.getLogger("dvidzarr.server")
+
+KEEPALIVE_S = 300.0
+"""An idle connection is kept this long."""
+
+LINGER_S = 2.0
+"""So long the rest of a refused body is read, so that its sender gets to see the answer."""
+
+Ready = Callable[[str, int], None]
+"""Called with the address and port once the server answers."""
+
+
+def make_app(runtime: Runtime, access: Access) -> web.Server:
+    """Return the aiohttp server; must be called on a running loop.
+
+    Bodies stay as they came (`auto_decompress` off): DVID ignores a request's Content-Encoding, and decoding
+    hides bombs.
+    """
+    limits = runtime.settings.limits
+    return GuardedServer(
+        Front(runtime, access),
+        Gate(limits.max_connections, limits.header_timeout_s),
+        auto_decompress=False,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        lingering_time=LINGER_S,
+        max_line_size=limits.max_line_bytes,
+        max_field_size=limits.max_line_bytes,
+    )
+
+
+def serve(
+    catalog: "Catalog",
+    settings: "Settings",
+    host: str | None = None,
+    port: int | None = None,
+    ready: Ready | None = None,
+) -> None:
+    """Serve a store until SIGTERM or SIGINT, then finish running requests and close the catalog.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Open store; closed when this returns.
+    host, port
+        Where to listen; default as in `settings.server`. Port 0 takes a free one.
+    ready
+        Called with host and port once the server answers.
+
+    Raises
+    ------
+    BusyError
+        The port is taken.
+    """
+    stop = asyncio.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await _run(catalog, settings, settings.server.host if host is None else host, port, ready, stop)
+
+    with logging_to(), catalog, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
+
+
+@contextmanager
+def running(catalog: "Catalog", settings: "Settings", host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve a store on a free port from a thread, for tests and notebooks; yield the URL.
+
+    The catalog stays open.
+    """
+    started: threading.Event = threading.Event()
+    found: list[tuple[str, int]] = []
+    handles: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    failures: list[Exception] = []
+
+    def ready(address: str, port: int) -> None:
+        found.append((address, port))
+        started.set()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        handles.append((asyncio.get_running_loop(), stop))
+        await _run(catalog, settings, host, 0, ready, stop)
+
+    def body() -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(main())
+        except Exception as error:
+            LOG.exception("the server ended")
+            failures.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=body, name="server", daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        if failures:
+            raise failures[0]
+        yield _url(*found[0])
+    finally:
+        if handles and thread.is_alive():
+            loop, stop = handles[0]
+            loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+async def _run(
+    catalog: "Catalog",
+    settings: "Settings",
+    host: str,
+    port: int | None,
+    ready: Ready | None,
+    stop: asyncio.Event,
+) -> None:
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        LOG.warning("aiohttp runs without its C parser: slower, and less strict about malformed requests")
+    runtime = Runtime(catalog, settings)
+    access = Access(os.environ.get(ADMIN_TOKEN, ""), is_loopback(host), settings.server.cors_domains)
+    runner = web.ServerRunner(make_app(runtime, access), shutdown_timeout=settings.storage.drain_timeout_s)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, settings.server.port if port is None else port)
+        await _listen(site, host, port)
+        address = runner.addresses[0]
+        LOG.info("serving", extra={"host": address[0], "port": address[1], "store": catalog.url})
+        if catalog.writing:
+            catalog.announce(_url(address[0], address[1]))
+        if ready is not None:
+            ready(address[0], address[1])
+        await stop.wait()
+        LOG.info("stopping", extra={"active": runtime.activity.active})
+    finally:
+        await runner.cleanup()
+        await asyncio.get_running_loop().run_in_executor(None, runtime.close)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _listen(site: web.TCPSite, host: str, port: int | None) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        message = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        raise (BusyError if error.errno in (errno.EADDRINUSE, errno.EACCES) else StorageError)(
+            message
+        ) from error
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop  # noqa: PLC0415  (absent on Windows, and not worth 20 ms to who only imports this module)
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,166 @@
+"""From path words to the endpoint: versions are resolved and rights checked here, once."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from dvidzarr.core.errors import ForbiddenError, InvalidInputError, VersionLockedError
+from dvidzarr.core.ids import Author
+from dvidzarr.http import responses
+from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable, Target
+from dvidzarr.http.errors import not_found
+from dvidzarr.server import routes_nodes, routes_repos, routes_server
+from dvidzarr.server.access import Access
+from dvidzarr.server.paths import path_words
+from dvidzarr.server.runtime import Runtime
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.datatype import DataType
+
+FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
+    *routes_server.ENDPOINTS,
+    *routes_repos.ENDPOINTS,
+    *routes_nodes.ENDPOINTS,
+)
+"""All routes above the instances; their patterns start below `/api/`."""
+
+_MUTATING = ("POST", "PUT", "DELETE")
+_SUBROUTED = ("server", "repo", "node")
+_BARE = ("load", "heartbeat", "user-latencies")
+_OPEN_ON_LOCKED = ("branch", "newversion", "tag")
+_INSTANCE_WORDS = 4
+
+
+class Dispatcher:
+    """Finds and runs the endpoint of a request."""
+
+    def __init__(self, runtime: Runtime, access: Access) -> None:
+        self._runtime = runtime
+        self._access = access
+        self._tables: dict[str, EndpointTable] = {}
+
+    async def answer(
+        self, request: web.BaseRequest, path: str, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Answer a request whose path is decoded and clean."""
+        words = path_words(path)
+        if not words:
+            raise not_found()
+        facts = _Facts(request, path, headers, self._access.is_admin(request), monotonic())
+        if words[0] not in ("repo", "node") or len(words) == 1:
+            return await self._fixed(facts, words, None)
+        if words[0] == "node" and len(words) < 3:
+            raise not_found()
+        if self._runtime.catalog.read_only and request.method not in ("GET", "HEAD"):
+            # the misspelling is on DVID's wire
+            raise ForbiddenError("Server in read-only mode and will only accept GET and HEAD requestcs")
+        repo, version = self._runtime.catalog.resolve(words[1])
+        if words[0] == "node" and len(words) >= _INSTANCE_WORDS:
+            return await self._instance(facts, words[2:], Target(repo, version))
+        self._check_node_lock(request.method, words, Target(repo, version))
+        return await self._fixed(facts, words, Target(repo, version))
+
+    async def _fixed(
+        self, facts: "_Facts", words: tuple[str, ...], target: Target | None
+    ) -> web.StreamResponse:
+        rows = [row for row in FIXED_ENDPOINTS if row.matches(words)]
+        method = facts.request.method
+        if method == "OPTIONS":
+            return _options(words, rows)
+        wanted = "GET" if method == "HEAD" else method
+        row = next((row for row in rows if method in row.methods or wanted in row.methods), None)
+        if row is None:
+            raise not_found()
+        return await self._run(row, self._call(facts, words, row, target))
+
+    async def _instance(self, facts: "_Facts", words: tuple[str, ...], target: Target) -> web.StreamResponse:
+        instance = target.repo.instance(words[0])
+        # unversioned data lies at the root, whichever version is named
+        version = target.version if instance.versioned else target.repo.dag.root
+        parts = words[1:]
+        table = self._table(instance.datatype)
+        method = facts.request.method
+        row = table.find(method, parts[0])
+        call = self._call(facts, parts, row, Target(target.repo, version, instance))
+        if (
+            instance.versioned
+            and version.locked
+            and method in _MUTATING
+            and (row is None or row.effect != "query")
+        ):
+            raise VersionLockedError(
+                f'Cannot do {method} on endpoint "{parts[0]}" of locked node {version.uuid}'
+            )
+        if row is None:
+            raise table.refuse(call, parts[0])
+        return await self._run(row, call)
+
+    async def _run(self, row: Endpoint, call: Call) -> web.StreamResponse:
+        if row.effect == "admin" and not call.is_admin:
+            path = call.path
+            raise ForbiddenError(f"{call.method} {path} requires admin privileges (admintoken or DSG admin)")
+        return await row.handler(call)
+
+    def _check_node_lock(self, method: str, words: tuple[str, ...], target: Target) -> None:
+        if words[0] != "node" or not target.version.locked or method in ("GET", "HEAD", "OPTIONS"):
+            return
+        if words[2] not in _OPEN_ON_LOCKED:
+            raise VersionLockedError(f"Cannot do {method.lower()} on locked node {target.version.uuid}")
+
+    def _call(
+        self, facts: "_Facts", parts: tuple[str, ...], row: Endpoint | None, target: Target | None
+    ) -> Call:
+        query = facts.request.query if facts.request.query_string else {}
+        return Call(
+            request=facts.request,
+            runtime=self._runtime,
+            path=facts.path,
+            parts=parts,
+            words=row.bind(parts) if row else {},
+            query=query,
+            author=Author(query.get("u", ""), query.get("app", "")),
+            is_admin=facts.is_admin,
+            headers=facts.headers,
+            started=facts.started,
+            target=target,
+        )
+
+    def _table(self, datatype: "DataType") -> EndpointTable:
+        table = self._tables.get(datatype.name)
+        if table is None:
+            table = load_table(datatype)
+            self._tables[datatype.name] = table
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    request: web.BaseRequest
+    path: str
+    headers: dict[str, str]
+    is_admin: bool
+    started: float
+
+
+def load_table(datatype: "DataType") -> EndpointTable:
+    """Import the endpoints of a datatype: its module is needed only when it is served."""
+    module, _, name = datatype.endpoints.partition(":")
+    table = getattr(import_module(module), name)
+    if not isinstance(table, EndpointTable):
+        raise InvalidInputError(f"{datatype.endpoints} of datatype {datatype.name!r} is not an EndpointTable")
+    return table
+
+
+def _options(words: tuple[str, ...], rows: list[Endpoint]) -> web.Response:
+    methods = {method for row in rows for method in row.methods}
+    if words[0] in _BARE or (not rows and words[0] in ("repo", "node")):
+        raise not_found()
+    if "GET" in methods or words[0] not in _SUBROUTED or not rows:
+        # outside server, repo and node a catch-all GET route answers for every path
+        methods |= {"GET", "HEAD"}
+    response = responses.empty()
+    response.headers["Allow"] = ", ".join([*sorted(methods), "OPTIONS"])
+    return response

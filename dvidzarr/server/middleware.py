@@ -1,0 +1,111 @@
+"""The frame around every request: id, path, CORS, errors, access log."""
+
+import asyncio
+import logging
+import secrets
+import time
+
+from aiohttp import web
+
+from dvidzarr.core.errors import DvidzarrError, StorageError
+from dvidzarr.http import responses
+from dvidzarr.http.errors import PlainError
+from dvidzarr.http.responses import abort
+from dvidzarr.server.access import Access
+from dvidzarr.server.connections import Connection
+from dvidzarr.server.dispatch import Dispatcher
+from dvidzarr.server.paths import decoded_path, redirect_of
+from dvidzarr.server.runtime import Runtime
+
+ACCESS = logging.getLogger("dvidzarr.access")
+LOG = logging.getLogger("dvidzarr.server")
+
+
+class Front:
+    """What aiohttp calls for each request."""
+
+    def __init__(self, runtime: Runtime, access: Access) -> None:
+        self._activity = runtime.activity
+        self._access = access
+        self._send_timeout = runtime.settings.limits.send_timeout_s
+        self._dispatcher = Dispatcher(runtime, access)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; every error becomes an answer."""
+        identity = secrets.token_hex(6)
+        started = time.perf_counter()
+        self._activity.begin(request.method)
+        status = 499  # the client left
+        size = 0
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begin()
+        try:
+            response = await self._answer(request, identity)
+            await self._send(request, response)
+            status, size = response.status, response.body_length
+        except ConnectionError:
+            abort(request)
+            return web.Response()  # goes nowhere: aiohttp wants one
+        else:
+            return response
+        finally:
+            if isinstance(connection, Connection):
+                connection.end(whole=request.content.is_eof())
+            self._activity.end()
+            _log(request, identity, status, size, time.perf_counter() - started)
+
+    async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Send here rather than leave it to aiohttp, which waits forever for a client that does not read."""
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            abort(request)
+
+    async def _answer(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        headers = self._access.headers(request)
+        response: web.StreamResponse | None
+        try:
+            path = decoded_path(request)
+            response = self._access.preflight(request) or redirect_of(request, path)
+            if response is None:
+                self._access.check_origin(request)
+                response = await self._dispatcher.answer(request, path, headers)
+        except DvidzarrError as error:
+            if isinstance(error, StorageError):
+                LOG.exception("storage failed", extra={"request": identity, "path": path})
+            response = responses.failure(error, path)
+        except ConnectionError:
+            raise  # the client left
+        except Exception:
+            LOG.exception("unexpected failure", extra={"request": identity, "path": path})
+            response = responses.failure(
+                PlainError(500, f"Internal error on request {identity}: see the server's log"), path
+            )
+        if not response.prepared:
+            for name, value in headers.items():
+                response.headers.setdefault(name, value)
+        return response
+
+
+def _log(request: web.BaseRequest, identity: str, status: int, size: int, seconds: float) -> None:
+    if not ACCESS.isEnabledFor(logging.INFO):
+        return
+    query = request.query if request.query_string else {}
+    # the query is not logged as it came: it may hold the admin token
+    facts = {
+        "request": identity,
+        "peer": request.remote,
+        "method": request.method,
+        "path": request.raw_path.partition("?")[0],
+        "status": status,
+        "ms": round(seconds * 1000, 2),
+        "bytes_in": request.content.total_bytes if request.body_exists else 0,
+        "bytes_out": size,
+        "user": query.get("u", ""),
+        "app": query.get("app", ""),
+    }
+    ACCESS.info("request", extra=facts)

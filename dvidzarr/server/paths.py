@@ -1,0 +1,64 @@
+"""Request target to path words, split exactly as DVID does."""
+
+import re
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+
+from aiohttp import web
+
+from dvidzarr.http.errors import PlainError
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
+
+
+def decoded_path(request: web.BaseRequest) -> str:
+    """Return the percent-decoded path, bytes that are not UTF-8 as surrogate escapes.
+
+    The raw target is decoded here because aiohttp's own path shows `%FF` and `%25FF` alike.
+
+    Raises
+    ------
+    PlainError
+        400 for a broken escape.
+    """
+    target = request.raw_path
+    if not target.startswith("/"):
+        target = urlsplit(target).path or "/"  # absolute form, as proxies send it
+    raw = target.partition("?")[0].encode("utf-8", "surrogateescape")
+    if b"%" not in raw:
+        return raw.decode("utf-8", "surrogateescape")
+    if _BAD_ESCAPE.search(raw):
+        raise PlainError(400, "400 Bad Request: invalid URL escape")
+    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
+
+
+def redirect_of(request: web.BaseRequest, path: str) -> web.Response | None:
+    """Return 307 to the cleaned path if this one has empty, `.` or `..` words; verb and body are kept."""
+    cleaned = clean_path(path)
+    if cleaned == path:
+        return None
+    location = quote_from_bytes(cleaned.encode("utf-8", "surrogateescape"), safe="/:~,;=@!$&'()*+")
+    if request.query_string:
+        location += "?" + request.raw_path.partition("?")[2]
+    return web.Response(status=307, headers={"Location": location})
+
+
+def clean_path(path: str) -> str:
+    """Return the path without empty, `.` and `..` words; one trailing slash stays."""
+    if "//" not in path and "/." not in path:
+        return path
+    words: list[str] = []
+    for word in path.split("/"):
+        if word == "..":
+            del words[-1:]
+        elif word not in ("", "."):
+            words.append(word)
+    slash = "/" if words and path.endswith("/") else ""
+    return "/" + "/".join(words) + slash
+
+
+def path_words(path: str) -> tuple[str, ...]:
+    """Return the words below `/api/`, without the empty one of a trailing slash; none if not below it."""
+    words = path.split("/")
+    if words[-1] == "":
+        del words[-1]
+    return tuple(words[2:]) if len(words) > 2 and words[1] == "api" else ()

@@ -1,0 +1,67 @@
+"""The protocol of a place that keeps objects by key. Keys are built from our own ids and numbers, never from client text."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from dvidzarr.core.errors import InvalidInputError
+
+
+class Backend(Protocol):
+    """Objects by key, on a disk or in a bucket. `None` and `False` mean surely absent; anything else raises."""
+
+    url: str
+
+    def get(self, key: str) -> bytes | None:
+        """Return the whole object, None if it is surely absent."""
+        ...
+
+    def read_into(self, key: str, buffer: bytearray, length: int) -> int | None:
+        """Read up to `length` bytes from the start into `buffer`; return how many came, None if surely absent."""
+        ...
+
+    def read_at(self, key: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; fewer raises."""
+        ...
+
+    def create(self, key: str, data: bytes | memoryview, *, sync: bool) -> bool:
+        """Create an object that must not exist; False if it does. With `sync` its bytes are durable on return."""
+        ...
+
+    def sync(self, keys: Sequence[str], *, contents: bool = False) -> None:
+        """Make the names of created objects durable, with `contents` their bytes too."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Put an object atomically and durably, over an older one if there is one (derived state only)."""
+        ...
+
+    def promote(self, source: str, target: str) -> None:
+        """Make `target` the same object as `source`, atomically, over an older one; `source` stays."""
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects; absent ones are passed over."""
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below a folder, at any depth, in no order."""
+        ...
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below a folder, sorted."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return the length of an object in bytes, None if absent."""
+        ...
+
+    def trash(self, prefix: str) -> None:
+        """Move a folder into the trash, durably; nothing happens if it is absent."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return the key; raise `InvalidInputError` if it could leave the root."""
+    if not key or key[0] == "/" or ".." in key or "\0" in key or "//" in key or "\\" in key:
+        raise InvalidInputError(f"{key!r} is no key of an object: it must stay below the root of the store")
+    return key

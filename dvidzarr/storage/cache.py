@@ -1,0 +1,101 @@
+"""Decoded chunks kept in memory, least recently used first to go, and the files of disposable caches."""
+
+import struct
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from crc32c import crc32c
+
+from dvidzarr.storage.postings import ROW, Run
+
+CacheKey = tuple[int, int, int]
+"""(array number, packed chunk key, sequence): a chunk version never changes, so nothing is ever invalidated."""
+
+
+class ChunkCache:
+    """Decoded chunks up to a number of bytes. Arrays in it are read-only. `_lock` guards the order and the size."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[CacheKey, np.ndarray] = OrderedDict()
+        self._size = 0
+
+    def get(self, key: CacheKey) -> np.ndarray | None:
+        """Return a chunk, None if it is not there."""
+        with self._lock:
+            chunk = self._chunks.get(key)
+            if chunk is not None:
+                self._chunks.move_to_end(key)
+            return chunk
+
+    def put(self, key: CacheKey, chunk: np.ndarray) -> None:
+        """Keep a chunk that nobody writes to any more."""
+        if chunk.nbytes > self._limit // 4:
+            return
+        chunk.flags.writeable = False
+        with self._lock:
+            if key not in self._chunks:
+                self._size += chunk.nbytes
+            self._chunks[key] = chunk
+            while self._size > self._limit:
+                self._size -= self._chunks.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._chunks.clear()
+            self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+
+class StateFile:
+    """A disposable file: a stamp, small state and the runs of an instance's arrays, with a checksum over all of it."""
+
+    MAGIC = b"DVZSTAT1"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, Run]) -> None:
+        """Write atomically; not synced: a torn file has a wrong checksum and is rebuilt."""
+        counts = {str(scale): len(run.keys) for scale, run in runs.items()}
+        head = orjson.dumps({"stamp": stamp, "state": state, "counts": counts})
+        body = b"".join(part for run in runs.values() for part in (run.keys.tobytes(), run.rows.tobytes()))
+        start = self.MAGIC + struct.pack("<I", len(head)) + head
+        checksum = struct.pack("<I", crc32c(body, crc32c(start)))
+        temporary = self._path.with_suffix(".partial")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(start + body + checksum)
+        temporary.replace(self._path)
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any], dict[int, Run]] | None:
+        """Return (stamp, state, runs); None if the file is absent or not whole."""
+        try:
+            data = self._path.read_bytes()
+        except OSError:
+            return None
+        start = len(self.MAGIC) + 4
+        if len(data) < start + 4 or not data.startswith(self.MAGIC):
+            return None
+        if crc32c(memoryview(data)[:-4]) != struct.unpack_from("<I", data, len(data) - 4)[0]:
+            return None
+        end = start + struct.unpack_from("<I", data, len(self.MAGIC))[0]
+        head = orjson.loads(data[start:end])
+        runs = {}
+        for scale, number in head["counts"].items():
+            keys = np.frombuffer(data, "<i8", number, end)
+            rows = np.frombuffer(data, ROW, number, end + 8 * number)
+            runs[int(scale)] = Run(keys, rows)
+            end += (8 + ROW.itemsize) * number
+        return head["stamp"], head["state"], runs
+
+    def remove(self) -> None:
+        """Drop the file."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""The disposable caches of one instance: its state file and its document index, both stamped with a log position.
+
+A stamp that does not fit the store, the instance, the versions or the log means: replay everything. Design: storage §8.
+"""
+
+import logging
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dvidzarr.storage.cache import StateFile
+from dvidzarr.storage.documents import Documents
+from dvidzarr.storage.logreader import Cursor
+from dvidzarr.storage.merging import Versions
+from dvidzarr.storage.postings import Run
+
+_logger = logging.getLogger("dvidzarr.storage")
+_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
+
+
+class DatasetCaches:
+    """Files below `folder`. Only the writing process (`owner`) changes them; others read copies."""
+
+    def __init__(self, folder: Path, store_id: str, data_id: str, versions: Versions) -> None:
+        self._folder = folder
+        self._ids = (store_id, data_id)
+        self._versions = versions
+        self._state = StateFile(folder / "state")
+        self._documents: Documents | None = None
+        self.owner = False
+
+    def stamp(self, cursor: Cursor) -> dict[str, Any]:
+        """Return what describes a state that reflects the log up to (at least) this cursor."""
+        store, data = self._ids
+        return {"store": store, "data": data, "cursor": asdict(cursor), "versions": self._versions.fingerprint()}
+
+    def load(self) -> tuple[Cursor, dict[str, Any], dict[int, Run]] | None:
+        """Return (cursor, state, runs by scale); None, with the index dropped, if the caches cannot be used."""
+        loaded = self._state.load()
+        if loaded is not None:
+            stamp, state, runs = loaded
+            if self._fits(stamp) and (not state["documents"] or self._index_is_at(stamp)):
+                return Cursor(**stamp["cursor"]), state, runs
+        self.drop()
+        return None
+
+    def _fits(self, stamp: dict[str, Any]) -> bool:
+        count = int(stamp["versions"].partition(" ")[0])
+        return (stamp["store"], stamp["data"]) == self._ids and self._versions.fingerprint(count) == stamp["versions"]
+
+    def _index_is_at(self, stamp: dict[str, Any]) -> bool:
+        try:
+            return self.documents.stamp() == _text(stamp) and self.documents.check()
+        except sqlite3.Error:
+            return False
+
+    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, Run]) -> None:
+        """Write both; a failure is logged, since everything here can be rebuilt."""
+        try:
+            if self._documents is not None:
+                self._documents.mark(_text(stamp))
+            self._state.save(stamp, {**state, "documents": self.has_documents}, runs)
+        except (OSError, sqlite3.Error) as error:
+            _logger.warning("%s: caches were not written: %s", self._folder, error)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether the index was needed so far."""
+        return self._documents is not None
+
+    @property
+    def documents(self) -> Documents:
+        """The index of the documents, opened when first needed."""
+        if self._documents is None:
+            self._documents = self._open() if self.owner else self._copy()
+        return self._documents
+
+    def _open(self) -> Documents:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = str(self._folder / _FILES[0])
+        try:
+            return Documents(path, self._versions)
+        except sqlite3.DatabaseError:
+            self._remove_index()
+            return Documents(path, self._versions)
+
+    def _copy(self) -> Documents:
+        """Return a copy in memory of what the writer committed."""
+        documents = Documents(":memory:", self._versions)
+        path = self._folder / _FILES[0]
+        if path.exists():
+            try:
+                documents.copy_from(str(path))
+            except sqlite3.Error:
+                documents = Documents(":memory:", self._versions)
+        return documents
+
+    def take_over(self) -> None:
+        """Become the owner: what was followed in memory replaces the files."""
+        self.owner = True
+        if self._documents is not None:
+            followed = self._documents
+            self._remove_index()
+            self._documents = self._open()
+            followed.copy_to(self._documents)
+            followed.close()
+
+    def drop(self) -> None:
+        """Forget the index and, as the owner, remove the files."""
+        self.close()
+        if self.owner:
+            self._state.remove()
+            self._remove_index()
+
+    def _remove_index(self) -> None:
+        for name in _FILES:
+            (self._folder / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the index."""
+        if self._documents is not None:
+            self._documents.close()
+            self._documents = None
+
+
+def _text(stamp: dict[str, Any]) -> str:
+    return orjson.dumps(stamp).decode()

@@ -1,0 +1,250 @@
+"""One chunked array in all its versions: objects on the store, found through postings. The fast path of every read.
+
+Every object is written once. The first write of a chunk in a version goes to its Zarr key; a chunk that has an object
+there already goes to `rewrites/`, until its version is locked and finished. Design: storage §4, §5.
+"""
+
+import secrets
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from dvidzarr.core.errors import CorruptionError
+from dvidzarr.core.geometry import ZYX
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.backend import Backend
+from dvidzarr.storage.cache import ChunkCache
+from dvidzarr.storage.codecs import ChunkCodec, Encoded
+from dvidzarr.storage.merging import Versions, choose, contested
+from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, pack, pack_one, unpack
+
+_NUMBERS = count(1)
+_FIXED = struct.Struct("<I")
+
+Row = tuple[int, int, int, int, int, int, int]
+"""A `ROW` as Python numbers: sequence, location, ordinal, origin, length, checksum, flags."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An object that was written and awaits its record. `key` is "" for a tombstone."""
+
+    coord: ZYX
+    location: int
+    length: int
+    checksum: int
+    flags: int
+    key: str
+
+
+class ChunkStore:
+    """The chunks of one array (one scale of one instance).
+
+    Values handed in are owned by the caller; what is guarded lies in `Postings` and `ChunkCache`.
+    """
+
+    def __init__(
+        self, backend: Backend, prefix: str, scale: int, codec: ChunkCodec, versions: Versions, cache: ChunkCache
+    ) -> None:
+        self.codec = codec
+        self.scale = scale
+        self.postings = Postings()
+        self.refresh: Callable[[], None] = lambda: None
+        """Called before a chunk that cannot be read is looked up again (followers read on in the log)."""
+        self._backend = backend
+        self._prefix = prefix
+        self._versions = versions
+        self._cache = cache
+        self._number = next(_NUMBERS)
+        self._boot = secrets.randbits(31) << 32 | 1 << 31
+        self._tickets = count(1)
+        self._folders: dict[int, str] = {}
+        self._local = threading.local()
+        self._deriving = threading.Lock()
+
+    # --- places ----------------------------------------------------------------------------------------------
+
+    def folder(self, ordinal: int) -> str:
+        """Return the folder of the array in the overlay of a version."""
+        folder = self._folders.get(ordinal)
+        if folder is None:
+            folder = self._folders[ordinal] = f"{self._prefix}/versions/{self._versions.id_of(ordinal)}/{self.scale}"
+        return folder
+
+    def rewrites(self, ordinal: int) -> str:
+        """Return the folder of the chunks that were written again in a version."""
+        return f"{self._prefix}/rewrites/{self._versions.id_of(ordinal)}"
+
+    def object_key(self, ordinal: int, coord: Sequence[int], location: int) -> str:
+        """Return the key of the object that holds a chunk version."""
+        if location:
+            return f"{self.rewrites(ordinal)}/{self.scale}-{location:016x}"
+        return f"{self.folder(ordinal)}/c/{coord[0]}/{coord[1]}/{coord[2]}"
+
+    # --- writing ---------------------------------------------------------------------------------------------
+
+    def write_object(self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, *, again: bool, sync: bool) -> Receipt:
+        """Encode a chunk and create its object; `again` if the version has one under the Zarr key."""
+        encoded = chunk if isinstance(chunk, Encoded) else self.codec.encode(chunk)
+        location, key = 0, self.object_key(ordinal, coord, 0)
+        if again or not self._backend.create(key, encoded.data, sync=sync):
+            location = self._boot + next(self._tickets)
+            key = self.object_key(ordinal, coord, location)
+            if not self._backend.create(key, encoded.data, sync=sync):
+                raise CorruptionError(f"{key} exists, though its name was just drawn")
+        return Receipt(coord, location, len(encoded.data), encoded.checksum, 0, key)
+
+    def has_object(self, ordinal: int, coords: Sequence[ZYX]) -> list[bool]:
+        """Tell, per chunk, whether the version itself recorded it before (then the next write is a rewrite)."""
+        return [row is not None for row in self.postings.own(map(pack_one, coords), ordinal)]
+
+    @staticmethod
+    def payload(receipts: Sequence[Receipt]) -> bytes:
+        """Return the columns of a `chunks` record: n, coordinates (z, y, x) i4, location i8, length, crc u4, flags u1."""
+        return b"".join(
+            (
+                _FIXED.pack(len(receipts)),
+                np.array([r.coord for r in receipts], "<i4").tobytes(),
+                np.array([r.location for r in receipts], "<i8").tobytes(),
+                np.array([(r.length, r.checksum) for r in receipts], "<u4").T.tobytes(),
+                np.array([r.flags for r in receipts], "u1").tobytes(),
+            )
+        )
+
+    @staticmethod
+    def rows_of(payload: memoryview, ordinal: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (keys, rows) of a `chunks` record."""
+        (number,) = _FIXED.unpack_from(payload)
+        if len(payload) != _FIXED.size + 29 * number:
+            raise CorruptionError(f"record {sequence} declares {number} chunks in {len(payload)} bytes")
+        at = _FIXED.size
+        coords = np.frombuffer(payload, "<i4", 3 * number, at).reshape(-1, 3)
+        rows = np.zeros(number, ROW)
+        rows["sequence"], rows["ordinal"], rows["origin"] = sequence, ordinal, ordinal
+        rows["location"] = np.frombuffer(payload, "<i8", number, at + 12 * number)
+        rows["length"] = np.frombuffer(payload, "<u4", number, at + 20 * number)
+        rows["checksum"] = np.frombuffer(payload, "<u4", number, at + 24 * number)
+        rows["flags"] = np.frombuffer(payload, "u1", number, at + 28 * number)
+        return pack(coords), rows
+
+    def publish(self, payload: memoryview, ordinal: int, sequence: int) -> list[str]:
+        """Make the chunks of a record visible, all at once; return the keys of rewrites that nothing names any more."""
+        keys, rows = self.rows_of(payload, ordinal, sequence)
+        old = self.postings.publish(keys, rows)
+        return [self.object_key(ordinal, (0, 0, 0), row[1]) for row in old.tolist() if row[1] and row[0] != sequence]
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
+        """Return the row (of `ROW`) that a lineage sees for each packed chunk key."""
+        self.derive(lineage.ordinal)
+        return self.postings.resolve(keys, lineage)
+
+    def read(self, key: int, row: Row, lineage: Lineage, out: np.ndarray | None = None, *, keep: bool = False) -> np.ndarray | None:
+        """Return one decoded chunk.
+
+        Parameters
+        ----------
+        key, row
+            A packed chunk key and what `resolve` said about it.
+        out : ndarray, optional
+            C-contiguous array to decode into; else the result is the thread's scratch array, valid until its next read.
+        keep : bool
+            Put the chunk into the cache of decoded chunks.
+
+        Returns
+        -------
+        ndarray or None
+            None if the chunk was deleted since `resolve`. Raises `CorruptionError` if the bytes are not those recorded.
+        """
+        while True:
+            cached = self._cache.get((self._number, key, row[0]))
+            if cached is not None:
+                if out is None:
+                    return cached
+                out[...] = cached
+                return out
+            target = np.empty(self.codec.shape, self.codec.dtype) if keep else self._scratch() if out is None else out
+            problem = self._load(key, row, target)
+            if problem is None:
+                break
+            row = self._again(key, row, lineage, problem)
+            if row[2] < 0 or row[6]:
+                return None
+        if keep:
+            self._cache.put((self._number, key, row[0]), target)
+            if out is not None:
+                out[...] = target
+                return out
+        return target
+
+    def _scratch(self) -> np.ndarray:
+        try:
+            return self._local.chunk  # type: ignore[no-any-return]
+        except AttributeError:
+            self._local.chunk = np.empty(self.codec.shape, self.codec.dtype)
+            return self._local.chunk  # type: ignore[no-any-return]
+
+    def _buffer(self, length: int) -> bytearray:
+        buffer = getattr(self._local, "raw", None)
+        if buffer is None or len(buffer) < length:
+            buffer = self._local.raw = bytearray(length + (length >> 2))
+        return buffer
+
+    def _load(self, key: int, row: Row, target: np.ndarray) -> str | None:
+        """Read and decode an object; return what is wrong with it, None if nothing is."""
+        length = row[4]
+        buffer = self._buffer(length + 1)
+        coord = unpack(np.int64(key)).tolist() if not row[1] else (0, 0, 0)
+        read = self._backend.read_into(self.object_key(row[3], coord, row[1]), buffer, length + 1)
+        if read is None:
+            return "the object is missing"
+        if read != length:
+            return f"the object has {'more than ' if read > length else ''}{min(read, length)} bytes, {length} are recorded"
+        try:
+            self.codec.decode(memoryview(buffer)[:length], row[5], target)
+        except CorruptionError as error:
+            return str(error)
+        return None
+
+    def problem(self, key: int, row: Row) -> str | None:
+        """Return what is wrong with the stored object of a chunk version, None if nothing is."""
+        return self._load(key, row, np.empty(self.codec.shape, self.codec.dtype))
+
+    def _again(self, key: int, row: Row, lineage: Lineage, problem: str) -> Row:
+        """Look a chunk up again: it may have been superseded since; if not, its object is damaged."""
+        self.refresh()
+        fresh: Row = self.resolve(np.array([key]), lineage)[0].tolist()
+        if fresh[:2] == row[:2]:
+            coord = tuple(unpack(np.int64(key)).tolist())
+            version = self._versions.id_of(row[3])
+            raise CorruptionError(f"chunk {coord} (z, y, x) of version {version}, scale {self.scale}: {problem}")
+        return fresh
+
+    # --- merge versions --------------------------------------------------------------------------------------
+
+    def derive(self, ordinal: int) -> None:
+        """Complete what merge versions show, before the first look-up through them."""
+        for merge in self._versions.merges(ordinal):
+            if not self.postings.is_derived(merge):
+                with self._deriving:
+                    if not self.postings.is_derived(merge):
+                        self._derive(merge)
+
+    def _derive(self, merge: int) -> None:
+        keys = self.postings.keys_written_in(contested(self._versions, merge))
+        parents = self._versions.parents(merge)
+        rows = np.stack([self.postings.resolve(keys, self._versions.lineage(parent)) for parent in parents])
+        silent = rows["flags"] & CONFLICT != 0
+        origins = np.where((rows["ordinal"] < 0) | silent, -1, rows["origin"])
+        winner = choose(origins, rows["flags"] & TOMBSTONE != 0, self._versions)
+        chosen = rows[np.maximum(winner, 0), np.arange(len(keys))]
+        nobody = winner < 0
+        chosen["origin"][nobody] = merge
+        chosen["flags"][nobody] = CONFLICT
+        differs = winner != 0
+        self.postings.derive(merge, keys[differs], chosen[differs])

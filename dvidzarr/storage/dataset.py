@@ -1,0 +1,270 @@
+"""One data instance on the store: its log, its chunked arrays, its documents, and the caches of all that.
+
+State in memory changes only in `_apply`, called with each record in sequence once it is durable: at replay, while
+following another process, and after an append. Design: storage §2–§5, §8.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dvidzarr.core.errors import CorruptionError, StorageError
+from dvidzarr.core.ids import Author
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.core.settings import Settings
+from dvidzarr.storage.cache import ChunkCache
+from dvidzarr.storage.caches import DatasetCaches
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.codecs import ChunkCodec
+from dvidzarr.storage.documents import DELETED, INLINE, VALUE, Documents, Place
+from dvidzarr.storage.frames import Entry, Kind, Position
+from dvidzarr.storage.housekeeper import Housekeeper
+from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.locks import Stripes
+from dvidzarr.storage.log import LocalLog
+from dvidzarr.storage.merging import Versions
+
+IN_BLOB = -1
+"""`Place.segment` of a value that lies in the blob named by `Place.value`."""
+_CACHE_EVERY = 64 << 20  # bytes of log after which caches are written, so that a start replays at most that much
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContext:
+    """What everything in one store shares."""
+
+    backend: LocalBackend
+    store_id: str
+    settings: Settings
+    cache_dir: Path
+    chunk_cache: ChunkCache
+    housekeeper: Housekeeper
+
+
+class Model(Protocol):
+    """What a datatype keeps besides chunks and documents. `snapshot` is JSON that `restore` takes back."""
+
+    def apply(self, entry: Entry, ordinal: int) -> None:
+        """Take in a record."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Set the state."""
+        ...
+
+
+class Dataset:
+    """Owner of an instance's log and of the state that follows from it.
+
+    `stripes` guards read-modify-write of chunks and keys; a writer holds it until its record is applied.
+    """
+
+    def __init__(self, context: StoreContext, prefix: str, data_id: str, versions: Versions, model: Model) -> None:
+        self.context = context
+        self.prefix = prefix
+        self.data_id = data_id
+        self.versions = versions
+        self.arrays: dict[int, ChunkStore] = {}
+        self.stripes = Stripes()
+        self.writable = False
+        self.finished: set[int] = set()
+        """Ordinals of the versions whose chunks all lie under their Zarr keys."""
+        self.flushed = 0
+        """Durability `fast`: records up to this one have their objects on the disk."""
+        self.unflushed: deque[str] = deque()
+        """Durability `fast`: objects that are not synced yet."""
+        self.voided: frozenset[int] = frozenset()
+        self.found_void = False
+        self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
+        self._model = model
+        self._codecs: dict[int, ChunkCodec] = {}
+        self._cached_size = 0
+        self.log = self._new_log()
+
+    def _new_log(self) -> LocalLog:
+        ids = (self.context.store_id, self.data_id)
+        return LocalLog(self.context.backend, f"{self.prefix}/log", ids, self._apply)
+
+    def add_array(self, scale: int, codec: ChunkCodec) -> ChunkStore:
+        """Declare a chunked array; the model does so before `open`."""
+        context = self.context
+        store = ChunkStore(context.backend, self.prefix, scale, codec, self.versions, context.chunk_cache)
+        store.refresh = self.follow
+        self._codecs[scale] = codec
+        self.arrays[scale] = store
+        return store
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    def open(self, *, writable: bool) -> None:
+        """Load the caches and replay what they lack; as the writer recover the log and take appends."""
+        self.caches.owner = self.writable = writable
+        self._load()
+        self.log.recover() if writable else self.log.follow()
+        self.skip_voided()
+
+    def _load(self) -> None:
+        loaded = self.caches.load()
+        if loaded is None:
+            return
+        cursor, state, runs = loaded
+        if runs.keys() != self.arrays.keys() or not self.log.resume(cursor):
+            self.caches.drop()
+            return
+        self.voided = frozenset(state["voided"])
+        self.flushed, self.finished = state["flushed"], set(state["finished"])
+        self.log.unflushed_after = state["unflushed_after"]
+        for scale, run in runs.items():
+            self.arrays[scale].postings.load(run)
+        self._model.restore(state["model"])
+
+    def skip_voided(self) -> None:
+        """Start again without the requests that a `void` record names, if one turned up."""
+        if not self.found_void:
+            return
+        names = [entry.header["sequences"] for entry in self.log.records() if entry.kind == Kind.VOID]
+        self.voided = frozenset(number for numbers in names for number in numbers)
+        self.log.close()
+        self.caches.drop()
+        self.log, self.finished, self.flushed = self._new_log(), set(), 0
+        for scale, codec in self._codecs.items():
+            self.add_array(scale, codec)
+        self._model.restore({})
+        self.log.recover() if self.writable else self.log.follow()
+        self.found_void = False
+
+    def follow(self) -> None:
+        """Apply what the writing process published since (nothing to do for the writer itself)."""
+        if not self.writable:
+            self.log.follow()
+            self.skip_voided()
+
+    def promote(self) -> None:
+        """Become the writer after having followed; the caller holds the writer lock."""
+        if not self.writable:
+            self.log.recover()
+            self.skip_voided()
+            self.caches.take_over()
+            self.writable = True
+
+    def save_caches(self) -> None:
+        """Write the caches. The stamp is taken before the state: a record applied twice changes nothing."""
+        if not self.writable or self.log.damage:
+            return
+        stamp = self.caches.stamp(self.log.cursor)
+        state = {
+            "flushed": self.flushed,
+            "finished": sorted(self.finished),
+            "unflushed_after": self.log.unflushed_after,
+            "voided": sorted(self.voided),
+            "model": self._model.snapshot(),
+        }
+        self.caches.save(stamp, state, {scale: store.postings.snapshot() for scale, store in self.arrays.items()})
+
+    def close(self) -> None:
+        """Close the files; `save_caches` is the caller's choice."""
+        self.log.close()
+        self.caches.close()
+
+    # --- records ---------------------------------------------------------------------------------------------
+
+    def append(
+        self, kind: Kind, version: int | None, author: Author, header: dict[str, Any], payload: bytes = b""
+    ) -> Position:
+        """Append a record about a version (or about the instance): the commit point of every mutation."""
+        if not self.writable:
+            raise StorageError(f"{self.prefix} is not open for writing")
+        about = {"t": time.time(), "u": author.user, "a": author.app, **header}
+        if version is not None:
+            about["v"] = self.versions.id_of(version)
+        position = self.log.append(kind, about, payload)
+        self._cached_size += len(payload) + 256
+        if self._cached_size > _CACHE_EVERY:
+            self._cached_size = 0
+            self.context.housekeeper.schedule(0, ("caches", self.data_id), self.save_caches, at_close=False)
+        return position
+
+    def _apply(self, entry: Entry) -> None:
+        if entry.sequence in self.voided:
+            return
+        ordinal = self._ordinal_of(entry)
+        if entry.kind == Kind.CHUNKS:
+            self._apply_chunks(entry, ordinal)
+        elif entry.kind in {Kind.PUT, Kind.DELETE}:
+            self._apply_document(entry, ordinal)
+        elif entry.kind == Kind.FINISHED:
+            self._apply_finished(ordinal)
+        elif entry.kind == Kind.CHECKPOINT:
+            self.flushed = entry.header["upto"]
+        elif entry.kind == Kind.VOID:
+            self.found_void = not self.voided.issuperset(entry.header["sequences"])
+        self._model.apply(entry, ordinal)
+
+    def _ordinal_of(self, entry: Entry) -> int:
+        version = entry.header.get("v")
+        if version is None:
+            return -1
+        ordinal = self.versions.ordinal_of(version)
+        if ordinal is None:
+            raise CorruptionError(f"{self.prefix}: record {entry.sequence} names the unknown version {version}")
+        return ordinal
+
+    def _apply_chunks(self, entry: Entry, ordinal: int) -> None:
+        superseded = self.arrays[entry.header["s"]].publish(entry.payload, ordinal, entry.sequence)
+        if superseded and self.writable:
+            self.later(("superseded", superseded[0]), lambda: self.context.backend.remove(superseded))
+
+    def later(self, name: tuple[str, ...], task: Callable[[], None]) -> None:
+        """Do something after the grace period in which readers may still use what they resolved before."""
+        grace = self.context.settings.storage.rewrite_grace_s
+        self.context.housekeeper.schedule(grace, (self.data_id, *name), task, at_close=False)
+
+    def _apply_document(self, entry: Entry, ordinal: int) -> None:
+        size = entry.header["k"]
+        key, value = bytes(entry.payload[:size]), entry.payload[size:]
+        if entry.kind == Kind.DELETE:
+            place = Place(ordinal, entry.sequence, DELETED, None, 0, 0, 0, 0)
+        elif "blob" in entry.header:
+            blob = entry.header["blob"].encode()
+            place = Place(ordinal, entry.sequence, VALUE, blob, IN_BLOB, 0, entry.header["n"], entry.header["c"])
+        else:
+            kept = bytes(value) if len(value) <= INLINE else None
+            start = entry.offset + size
+            place = Place(ordinal, entry.sequence, VALUE, kept, entry.segment, start, len(value), entry.header["c"])
+        self.documents.put(key, place)
+
+    def _apply_finished(self, ordinal: int) -> None:
+        for store in self.arrays.values():
+            store.postings.settle(ordinal)
+        self.finished.add(ordinal)
+
+    @property
+    def documents(self) -> Documents:
+        """The index of the documents."""
+        return self.caches.documents
+
+    # --- damage ----------------------------------------------------------------------------------------------
+
+    def check_intact(self, lineage: Lineage, sealed: Callable[[int], int | None]) -> None:
+        """Refuse to read versions that may have lost records where the log is damaged.
+
+        `sealed` gives the last record of this instance that can concern a version, None while it is open. Versions
+        sealed before the first damage are whole; of the others nobody can know what is missing.
+        """
+        if not self.log.damage:
+            return
+        first = self.log.damage[0].after
+        for ordinal in map(int, (lineage.ranks >= 0).nonzero()[0]):
+            seal = sealed(ordinal)
+            if seal is None or seal > first:
+                raise CorruptionError(
+                    f"version {self.versions.id_of(ordinal)} may have lost data: {self.prefix} {self.log.damage[0]}; "
+                    f"see `dvidzarr verify --repair`"
+                )

@@ -1,0 +1,85 @@
+"""Durability `fast`: acknowledged before it is on the disk, flushed every few seconds and at each commit of a version.
+
+A flush syncs the objects written so far, then the log, then a `checkpoint` record that says up to which record the
+objects are safe. After a power loss the first bad frame behind the last checkpoint ends the log, and requests whose
+objects are not whole are named by a `void` record before anything is served. Design: storage §4.
+"""
+
+import logging
+
+from crc32c import crc32c
+
+from dvidzarr.core.ids import Author
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.frames import Entry, Kind
+
+_logger = logging.getLogger("dvidzarr.storage")
+
+
+def is_fast(dataset: Dataset) -> bool:
+    """Tell whether the dataset acknowledges before syncing."""
+    return dataset.context.settings.storage.durability == "fast"
+
+
+def begin(dataset: Dataset) -> None:
+    """Prepare a dataset that was just opened for writing: drop what a power loss left half, set the mode."""
+    if dataset.log.damage:
+        return
+    if dataset.log.unflushed_after is not None:
+        _void_incomplete(dataset)
+    dataset.log.durable = not is_fast(dataset)
+    if is_fast(dataset) or dataset.log.unflushed_after is not None:
+        _checkpoint(dataset, dataset.log.tail.sequence)
+
+
+def note_unflushed(dataset: Dataset, keys: list[str]) -> None:
+    """Remember objects that are not synced yet, and flush soon."""
+    dataset.unflushed.extend(keys)
+    interval = dataset.context.settings.storage.flush_interval_s
+    dataset.context.housekeeper.schedule(interval, ("flush", dataset.data_id), lambda: flush(dataset), at_close=False)
+
+
+def flush(dataset: Dataset) -> None:
+    """Make everything acknowledged so far durable; nothing to do with durability `full`."""
+    if not is_fast(dataset) or not dataset.writable:
+        return
+    upto = dataset.log.tail.sequence
+    keys = [dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))]
+    present = [key for key in keys if dataset.context.backend.size(key) is not None]  # superseded ones may be gone
+    dataset.context.backend.sync(present, contents=True)
+    if upto > dataset.flushed:
+        _checkpoint(dataset, upto)
+
+
+def _checkpoint(dataset: Dataset, upto: int) -> None:
+    dataset.log.flush()
+    mode = "fast" if is_fast(dataset) else "full"
+    dataset.append(Kind.CHECKPOINT, None, Author(), {"mode": mode, "upto": upto})
+    dataset.log.flush()
+
+
+def _void_incomplete(dataset: Dataset) -> None:
+    torn = [
+        entry.sequence
+        for entry in dataset.log.records()
+        if entry.sequence > dataset.flushed and entry.sequence not in dataset.voided and not _is_whole(dataset, entry)
+    ]
+    if torn:
+        _logger.warning("%s: records %s were acknowledged but not flushed; their requests are void", dataset.prefix, torn)
+        dataset.append(Kind.VOID, None, Author(), {"sequences": torn})
+        dataset.skip_voided()
+
+
+def _is_whole(dataset: Dataset, entry: Entry) -> bool:
+    """Tell whether the objects that a record names are on the disk, with the recorded contents."""
+    if entry.kind == Kind.PUT and "blob" in entry.header:
+        value = dataset.context.backend.get(f"{dataset.prefix}/blobs/{entry.header['blob']}")
+        return value is not None and crc32c(value) == entry.header["c"]
+    if entry.kind != Kind.CHUNKS:
+        return True
+    store = dataset.arrays[entry.header["s"]]
+    ordinal = dataset.versions.ordinal_of(entry.header["v"])
+    keys, rows = store.rows_of(entry.payload, -1 if ordinal is None else ordinal, entry.sequence)
+    return all(
+        row[6] or store.problem(key, row) is None for key, row in zip(keys.tolist(), rows.tolist(), strict=True)
+    )

@@ -1,0 +1,39 @@
+"""Finishing a locked version's overlay: afterwards it holds exactly what the version wrote, under plain Zarr keys.
+
+Chunks that were written again are linked over their Zarr keys; keys without a live entry are removed; one `finished`
+record says that this version's locations are its Zarr keys; then, after the grace period, its rewrites go. All steps
+can be repeated: an interrupted finishing simply runs again. Design: storage §5.
+"""
+
+from dvidzarr.core.ids import Author
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.frames import Kind
+from dvidzarr.storage.postings import unpack
+
+
+def finish(dataset: Dataset, ordinal: int) -> None:
+    """Finish the overlay of a locked version, unless it is finished."""
+    if ordinal in dataset.finished or not dataset.writable or dataset.log.damage:
+        return
+    for store in dataset.arrays.values():
+        _finish_array(dataset, store, ordinal)
+    dataset.append(Kind.FINISHED, ordinal, Author(), {})
+    folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
+    backend = dataset.context.backend
+    dataset.later(("rewrites", folder), lambda: backend.remove(list(backend.keys(folder))))
+
+
+def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
+    backend = dataset.context.backend
+    keys, rows = store.postings.written_by(ordinal)
+    live = set()
+    for coord, row in zip(unpack(keys).tolist(), rows.tolist(), strict=True):
+        if row[6]:
+            continue
+        target = store.object_key(ordinal, coord, 0)
+        live.add(target)
+        if row[1]:
+            backend.promote(store.object_key(ordinal, coord, row[1]), target)
+    orphans = [key for key in backend.keys(f"{store.folder(ordinal)}/c") if key not in live]
+    backend.remove(orphans)

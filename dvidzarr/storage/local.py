@@ -1,0 +1,312 @@
+"""A store in a folder. All file system calls of the engine are in this module, so that a simulated disk can stand in."""
+
+import errno
+import mmap
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dvidzarr.core.errors import NoSpaceError, StorageError
+from dvidzarr.storage.backend import check_key
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _fail(key: str, error: OSError) -> NoReturn:
+    kind = NoSpaceError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+    raise kind(f"{key}: {error.strerror or error}") from error
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class AppendFile:
+    """A file that grows: a log segment."""
+
+    def __init__(self, path: str, key: str, *, create: bool) -> None:
+        self._key = key
+        flags = _CREATE if create else os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._fd = os.open(path, flags, 0o644)
+        except OSError as error:
+            _fail(key, error)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at `offset`."""
+        try:
+            view = memoryview(data)
+            while view:
+                done = os.pwrite(self._fd, view, offset)
+                view, offset = view[done:], offset + done
+        except OSError as error:
+            _fail(self._key, error)
+
+    def sync(self) -> None:
+        """Make the contents and the length durable."""
+        try:
+            os.fdatasync(self._fd) if hasattr(os, "fdatasync") else os.fsync(self._fd)
+        except OSError as error:
+            _fail(self._key, error)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            _fail(self._key, error)
+
+    def close(self) -> None:
+        """Close the file; nothing is synced."""
+        os.close(self._fd)
+
+
+class SharedWord:
+    """One 64-bit number in a small file, mapped into every process that follows a log."""
+
+    def __init__(self, path: str, key: str, *, writable: bool) -> None:
+        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+        try:
+            fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                if writable and os.fstat(fd).st_size < 8:  # noqa: PLR2004 - the width of the word
+                    os.ftruncate(fd, 8)
+                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+                self._map = mmap.mmap(fd, 8, access=access)
+            finally:
+                os.close(fd)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{key}: {error}") from error
+        self._view = memoryview(self._map).cast("Q")
+
+    @property
+    def value(self) -> int:
+        """The number; reading and writing it is one aligned access."""
+        return self._view[0]
+
+    @value.setter
+    def value(self, number: int) -> None:
+        self._view[0] = number
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._view.release()
+        self._map.close()
+
+
+class LocalBackend:
+    """Objects as files below one folder. Symbolic links below the root are refused, never followed.
+
+    Guards its two sets of known folders by the atomicity of `set.add`: a race only repeats a check.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = str(Path(root).resolve())
+        self.url = self.root
+        self._checked: set[str] = set()
+        self._durable: set[str] = set()
+        self._making = threading.Lock()
+
+    def path(self, key: str) -> str:
+        """Return the path of a key; raise if the key leaves the root or a folder on the way is a link."""
+        check_key(key)
+        folder = key.rpartition("/")[0]
+        if folder and folder not in self._checked:
+            self._check_folder(folder)
+        return f"{self.root}/{key}"
+
+    def _check_folder(self, folder: str) -> None:
+        path = self.root
+        for part in folder.split("/"):
+            path = f"{path}/{part}"
+            if os.path.islink(path):
+                raise StorageError(f"{path} is a symbolic link: a store is never followed out of its folder")
+        if os.path.isdir(path):
+            self._checked.add(folder)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            fd = os.open(self.path(key), _READ)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _fail(key, error)
+        try:
+            with os.fdopen(fd, "rb", buffering=0) as file:
+                return file.readall()
+        except OSError as error:
+            _fail(key, error)
+
+    def read_into(self, key: str, buffer: bytearray, length: int) -> int | None:
+        try:
+            fd = os.open(self.path(key), _READ)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _fail(key, error)
+        try:
+            return os.readv(fd, [memoryview(buffer)[:length]])
+        except OSError as error:
+            _fail(key, error)
+        finally:
+            os.close(fd)
+
+    def read_at(self, key: str, offset: int, length: int) -> bytes:
+        try:
+            fd = os.open(self.path(key), _READ)
+            try:
+                data = os.pread(fd, length, offset)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _fail(key, error)
+        if len(data) != length:
+            raise StorageError(f"{key}: {len(data)} bytes at {offset}, {length} were expected")
+        return data
+
+    def create(self, key: str, data: bytes | memoryview, *, sync: bool) -> bool:
+        path = self.path(key)
+        try:
+            try:
+                fd = os.open(path, _CREATE, 0o644)
+            except FileNotFoundError:
+                self.make_folder(key.rpartition("/")[0])
+                fd = os.open(path, _CREATE, 0o644)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            _fail(key, error)
+        try:
+            try:
+                _write_all(fd, data)
+                if sync:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            os.unlink(path)
+            _fail(key, error)
+        return True
+
+    def make_folder(self, folder: str) -> None:
+        """Create a folder with its ancestors; refuse links on the way."""
+        with self._making:
+            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+            self._check_folder(folder)
+
+    def sync(self, keys: Sequence[str], *, contents: bool = False) -> None:
+        if contents:
+            for key in keys:
+                self._sync_path(self.path(key), key, _READ)
+        touched = {key.rpartition("/")[0] for key in keys}
+        for folder in touched:
+            self.sync_folder(folder)
+
+    def sync_folder(self, folder: str) -> None:
+        """Make the entries of a folder durable, and once per process the names of it and its ancestors."""
+        self._sync_path(f"{self.root}/{folder}", folder, _FOLDER)
+        while folder and folder not in self._durable:
+            parent = folder.rpartition("/")[0]
+            self._sync_path(f"{self.root}/{parent}", parent, _FOLDER)
+            self._durable.add(folder)
+            folder = parent
+
+    @staticmethod
+    def _sync_path(path: str, key: str, flags: int) -> None:
+        try:
+            fd = os.open(path, flags)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _fail(key, error)
+
+    def replace(self, key: str, data: bytes) -> None:
+        temporary = f"{key}.{secrets.token_hex(8)}.partial"
+        self.create(temporary, data, sync=True)
+        self._rename(temporary, key)
+
+    def promote(self, source: str, target: str) -> None:
+        temporary = f"{source}.{secrets.token_hex(8)}.partial"
+        try:
+            os.link(self.path(source), self.path(temporary))
+        except OSError as error:
+            _fail(source, error)
+        self._rename(temporary, target)
+
+    def _rename(self, source: str, target: str) -> None:
+        folder = target.rpartition("/")[0]
+        try:
+            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+            os.rename(self.path(source), self.path(target))
+        except OSError as error:
+            self.remove([source])
+            _fail(target, error)
+        self.sync_folder(folder)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            try:
+                os.unlink(self.path(key))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                _fail(key, error)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        base = len(self.root) + 1
+        for folder, _, names in os.walk(f"{self.root}/{check_key(prefix)}"):
+            for name in names:
+                yield f"{folder[base:]}/{name}"
+
+    def folders(self, prefix: str) -> list[str]:
+        try:
+            with os.scandir(f"{self.root}/{check_key(prefix)}") as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            _fail(prefix, error)
+
+    def size(self, key: str) -> int | None:
+        try:
+            return os.stat(self.path(key), follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _fail(key, error)
+
+    def trash(self, prefix: str) -> None:
+        path = f"{self.root}/{check_key(prefix)}"
+        if not os.path.isdir(path):
+            return
+        self.make_folder("trash")
+        target = f"{self.root}/trash/{prefix.replace('/', '-')}-{secrets.token_hex(4)}"
+        try:
+            os.rename(path, target)
+        except OSError as error:
+            _fail(prefix, error)
+        self._checked = {folder for folder in self._checked if not f"{folder}/".startswith(f"{prefix}/")}
+        self._durable = {folder for folder in self._durable if not f"{folder}/".startswith(f"{prefix}/")}
+        self.sync_folder("trash")
+        self.sync_folder(prefix.rpartition("/")[0])
+
+    def open_append(self, key: str, *, create: bool) -> AppendFile:
+        """Open a growing file; with `create` it must not exist yet."""
+        if create:
+            self.make_folder(key.rpartition("/")[0])
+        return AppendFile(self.path(key), key, create=create)
+
+    def shared_word(self, key: str, *, writable: bool) -> SharedWord:
+        """Map a shared number; a missing file is created when writable, else refused."""
+        if writable:
+            self.make_folder(key.rpartition("/")[0])
+        return SharedWord(self.path(key), key, writable=writable)

@@ -1,0 +1,127 @@
+"""Locks by name: stripes for chunks and keys, gates for versions and instances, and the lock of the writing process."""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import orjson
+
+from dvidzarr.core.errors import BusyError, StorageError
+
+
+class Stripes:
+    """A fixed number of locks, shared by all things that hash to them. Taken in sorted order, so nobody deadlocks."""
+
+    def __init__(self, count: int = 256) -> None:
+        self._locks = [threading.Lock() for _ in range(count)]
+
+    @contextmanager
+    def hold(self, things: Iterable[Hashable]) -> Iterator[None]:
+        """Hold the locks of all these things."""
+        with ExitStack() as stack:
+            for number in sorted({hash(thing) % len(self._locks) for thing in things}):
+                stack.enter_context(self._locks[number])
+            yield
+
+
+class Gates:
+    """Shared and exclusive passage by name. `_changed` guards the counts."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: dict[Hashable, int] = {}
+        self._closing: set[Hashable] = set()
+
+    @contextmanager
+    def shared(self, name: Hashable) -> Iterator[None]:
+        """Pass together with others; waits while somebody has or wants the gate alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: name not in self._closing)
+            self._inside[name] = self._inside.get(name, 0) + 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[name] -= 1
+                if not self._inside[name]:
+                    del self._inside[name]
+                    self._changed.notify_all()
+
+    @contextmanager
+    def exclusive(self, name: Hashable, timeout: float, what: str) -> Iterator[None]:
+        """Pass alone, after those inside have left; `BusyError` if they do not within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            free = self._changed.wait_for(lambda: name not in self._closing, timeout)
+            if not free:
+                raise BusyError(f"{what} is being changed by another request; try again")
+            self._closing.add(name)
+            if not self._changed.wait_for(lambda: name not in self._inside, deadline - time.monotonic()):
+                self._closing.discard(name)
+                self._changed.notify_all()
+                raise BusyError(f"writes to {what} did not end within {timeout:g} s; try again")
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closing.discard(name)
+                self._changed.notify_all()
+
+
+class WriterLock:
+    """The lock of the one writing process of a local store. The file is never renamed or removed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self.was_clean = True
+        """Whether the previous writer closed the store."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def acquire(self) -> None:
+        """Take the lock; `BusyError` names the process that has it."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = self._note(fd)
+            os.close(fd)
+            url = holder.get("url")
+            way = f"use its address instead: {url}" if url else "close it there first, or read only"
+            raise BusyError(f"the store is being written by process {holder.get('pid', '?')}; {way}") from None
+        note = self._note(fd)
+        self.was_clean = bool(note.get("clean", not note))
+        self._fd = fd
+        self.announce("")
+
+    @staticmethod
+    def _note(fd: int) -> dict[str, object]:
+        try:
+            note = orjson.loads(os.pread(fd, 4096, 0) or b"{}")
+        except orjson.JSONDecodeError:
+            return {"clean": False}
+        return note if isinstance(note, dict) else {}
+
+    def announce(self, url: str, *, clean: bool = False) -> None:
+        """Note in the lock file who holds it and at which address it serves."""
+        if self._fd is not None:
+            data = orjson.dumps({"pid": os.getpid(), "url": url, "clean": clean})
+            os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+
+    def release(self, *, clean: bool) -> None:
+        """Let go of the lock."""
+        if self._fd is not None:
+            self.announce("", clean=clean)
+            os.close(self._fd)
+            self._fd = None

@@ -1,0 +1,334 @@
+"""The log of a repo or an instance on local disk: group commit, replay, following, recovery. Design: storage §2."""
+
+import logging
+import secrets
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from dvidzarr.core.errors import BusyError, DvidzarrError, NoSpaceError, StorageError
+from dvidzarr.storage.frames import (
+    HEADER_SIZE,
+    START,
+    Position,
+    SegmentHeader,
+    decode_frame,
+    encode_frame,
+    encode_record,
+    next_frame,
+)
+from dvidzarr.storage.local import AppendFile, LocalBackend
+from dvidzarr.storage.logreader import Apply, LogReader
+
+SEGMENT_SIZE = 64 << 20
+FRAME_SIZE = 32 << 20
+"""Records queued beyond this go into the next frame."""
+
+_logger = logging.getLogger("dvidzarr.storage")
+
+class Log(Protocol):
+    """A durable, ordered sequence of records with one writer."""
+
+    def append(self, kind: int, header: dict[str, Any], payload: bytes = b"") -> Position:
+        """Append a record; it is durable and applied on return."""
+        ...
+
+    def follow(self) -> None:
+        """Apply what other processes appended and published since the last call."""
+        ...
+
+    @property
+    def tail(self) -> Position:
+        """The last applied record."""
+        ...
+
+
+@dataclass(slots=True)
+class _Pending:
+    kind: int
+    header: dict[str, Any]
+    payload: bytes
+    done: threading.Event = field(default_factory=threading.Event)
+    lead: bool = False
+    error: BaseException | None = None
+    position: Position = START
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A place in a log that cannot be read: what follows sequence `after` up to `before` is lost."""
+
+    segment: int
+    offset: int
+    after: int
+    before: int | None
+
+    def __str__(self) -> str:
+        upto = "the end" if self.before is None else str(self.before)
+        return f"segment {self.segment:08d} is damaged at byte {self.offset}: records after {self.after} up to {upto} are lost"
+
+
+class LocalLog(LogReader):
+    """A log as segment files below `prefix`, with one writer.
+
+    `_lock` guards the queue and who leads; the leader alone touches the files.
+    """
+
+    def __init__(self, backend: LocalBackend, prefix: str, ids: tuple[str, str], apply: Apply) -> None:
+        super().__init__(backend, prefix, ids, apply)
+        self._lock = threading.Lock()
+        self._queue: list[_Pending] = []
+        self._leading = False
+        self._file: AppendFile | None = None
+        self._failed: str | None = None
+        self._writing = False
+        self.durable = True
+        """False: frames are written but not synced until `flush` (durability `fast`)."""
+        self.damage: list[Damage] = []
+        self.dropped = 0
+        """Bytes of a torn tail that recovery cut off."""
+
+    def follow(self) -> None:
+        """Apply what another process published; nothing to do for the writer itself."""
+        if not self._writing:
+            super().follow()
+
+    # --- recovery --------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Replay from the cursor on, decide what the end is, and open for appending."""
+        word = self._published()
+        self.close()
+        self._read_on(None)
+        self._settle(word)
+        if not self.damage and self._segment:
+            self._open_tail()
+        self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=True)
+        self._word.value = self._tail.sequence
+        self._writing = True
+
+    def _settle(self, word: int | None) -> None:
+        """Decide between a torn tail, which is cut off, and damage, behind which valid frames are still applied."""
+        while True:
+            data = self._backend.get(self._key(self._segment)) if self._segment else None
+            view = memoryview(data or b"")
+            later = [number for number in self._segments() if number > self._segment]
+            found = next_frame(view, self._offset, self._tail.sequence + 1, self._salt) if data else None
+            acknowledged = word is not None and word > self._tail.sequence
+            if found is None and not acknowledged and not self._readable(later):
+                self._cut(view, later)
+                return
+            if self.unflushed_after is not None:
+                _logger.warning("%s ends at record %d: later ones were not flushed", self._prefix, self._tail.sequence)
+                self._cut(view, later)
+                return
+            if not self._skip(view, found, later):
+                return
+
+    def _readable(self, segments: list[int]) -> bool:
+        """Tell whether a segment may hold frames: one with a torn header never had an acknowledged one."""
+        return any((self._backend.size(self._key(number)) or 0) > HEADER_SIZE for number in segments)
+
+    def _cut(self, view: memoryview, later: list[int]) -> None:
+        """Drop a torn tail: nothing of it was acknowledged."""
+        torn = [self._key(number) for number in later]
+        if torn:
+            self._backend.remove(torn)
+            self._backend.sync_folder(self._prefix)
+        self.dropped = len(view) - self._offset if self._segment else 0
+        if self.dropped > 0:
+            _logger.warning("%s: dropped a torn tail of %d bytes", self._key(self._segment), self.dropped)
+
+    def _skip(self, view: memoryview, found: int | None, later: list[int]) -> bool:
+        """Note damage and go on behind it; False at the end of what can be read."""
+        after, place = self._tail.sequence, (self._segment, self._offset)
+        if found is not None:
+            before = int.from_bytes(view[found + 8 : found + 16], "little")
+            self._offset = found
+        elif later and self._enter(later[0]):
+            header = self._read_header(later[0], self._backend.get(self._key(later[0])) or b"")
+            before = header.first if header else after + 1
+        else:
+            self.damage.append(Damage(*place, after, None))
+            return False
+        self.damage.append(Damage(*place, after, before))
+        self._tail = Position(before - 1, 0)
+        self._read_on(None)
+        return True
+
+    def _open_tail(self) -> None:
+        """Write the last frame again in place and sync it: what the page cache showed may not have been on disk."""
+        key = self._key(self._segment)
+        start = self._frame if self._frame >= HEADER_SIZE else 0
+        data = self._backend.read_at(key, start, self._offset - start)
+        file = self._backend.open_append(key, create=False)
+        file.truncate(self._offset)
+        file.write_at(start, data)
+        file.sync()
+        self._file = file
+
+    # --- appending -------------------------------------------------------------------------------------------
+
+    def append(self, kind: int, header: dict[str, Any], payload: bytes = b"") -> Position:
+        """Append a record and apply it; on return it is durable (unless `durable` is off) and visible.
+
+        Raises
+        ------
+        NoSpaceError
+            The disk is full; nothing was changed.
+        StorageError
+            The log failed or is damaged; nothing was acknowledged.
+        """
+        item = _Pending(kind, header, payload)
+        with self._lock:
+            self._check_writable()
+            self._queue.append(item)
+            lead, self._leading = not self._leading, True
+        if not lead:
+            self._wait(item)
+            lead = item.lead
+        if lead:
+            self._write_queue()
+        if item.error is not None:
+            raise item.error
+        return item.position
+
+    def _wait(self, item: _Pending) -> None:
+        try:
+            item.done.wait()
+        except BaseException:  # Ctrl-C: the record may be committed all the same; the lead must not be lost
+            with self._lock:
+                if item in self._queue:
+                    self._queue.remove(item)
+                elif not item.lead:
+                    raise
+                item.lead = False
+                following = self._queue[0] if self._queue else None
+                if item.done.is_set() and following is not None:
+                    following.lead = True
+                    following.done.set()
+                elif item.done.is_set():
+                    self._leading = False
+            raise
+
+    def _check_writable(self) -> None:
+        if self.damage:
+            raise BusyError(f"{self._prefix} is damaged and takes no writes until `dvidzarr verify --repair`: {self.damage[0]}")
+        if self._failed is not None:
+            raise StorageError(f"{self._prefix} takes no writes until restart: {self._failed}")
+
+    def _write_queue(self) -> None:
+        """Write one frame with what is queued, then hand the lead to the first who waits for the next one."""
+        with self._lock:
+            items, size = [], 0
+            while self._queue and (not items or size + len(self._queue[0].payload) < FRAME_SIZE):
+                items.append(self._queue.pop(0))
+                size += len(items[-1].payload)
+        try:
+            self._commit(items)
+        except DvidzarrError as error:
+            for item in items:
+                item.error = error
+        except BaseException as error:
+            self._failed = f"{type(error).__name__}: {error}"
+            for item in items:
+                item.error = error
+            raise
+        finally:
+            self._hand_over(items)
+
+    def _hand_over(self, items: list[_Pending]) -> None:
+        with self._lock:
+            if self._failed is not None:
+                for item in self._queue:
+                    item.error = StorageError(f"{self._prefix} takes no writes until restart: {self._failed}")
+                    item.done.set()
+                self._queue.clear()
+            if self._queue:
+                self._queue[0].lead = True
+                following = self._queue[0].done
+            else:
+                self._leading, following = False, None
+        for item in items:
+            item.done.set()
+        if following is not None:
+            following.set()
+
+    def _commit(self, items: list[_Pending]) -> None:
+        first = self._tail.sequence + 1
+        records = [encode_record(item.kind, item.header, item.payload) for item in items]
+        frame = encode_frame(first, records, self._salt)
+        if self._file is None or (self._offset > HEADER_SIZE and self._offset + len(frame) > SEGMENT_SIZE):
+            self._next_segment(first)
+            frame = encode_frame(first, records, self._salt)
+        self._put_frame(frame)
+        start = self._frame = self._offset
+        self._offset += len(frame)
+        for item, entry in zip(items, decode_frame(memoryview(frame), 0, self._segment), strict=True):
+            self._take(replace(entry, offset=entry.offset + start))
+            item.position = self._tail
+        self._mark()
+        if self._word is not None:
+            self._word.value = self._tail.sequence
+
+    def _put_frame(self, frame: bytes) -> None:
+        if self._file is None:
+            raise StorageError(f"{self._prefix} is not open for appending")
+        try:
+            self._file.write_at(self._offset, frame)
+        except StorageError as error:
+            self._take_back(error)
+            raise
+        if self.durable:
+            try:
+                self._file.sync()
+            except StorageError as error:
+                self._failed = str(error)  # the frame may or may not be durable: never retried on this file
+                raise
+
+    def _take_back(self, error: StorageError) -> None:
+        """Cut off a frame that was not written whole, durably, so that it can never be taken for a record."""
+        try:
+            if self._file is not None:
+                self._file.truncate(self._offset)
+                self._file.sync()
+        except StorageError as second:
+            self._failed = str(second)
+        if not isinstance(error, NoSpaceError):
+            self._failed = str(error)
+
+    def _next_segment(self, first: int) -> None:
+        """Begin a segment; its name is durable before its first frame is acknowledged."""
+        number, salt = self._segment + 1, secrets.randbits(32)
+        file = self._backend.open_append(self._key(number), create=True)
+        try:
+            file.write_at(0, SegmentHeader(*self._ids, first, salt).pack())
+            file.sync()
+            self._backend.sync_folder(self._prefix)
+        except StorageError:
+            file.close()
+            self._backend.remove([self._key(number)])
+            raise
+        if self._file is not None:
+            self._file.sync()
+            self._file.close()
+        self._file, self._segment, self._offset, self._salt = file, number, HEADER_SIZE, salt
+
+    def flush(self) -> None:
+        """Make everything appended so far durable (durability `fast`)."""
+        with self._lock:
+            file = self._file
+        if file is not None:
+            try:
+                file.sync()
+            except StorageError as error:
+                self._failed = str(error)
+                raise
+
+    def close(self) -> None:
+        """Close the files; nothing is flushed."""
+        super().close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+

@@ -1,0 +1,195 @@
+"""Reading a log on local disk: from the first record, from a cursor, and behind a writer. Design: storage §2, §7."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from dvidzarr.core.errors import CorruptionError
+from dvidzarr.storage.frames import (
+    HEADER_SIZE,
+    START,
+    Entry,
+    Kind,
+    Position,
+    SegmentHeader,
+    decode_frame,
+    frame_end,
+    next_frame,
+)
+from dvidzarr.storage.local import LocalBackend, SharedWord
+
+Apply = Callable[[Entry], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place between two frames, kept in caches: where the last applied frame lies, and the record that ended it."""
+
+    segment: int
+    frame: int
+    offset: int
+    sequence: int
+    checksum: int
+
+
+class LogReader:
+    """The segment files below `prefix`, read in order.
+
+    `apply` is called with every record in sequence order, by one thread at a time (`_following` sees to it).
+    """
+
+    def __init__(self, backend: LocalBackend, prefix: str, ids: tuple[str, str], apply: Apply) -> None:
+        self._backend = backend
+        self._prefix = prefix
+        self._ids = ids
+        self._apply = apply
+        self._following = threading.RLock()
+        self._word: SharedWord | None = None
+        self._segment = 0
+        self._frame = 0
+        self._offset = 0
+        self._salt = 0
+        self._tail = START
+        self._cursor = Cursor(0, 0, 0, 0, 0)
+        self.unflushed_after: int | None = None
+        """Sequence of the last checkpoint if the log was written with durability `fast` since, else None."""
+
+    @property
+    def tail(self) -> Position:
+        """The last applied record."""
+        return self._tail
+
+    @property
+    def cursor(self) -> Cursor:
+        """The end of the last wholly applied frame."""
+        return self._cursor
+
+    @property
+    def prefix(self) -> str:
+        """The folder of the log."""
+        return self._prefix
+
+    def resume(self, cursor: Cursor) -> bool:
+        """Start behind a cursor instead of at the first record; False (and unchanged) if the log does not hold it."""
+        data = self._backend.get(self._key(cursor.segment)) if cursor.segment else None
+        header = None if data is None else self._read_header(cursor.segment, data)
+        if data is None or header is None:
+            return False
+        view = memoryview(data)
+        first = int.from_bytes(view[cursor.frame + 8 : cursor.frame + 16], "little")
+        if frame_end(view, cursor.frame, first, header.salt) != cursor.offset:
+            return False
+        if decode_frame(view, cursor.frame, cursor.segment)[-1].position != Position(cursor.sequence, cursor.checksum):
+            return False
+        self._segment, self._frame, self._offset = cursor.segment, cursor.frame, cursor.offset
+        self._salt, self._tail, self._cursor = header.salt, Position(cursor.sequence, cursor.checksum), cursor
+        return True
+
+    def _key(self, segment: int) -> str:
+        return f"{self._prefix}/{segment:08d}.log"
+
+    def _segments(self) -> list[int]:
+        names = (key.rpartition("/")[2] for key in self._backend.keys(self._prefix))
+        return sorted(int(name[:-4]) for name in names if name.endswith(".log") and name[:-4].isdigit())
+
+    def _read_header(self, segment: int, data: bytes) -> SegmentHeader | None:
+        header = SegmentHeader.unpack(data[:HEADER_SIZE])
+        if header is not None and (header.store_id, header.log_id) != self._ids:
+            raise CorruptionError(f"{self._key(segment)} belongs to another log (store {header.store_id}, log {header.log_id})")
+        return header
+
+    def records(self, upto: int | None = None) -> Iterator[Entry]:
+        """Yield the readable records from the first on, without applying them."""
+        sequence = 0
+        for segment in self._segments():
+            data = self._backend.get(self._key(segment)) or b""
+            header = self._read_header(segment, data)
+            view, offset = memoryview(data), HEADER_SIZE
+            while header is not None:
+                end = frame_end(view, offset, sequence + 1, header.salt)
+                if end is None:
+                    found = next_frame(view, offset, sequence + 1, header.salt)
+                    if found is None:
+                        break
+                    offset, sequence = found, int.from_bytes(view[found + 8 : found + 16], "little") - 1
+                    continue
+                for entry in decode_frame(view, offset, segment):
+                    if upto is not None and entry.sequence > upto:
+                        return
+                    yield entry
+                    sequence = entry.sequence
+                offset = end
+
+    def value(self, segment: int, offset: int, length: int) -> bytes:
+        """Return bytes of a payload by their place (`Entry.segment`, `Entry.offset`)."""
+        return self._backend.read_at(self._key(segment), offset, length)
+
+    def follow(self) -> None:
+        """Apply the records that the writer published since the last call."""
+        word = self._published()
+        if word is None or word <= self._tail.sequence:
+            return
+        with self._following:
+            self._read_on(word)
+            if self._tail.sequence < word:
+                raise CorruptionError(f"{self._prefix} cannot be read beyond record {self._tail.sequence}, {word} are published")
+
+    def _published(self) -> int | None:
+        if self._word is None:
+            if self._backend.size(f"{self._prefix}/applied") is None:
+                return None
+            self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=False)
+        return self._word.value
+
+    def _read_on(self, upto: int | None) -> None:
+        """Apply records from the cursor on; stop at `upto`, or at the first frame that is not valid."""
+        if self._segment == 0:
+            segments = self._segments()
+            if not segments:
+                return
+            self._enter(segments[0])
+        while self._tail.sequence != upto:
+            if not self._read_segment(upto) and not self._enter(self._segment + 1):
+                return
+
+    def _enter(self, segment: int) -> bool:
+        data = self._backend.get(self._key(segment))
+        header = None if data is None else self._read_header(segment, data)
+        if header is None:
+            return False
+        self._segment, self._frame, self._offset, self._salt = segment, 0, HEADER_SIZE, header.salt
+        return True
+
+    def _read_segment(self, upto: int | None) -> bool:
+        """Apply what the current segment holds beyond the cursor; True if anything came."""
+        size = self._backend.size(self._key(self._segment)) or 0
+        if size <= self._offset:
+            return False
+        base = self._offset
+        view = memoryview(self._backend.read_at(self._key(self._segment), base, size - base))
+        at, moved = 0, False
+        while self._tail.sequence != upto:
+            end = frame_end(view, at, self._tail.sequence + 1, self._salt)
+            if end is None:
+                break
+            for entry in decode_frame(view, at, self._segment):
+                self._take(replace(entry, offset=entry.offset + base))
+            self._frame, self._offset = base + at, base + end
+            self._mark()
+            at, moved = end, True
+        return moved
+
+    def _take(self, entry: Entry) -> None:
+        if entry.kind == Kind.CHECKPOINT:
+            self.unflushed_after = entry.sequence if entry.header.get("mode") == "fast" else None
+        self._apply(entry)
+        self._tail = entry.position
+
+    def _mark(self) -> None:
+        self._cursor = Cursor(self._segment, self._frame, self._offset, self._tail.sequence, self._tail.checksum)
+
+    def close(self) -> None:
+        """Unmap the published position."""
+        if self._word is not None:
+            self._word.close()
+            self._word = None

@@ -1,0 +1,129 @@
+"""What a merge version shows, from what its parents show. Design: storage §3.
+
+Each parent offers, per key, its winner by the version that wrote it (its origin). An origin that is an ancestor of
+another one is superseded; a deletion loses to a surviving value of another line; one left wins; several values are a
+conflict, which reads as absent (as DVID does). Rejected: logging the outcome at merge time. It is a pure function of
+locked versions, so a log record could only disagree with it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from dvidzarr.core.lineage import Lineage
+
+NOTHING = -1
+CONFLICTING = -2
+
+
+class Versions(Protocol):
+    """What storage must know about the versions of its data. Ordinals grow along the DAG: parents before children."""
+
+    def id_of(self, ordinal: int) -> str:
+        """Return the id of a version, as logs and paths name it."""
+        ...
+
+    def ordinal_of(self, version_id: str) -> int | None:
+        """Return the ordinal of a version, None if it is unknown."""
+        ...
+
+    def lineage(self, ordinal: int) -> Lineage:
+        """Return the first-parent chain of a version."""
+        ...
+
+    def parents(self, ordinal: int) -> Sequence[int]:
+        """Return the parents of a version."""
+        ...
+
+    def ancestors(self, ordinal: int) -> frozenset[int]:
+        """Return a version and all its ancestors through every parent."""
+        ...
+
+    def merges(self, ordinal: int) -> Sequence[int]:
+        """Return the merge versions among a version and its ancestors, oldest first."""
+        ...
+
+    def is_locked(self, ordinal: int) -> bool:
+        """Tell whether a version is locked."""
+        ...
+
+    def fingerprint(self, count: int | None = None) -> str:
+        """Return a text that is the same as long as the first `count` ordinals mean the same versions (default: all)."""
+        ...
+
+
+class Unversioned:
+    """The one pseudo-version of unversioned data: outside the DAG, never locked."""
+
+    def id_of(self, ordinal: int) -> str:  # noqa: ARG002 - there is only one
+        return "unversioned"
+
+    def ordinal_of(self, version_id: str) -> int | None:
+        return 0 if version_id == "unversioned" else None
+
+    def lineage(self, ordinal: int) -> Lineage:
+        return Lineage.root(ordinal)
+
+    def parents(self, ordinal: int) -> Sequence[int]:  # noqa: ARG002
+        return ()
+
+    def ancestors(self, ordinal: int) -> frozenset[int]:
+        return frozenset((ordinal,))
+
+    def merges(self, ordinal: int) -> Sequence[int]:  # noqa: ARG002
+        return ()
+
+    def is_locked(self, ordinal: int) -> bool:  # noqa: ARG002
+        return False
+
+    def fingerprint(self, count: int | None = None) -> str:  # noqa: ARG002
+        return "1 unversioned"
+
+
+def contested(versions: Versions, merge: int) -> Iterable[int]:
+    """Return the versions whose writes can make the parents of a merge differ."""
+    lines = [versions.ancestors(parent) for parent in versions.parents(merge)]
+    return frozenset.union(*lines) - frozenset.intersection(*lines)
+
+
+def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.ndarray:
+    """Decide which parent's value a merge version shows.
+
+    Parameters
+    ----------
+    origins : ndarray of int32, shape (parents, keys)
+        Ordinal of the version that wrote what the parent shows, −1 where it shows nothing.
+    deleted : ndarray of bool, shape (parents, keys)
+        Whether what it shows is a deletion.
+
+    Returns
+    -------
+    ndarray of int64, shape (keys,)
+        Index of the parent that wins, `NOTHING`, or `CONFLICTING`.
+    """
+    alive = origins >= 0
+    count = len(origins)
+    for one in range(count):
+        for other in range(count):
+            if one != other:
+                beaten = _superseded(origins[one], origins[other], versions)
+                alive[one] &= ~beaten
+                if other < one:
+                    alive[one] &= ~((origins[one] == origins[other]) & (origins[one] >= 0))
+    values = alive & ~deleted
+    alive &= ~deleted | ~values.any(axis=0)
+    number = values.sum(axis=0)
+    first = alive.argmax(axis=0)
+    return np.where(~alive.any(axis=0), NOTHING, np.where(number > 1, CONFLICTING, first))
+
+
+def _superseded(mine: np.ndarray, theirs: np.ndarray, versions: Versions) -> np.ndarray:
+    """Tell where the version in `mine` is a proper ancestor of the one in `theirs`."""
+    both = (mine >= 0) & (theirs >= 0) & (mine != theirs)
+    result = np.zeros(len(mine), bool)
+    for origin in np.unique(theirs[both]).tolist():
+        older = np.fromiter(versions.ancestors(origin), np.int64)
+        where = both & (theirs == origin)
+        result[where] = np.isin(mine[where], older)
+    return result

@@ -1,0 +1,288 @@
+"""Which versions wrote which chunk of one array, and which of them a lineage sees. Design: storage §3.
+
+Rows live in three layers: a big sorted run (it may be mapped from a cache), a small sorted run, and a dictionary of the
+newest rows. A look-up takes, per chunk, the row whose version has the highest rank; between equal ranks (the same
+version wrote again) the newer layer. What merge versions derive from their parents is a run of its own below the others.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX
+from dvidzarr.core.lineage import Lineage
+
+TOMBSTONE = 1
+"""Flag: the version deleted the chunk."""
+CONFLICT = 2
+"""Flag: a merge version sees several values, which reads as absent."""
+
+ROW = np.dtype(
+    [
+        ("sequence", "<i8"),
+        ("location", "<i8"),
+        ("ordinal", "<i4"),
+        ("origin", "<i4"),
+        ("length", "<u4"),
+        ("checksum", "<u4"),
+        ("flags", "u1"),
+    ]
+)
+"""One chunk version. `ordinal` ranks it, `origin` (the same but in merges) wrote it; location 0 = its Zarr key."""
+
+_NEWEST_LIMIT = 4096
+_RATIO = 8
+_NONE = np.zeros((), ROW)
+_NONE["ordinal"] = -1
+_NONE["flags"] = TOMBSTONE
+
+
+def pack(coords: np.ndarray) -> np.ndarray:
+    """Return chunk coordinates (n, 3), axes (z, y, x), as sortable int64 keys; coordinates must be within ±2²⁰."""
+    shifted = np.asarray(coords, np.int64) + CHUNK_LIMIT
+    return shifted[..., 0] << 42 | shifted[..., 1] << 21 | shifted[..., 2]
+
+
+def unpack(keys: np.ndarray) -> np.ndarray:
+    """Return the chunk coordinates (n, 3), axes (z, y, x), of packed keys."""
+    mask = (1 << 21) - 1
+    keys = np.asarray(keys, np.int64)
+    return np.stack((keys >> 42, keys >> 21 & mask, keys & mask), axis=-1) - CHUNK_LIMIT
+
+
+def pack_one(coord: ZYX) -> int:
+    """Return one chunk coordinate as a key."""
+    z, y, x = coord
+    return (z + CHUNK_LIMIT) << 42 | (y + CHUNK_LIMIT) << 21 | (x + CHUNK_LIMIT)
+
+
+def present(rows: np.ndarray) -> np.ndarray:
+    """Return which of the resolved rows hold a chunk (bool)."""
+    return (rows["ordinal"] >= 0) & (rows["flags"] == 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Rows sorted by (key, ordinal), each pair once."""
+
+    keys: np.ndarray
+    rows: np.ndarray
+
+    @staticmethod
+    def empty() -> "Run":
+        return Run(np.zeros(0, np.int64), np.zeros(0, ROW))
+
+    @staticmethod
+    def build(keys: np.ndarray, rows: np.ndarray) -> "Run":
+        """Sort rows; of several for one (key, ordinal) keep the highest sequence."""
+        order = np.lexsort((rows["sequence"], rows["ordinal"], keys))
+        keys, rows = keys[order], rows[order]
+        last = np.ones(len(keys), bool)
+        last[:-1] = (keys[1:] != keys[:-1]) | (rows["ordinal"][1:] != rows["ordinal"][:-1])
+        return Run(np.ascontiguousarray(keys[last]), rows[last])
+
+    def merged(self, other: "Run") -> "Run":
+        """Return one run of both."""
+        if not len(self.keys) or not len(other.keys):
+            return self if len(self.keys) else other
+        return Run.build(np.concatenate((self.keys, other.keys)), np.concatenate((self.rows, other.rows)))
+
+    def offer(self, keys: np.ndarray, lineage: Lineage, ranks: np.ndarray, rows: np.ndarray) -> None:
+        """Replace, in place, each answer for which this run has a row of the same or a higher rank."""
+        if not len(self.keys):
+            return
+        low = self.keys.searchsorted(keys, "left")
+        count = self.keys.searchsorted(keys, "right") - low
+        owner = np.flatnonzero(count)
+        if not len(owner):
+            return
+        picked = low[owner]
+        if int(count.max()) > 1:
+            each = count[owner]
+            owner = np.repeat(owner, each)
+            picked = np.arange(len(owner)) - np.repeat(np.cumsum(each) - each, each) + np.repeat(picked, each)
+        rank = lineage.rank_of(self.rows["ordinal"][picked])
+        if len(owner) > 1 and int(count.max()) > 1:
+            order = np.lexsort((rank, owner))
+            owner, picked, rank = owner[order], picked[order], rank[order]
+            last = np.append(owner[1:] != owner[:-1], True)
+            owner, picked, rank = owner[last], picked[last], rank[last]
+        better = (rank >= 0) & (rank >= ranks[owner])
+        ranks[owner[better]] = rank[better]
+        rows[owner[better]] = self.rows[picked[better]]
+
+    def settled(self, origin: int) -> "Run":
+        """Return the run with all chunks that a version wrote under their Zarr keys."""
+        chosen = (self.rows["origin"] == origin) & (self.rows["location"] != 0)
+        if not chosen.any():
+            return self
+        rows = self.rows.copy()
+        rows["location"][chosen] = 0
+        return Run(self.keys, rows)
+
+
+class Postings:
+    """The rows of one array.
+
+    Runs are immutable. `_lock` guards the dictionary and the replacement of runs; look-ups hold it while they read the dictionary, so that the rows of one
+    request appear together.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._base = Run.empty()
+        self._young = Run.empty()
+        self._newest: dict[int, list[tuple[int, ...]]] = {}
+        self._count = 0
+        self._derived: dict[int, Run] = {}
+        self._derived_run = Run.empty()
+
+    def load(self, run: Run) -> None:
+        """Start from the rows of a cache."""
+        self._base = run
+
+    def publish(self, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Add the rows of one record at once; return the rows (of `ROW`) that they supersede in their own version."""
+        old = []
+        with self._lock:
+            for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
+                previous = self._own(key, row[2])
+                if previous is not None:
+                    if previous[0] >= row[0]:
+                        continue  # replayed from before a cache's stamp
+                    old.append(previous)
+                mine = self._newest.setdefault(key, [])
+                mine[:] = [other for other in mine if other[2] != row[2]]
+                mine.append(row)
+                self._count += 1
+            if self._count > _NEWEST_LIMIT:
+                self._fold()
+        return np.array(old, ROW)
+
+    def _own(self, key: int, ordinal: int) -> tuple[int, ...] | None:
+        for row in self._newest.get(key, ()):
+            if row[2] == ordinal:
+                return row
+        for run in (self._young, self._base):
+            low = int(run.keys.searchsorted(key, "left"))
+            while low < len(run.keys) and run.keys[low] == key:
+                if run.rows["ordinal"][low] == ordinal:
+                    return run.rows[low].tolist()  # type: ignore[no-any-return]
+                low += 1
+        return None
+
+    def own(self, keys: Iterable[int], ordinal: int) -> list[tuple[int, ...] | None]:
+        """Return, per key, the row that the version itself wrote, None if it did not."""
+        with self._lock:
+            return [self._own(key, ordinal) for key in keys]
+
+    def _fold(self) -> None:
+        keys = np.array([key for key, rows in self._newest.items() for _ in rows], np.int64)
+        rows = np.array([row for rows in self._newest.values() for row in rows], ROW)
+        young = self._young.merged(Run.build(keys, rows))
+        if len(young.keys) > max(8 * _NEWEST_LIMIT, len(self._base.keys) // _RATIO):
+            self._base, young = self._base.merged(young), Run.empty()
+        self._young, self._newest, self._count = young, {}, 0
+
+    def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
+        """Return, per packed key, the row that the lineage sees.
+
+        Parameters
+        ----------
+        keys : ndarray of int64, shape (n,)
+        lineage : Lineage
+
+        Returns
+        -------
+        ndarray of ROW, shape (n,)
+            Where nothing is seen: ordinal −1 (never written) or a flag (deleted, conflicting); see `present`.
+        """
+        rows = np.full(len(keys), _NONE, ROW)
+        ranks = np.full(len(keys), -1, np.int32)
+        with self._lock:
+            runs = (self._derived_run, self._base, self._young)
+            newest = self._look_up(keys, lineage) if self._newest else ()
+        for run in runs:
+            run.offer(keys, lineage, ranks, rows)
+        for index, rank, row in newest:
+            if rank >= ranks[index]:
+                rows[index] = row
+        return rows
+
+    def _look_up(self, keys: np.ndarray, lineage: Lineage) -> list[tuple[int, int, tuple[int, ...]]]:
+        found = []
+        length, ranks = len(lineage.ranks), lineage.ranks
+        for index, key in enumerate(keys.tolist()):
+            best, chosen = -1, None
+            for row in self._newest.get(key, ()):
+                rank = int(ranks[row[2]]) if row[2] < length else -1
+                if rank > best:
+                    best, chosen = rank, row
+            if chosen is not None:
+                found.append((index, best, chosen))
+        return found
+
+    def snapshot(self) -> Run:
+        """Return all rows, without derived ones, as one run."""
+        with self._lock:
+            self._fold()
+            return self._base.merged(self._young)
+
+    def keys_written_in(self, ordinals: Iterable[int]) -> np.ndarray:
+        """Return the keys that any of these versions wrote or derived, sorted."""
+        wanted = frozenset(ordinals)
+        run = self.snapshot()
+        written = run.keys[np.isin(run.rows["ordinal"], np.fromiter(wanted, np.int64))]
+        derived = [run.keys for ordinal, run in self._derived.items() if ordinal in wanted]
+        return np.unique(np.concatenate((written, *derived)))
+
+    def visible(self, lineage: Lineage) -> np.ndarray:
+        """Return the keys of all chunks that a lineage sees, sorted."""
+        run = self.snapshot()
+        keys = np.unique(np.concatenate((run.keys, self._derived_run.keys)))
+        return keys[present(self.resolve(keys, lineage))]
+
+    # --- merge versions --------------------------------------------------------------------------------------
+
+    def is_derived(self, ordinal: int) -> bool:
+        """Tell whether the rows of a merge version are there."""
+        return ordinal in self._derived
+
+    def derive(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Set what a merge version shows where it differs from its first parent."""
+        rows = rows.copy()
+        rows["ordinal"] = ordinal
+        with self._lock:
+            self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})
+
+    def _set_derived(self, derived: dict[int, Run]) -> None:
+        self._derived_run = Run.build(
+            np.concatenate([run.keys for run in derived.values()]),
+            np.concatenate([run.rows for run in derived.values()]),
+        )
+        self._derived = derived
+
+    # --- finishing -------------------------------------------------------------------------------------------
+
+    def writers(self) -> list[int]:
+        """Return the ordinals of the versions that wrote anything."""
+        return np.unique(self.snapshot().rows["ordinal"]).tolist()  # type: ignore[no-any-return]
+
+    def written_by(self, ordinal: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return all (keys, rows) of a version."""
+        run = self.snapshot()
+        chosen = run.rows["ordinal"] == ordinal
+        return run.keys[chosen], run.rows[chosen]
+
+    def settle(self, ordinal: int) -> None:
+        """Note that all chunks of a version now lie under their Zarr keys."""
+        with self._lock:
+            self._fold()
+            self._base, self._young = self._base.settled(ordinal), self._young.settled(ordinal)
+            if self._derived:
+                self._set_derived({merge: run.settled(ordinal) for merge, run in self._derived.items()})
+
+    def __len__(self) -> int:
+        return len(self._base.keys) + len(self._young.keys) + self._count

@@ -1,0 +1,134 @@
+"""Mutations of an instance: immutable objects first, then one log record, which is the commit point. Design: storage §4.
+
+The caller has passed the gates of the version and of the instance (see `repo.repo.Repo.writing`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from crc32c import crc32c
+
+from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError
+from dvidzarr.core.geometry import ZYX
+from dvidzarr.core.ids import Author, new_id
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.chunks import ChunkStore, Receipt
+from dvidzarr.storage.codecs import Encoded
+from dvidzarr.storage.dataset import IN_BLOB, Dataset
+from dvidzarr.storage.documents import LOGGED, Place
+from dvidzarr.storage.durability import is_fast, note_unflushed
+from dvidzarr.storage.frames import Kind, Position
+from dvidzarr.storage.postings import TOMBSTONE, pack_one
+
+T = TypeVar("T")
+RunAll = Callable[[Callable[[int], Any], int], list[Any]]
+"""Calls a function with 0 … n−1, maybe in threads, and returns the results in order; all have ended when it raises."""
+
+ChunkOf = Callable[[int], "np.ndarray | Encoded | None"]
+"""Gives the i-th chunk of a write: an array, encoded bytes, or None for a deletion. Called under the chunks' locks."""
+
+
+def write_chunks(
+    dataset: Dataset,
+    store: ChunkStore,
+    version: int,
+    coords: Sequence[ZYX],
+    chunk_of: ChunkOf,
+    *,
+    author: Author,
+    header: dict[str, Any],
+    run_all: RunAll,
+) -> Position:
+    """Write distinct chunks of one array into a version, as one request: all of it becomes visible, or nothing.
+
+    Raises
+    ------
+    NoSpaceError
+        The disk is full: the request's objects are gone again, nothing was changed.
+    StorageError
+        An object or the log could not be made durable: nothing was acknowledged.
+    """
+    sync = not is_fast(dataset)
+    done: list[Receipt] = []
+    with dataset.stripes.hold((store.scale, pack_one(coord)) for coord in coords):
+        again = store.has_object(version, coords)
+
+        def write(index: int) -> Receipt:
+            chunk = chunk_of(index)
+            if chunk is None:
+                return Receipt(coords[index], 0, 0, 0, TOMBSTONE, "")
+            receipt = store.write_object(version, coords[index], chunk, again=again[index], sync=sync)
+            done.append(receipt)
+            return receipt
+
+        backend = dataset.context.backend
+        try:
+            receipts = run_all(write, len(coords))
+            keys = [receipt.key for receipt in receipts if receipt.key]
+            if sync:
+                backend.sync(keys)
+            else:
+                note_unflushed(dataset, keys)
+        except BaseException:
+            backend.remove([receipt.key for receipt in done])
+            raise
+        try:
+            return dataset.append(Kind.CHUNKS, version, author, {**header, "s": store.scale}, store.payload(receipts))
+        except (NoSpaceError, BusyError):  # surely not recorded; after any other failure the objects are left for gc
+            backend.remove(keys)
+            raise
+
+
+def put_document(
+    dataset: Dataset, version: int, key: bytes, value: bytes, author: Author, header: dict[str, Any]
+) -> Position:
+    """Write a document into a version: inline in the record, or above 64 KiB as a blob that the record names."""
+    about = {**header, "k": len(key), "c": crc32c(value)}
+    with dataset.stripes.hold((key,)):
+        if len(value) <= LOGGED:
+            return dataset.append(Kind.PUT, version, author, about, key + value)
+        blob = new_id()
+        name = blob_key(dataset, blob)
+        sync = not is_fast(dataset)
+        if not dataset.context.backend.create(name, value, sync=sync):
+            raise CorruptionError(f"{name} exists, though its name was just drawn")
+        if sync:
+            dataset.context.backend.sync([name])
+        else:
+            note_unflushed(dataset, [name])
+        return dataset.append(Kind.PUT, version, author, {**about, "blob": blob, "n": len(value)}, key)
+
+
+def delete_document(
+    dataset: Dataset, version: int, key: bytes, author: Author, header: dict[str, Any]
+) -> Position:
+    """Delete a document in a version; ancestors keep theirs."""
+    with dataset.stripes.hold((key,)):
+        return dataset.append(Kind.DELETE, version, author, {**header, "k": len(key)}, key)
+
+
+def blob_key(dataset: Dataset, blob: str) -> str:
+    """Return the object key of a blob."""
+    return f"{dataset.prefix}/blobs/{blob}"
+
+
+def get_document(dataset: Dataset, key: bytes, lineage: Lineage) -> bytes | None:
+    """Return the value of a key as a lineage sees it, None if there is none."""
+    place = dataset.documents.find(key, lineage)
+    return None if place is None else read_place(dataset, key, place)
+
+
+def read_place(dataset: Dataset, key: bytes, place: Place) -> bytes:
+    """Return the value that lies at a place; raise `CorruptionError` if it is not the one recorded."""
+    if place.segment == IN_BLOB:
+        value = dataset.context.backend.get(blob_key(dataset, (place.value or b"").decode()))
+        if value is None:
+            raise CorruptionError(f"the value of {key!r} is missing on the store")
+    elif place.value is not None:
+        value = place.value
+    else:
+        value = dataset.log.value(place.segment, place.start, place.length)
+    if len(value) != place.length or crc32c(value) != place.checksum:
+        raise CorruptionError(f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)")
+    return value

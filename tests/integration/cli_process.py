@@ -1,0 +1,77 @@
+"""Running the command line as a user does: in a process of its own, on a path and on the URL of a server."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "dvidzarr.cli.main")
+CHECKOUT = Path(__file__).parents[2]
+PATIENCE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Runs commands with a state folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+        self.env = os.environ | {"XDG_STATE_HOME": str(self.state), "PYTHONPATH": path}
+        self.env.pop("DVID_ADMIN_TOKEN", None)
+
+    def start(self, *words: object, **env: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            (*COMMAND, *map(str, words)),
+            env=self.env | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: object, **env: str) -> Outcome:
+        with self.start(*words, **env) as process:
+            out, err = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err, err
+        return Outcome(process.returncode, out, err)
+
+    def ok(self, *words: object, **env: str) -> str:
+        """Run a command that must succeed and return what it printed."""
+        outcome = self.run(*words, **env)
+        assert outcome.code == 0, outcome
+        return outcome.out.strip()
+
+    def fails(self, *words: object, code: int = 1, **env: str) -> str:
+        """Run a command that must fail with one line and return that line."""
+        outcome = self.run(*words, **env)
+        assert outcome.code == code, outcome
+        lines = outcome.err.strip().splitlines()
+        assert len(lines) == 1, outcome.err
+        return lines[0]
+
+    @contextmanager
+    def server(self, store: Path, *words: object, **env: str) -> Iterator[str]:
+        """Serve a store on a free port and yield the URL; the server must end cleanly."""
+        process = self.start("serve", store, "--port", 0, *words, **env)
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            assert url.startswith("http://127.0.0.1:"), process.communicate(timeout=PATIENCE)
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err

@@ -1,0 +1,125 @@
+"""A catalog of one version and one instance whose endpoints try out the frame around handlers."""
+
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import web
+
+from dvidzarr.core.errors import CorruptionError, NotFoundError
+from dvidzarr.http import responses
+from dvidzarr.http.body import receive_at_least, receive_exact, receive_small
+from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.catalog import Catalog
+
+UUID = "0123456789abcdef0123456789abcdef"
+RECEIVED: list[bytes] = []
+"""What arrived at the handlers that take bodies."""
+
+
+async def get_echo(call: Call) -> web.StreamResponse:
+    """Answer what the call knows."""
+    facts = {"path": call.path, "parts": call.parts, "words": dict(call.words), "user": call.author.user}
+    return responses.json_value(facts)
+
+
+async def post_exact(call: Call) -> web.StreamResponse:
+    """Take exactly as many bytes as the path says."""
+    body = await receive_exact(call, int(call.words["size"]), lambda got: f"data was {got} bytes")
+    RECEIVED.append(body.tobytes())
+    return responses.empty()
+
+
+async def post_prefix(call: Call) -> web.StreamResponse:
+    """Take the first bytes of a body."""
+    body = await receive_at_least(call, int(call.words["size"]), "data ceased")
+    RECEIVED.append(body.tobytes())
+    return responses.empty()
+
+
+async def post_small(call: Call) -> web.StreamResponse:
+    """Take a small body."""
+    return responses.octets(await receive_small(call, 1000))
+
+
+async def get_stream(call: Call) -> web.StreamResponse:
+    """Stream slabs; fail at the one the query names."""
+    count, size = int(call.words["count"]), int(call.words["size"])
+    broken = int(call.query.get("fail", "-1"))
+
+    async def slabs() -> AsyncIterator[memoryview]:
+        for number in range(count):
+            if number == broken:
+                raise CorruptionError("chunk 7 is damaged")
+            yield memoryview(bytes([number % 256]) * size)
+
+    length = None if "chunked" in call.query else count * size
+    return await responses.stream(call, slabs(), length)
+
+
+async def get_sleep(call: Call) -> web.StreamResponse:
+    """Work for a while."""
+    await call.offload(time.sleep, float(call.words["seconds"]))
+    return responses.text("done")
+
+
+async def get_bug(call: Call) -> web.StreamResponse:
+    """Fail as a programming error does."""
+    raise KeyError("secret detail")
+
+
+async def get_admin(call: Call) -> web.StreamResponse:
+    """Answer admins."""
+    return responses.text("welcome")
+
+
+ENDPOINTS = EndpointTable(
+    (
+        Endpoint(("GET", "POST"), ("echo", "{a?}", "{b?}"), get_echo, "echo", "read"),
+        Endpoint(("POST",), ("ask",), get_echo, "ask", "query"),
+        Endpoint(("POST",), ("exact", "{size}"), post_exact, "exact", "write"),
+        Endpoint(("POST",), ("prefix", "{size}"), post_prefix, "prefix", "write"),
+        Endpoint(("POST",), ("small",), post_small, "small", "write"),
+        Endpoint(("GET",), ("stream", "{count}", "{size}"), get_stream, "stream", "read"),
+        Endpoint(("GET",), ("sleep", "{seconds}"), get_sleep, "sleep", "read"),
+        Endpoint(("GET",), ("bug",), get_bug, "bug", "read"),
+        Endpoint(("GET",), ("admin",), get_admin, "admin", "admin"),
+    )
+)
+
+
+class StubCatalog:
+    """As much of a catalog as the dispatcher touches."""
+
+    url = "stub"
+    repos = ()
+    writing = False
+
+    def __init__(self, *, locked: bool = False, versioned: bool = True, read_only: bool = False) -> None:
+        self.read_only = read_only
+        kind = SimpleNamespace(name="stub", endpoints=f"{__name__}:ENDPOINTS", url="u", help="h", version="1")
+        self.registry = {"stub": kind}
+        version = SimpleNamespace(uuid=UUID, locked=locked)
+        thing = SimpleNamespace(name="thing", datatype=kind, versioned=versioned)
+        dag = SimpleNamespace(root=SimpleNamespace(uuid=UUID, locked=locked))
+
+        def instance(name: str) -> SimpleNamespace:
+            if name != "thing":
+                raise NotFoundError("invalid data instance name")
+            return thing
+
+        self._found = (SimpleNamespace(root=UUID, instance=instance, dag=dag), version)
+
+    def resolve(self, ref: str) -> tuple[SimpleNamespace, SimpleNamespace]:
+        """Return the one repo and version."""
+        if not UUID.startswith(ref):
+            raise NotFoundError(f"could not find UUID with partial match to {ref}")
+        return self._found
+
+
+def stub(*, locked: bool = False, versioned: bool = True, read_only: bool = False) -> "Catalog":
+    """Return a stub in the place of a catalog."""
+    return cast("Catalog", StubCatalog(locked=locked, versioned=versioned, read_only=read_only))

@@ -1,0 +1,193 @@
+"""Ingest, export and demo: the voxels arrive, on a path and over HTTP, also after an interruption."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+import dvidzarr
+from dvidzarr.cli.synthetic import Synthetic
+from dvidzarr.core.geometry import Box
+from tests.integration.cli_process import PATIENCE, Shell
+
+if TYPE_CHECKING:
+    import subprocess
+
+ROOT = "28841c8277e044a7b187dda03e18da13"
+VOLUME = np.random.default_rng(3).integers(1, 256, (70, 90, 130), np.uint8)
+LARGE = np.random.default_rng(4).integers(0, 256, (256, 512, 512), np.uint8)
+SMALL_BRICKS = ("--memory", 16, "--workers", 1)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture(params=["path", "url"])
+def store(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Iterator[str]:
+    shell.ok("new", "repo", tmp_path / "store", "--root", ROOT)
+    if request.param == "path":
+        yield str(tmp_path / "store")
+    else:
+        with shell.server(tmp_path / "store") as url:
+            yield url
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    np.save(tmp_path / "volume.npy", VOLUME)
+    return tmp_path / "volume.npy"
+
+
+def exported(shell: Shell, store: str, place: str, folder: Path, *words: object) -> np.ndarray:
+    target = folder / "exported.npy"
+    shell.ok("export", store, place, target, "--overwrite", *words)
+    return np.load(target)
+
+
+def test_ingest_and_export(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
+    shell.ok("ingest", store, ":master/gray", source, "--voxel-size", "4.6,4.6,50", "--offset", "-10,20,64")
+    (repo,) = json.loads(shell.ok("repos", store, "--json"))
+    assert repo["instances"] == [
+        {
+            "name": "gray",
+            "type_name": "uint8blk",
+            "extents": {"start": [64, 20, -10], "stop": [134, 110, 120]},
+        }
+    ]
+    assert np.array_equal(exported(shell, store, ":master/gray", tmp_path), VOLUME)
+    wide = exported(shell, store, ":master/gray", tmp_path, "--box", "-64,0,64:128,128,192")
+    assert np.array_equal(wide[:70, 20:110, 54:184], VOLUME)
+    assert wide.sum(dtype=int) == VOLUME.sum(dtype=int)
+
+
+def test_formats(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
+    shell.ok("ingest", store, f"{ROOT}/gray", source, "--voxel-size", "4,5,50", "--block-size", "32")
+    box = ("--box", "3,0,1:130,77,69")
+    wanted = VOLUME[1:69, :77, 3:]
+    for name in ("out.tif", "out.h5", "out.zarr", "out.npy"):
+        shell.ok("export", store, f"{ROOT}/gray", tmp_path / name, *box)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), wanted)
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert len(file.pages) == len(wanted)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert np.array_equal(file["volume"], wanted)
+        assert file["volume"].attrs["voxel_size_xyz"].tolist() == [4, 5, 50]
+        assert file["volume"].attrs["offset_xyz"].tolist() == [3, 0, 1]
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert np.array_equal(group["0"][:], wanted)
+    (scale,) = group.attrs["ome"]["multiscales"]
+    assert scale["datasets"][0]["coordinateTransformations"][0]["scale"] == [50, 5, 4]
+    for name in ("out.tif", "out.h5", "out.zarr", "out.npy"):
+        shell.ok("ingest", store, f"{ROOT}/from-{name[4:]}", tmp_path / name)
+        assert np.array_equal(exported(shell, store, f"{ROOT}/from-{name[4:]}", tmp_path), wanted)
+
+
+def test_border_blocks_keep_what_is_around(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
+    shell.ok("ingest", store, f"{ROOT}/gray", source)
+    np.save(tmp_path / "patch.npy", np.zeros((5, 6, 7), np.uint8))
+    shell.ok("ingest", store, f"{ROOT}/gray", tmp_path / "patch.npy", "--offset", "60,61,62")
+    wanted = VOLUME.copy()
+    wanted[62:67, 61:67, 60:67] = 0
+    assert np.array_equal(exported(shell, store, f"{ROOT}/gray", tmp_path), wanted)
+
+
+def test_a_child_version_is_ingested_apart(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
+    shell.ok("ingest", store, f"{ROOT}/gray", source)
+    shell.ok("commit", store, ROOT)
+    assert "locked" in shell.fails("ingest", store, f"{ROOT}/gray", source)
+    child = shell.ok("newversion", store, ROOT)
+    np.save(tmp_path / "other.npy", 255 - VOLUME)
+    shell.ok("ingest", store, f"{child}/gray", tmp_path / "other.npy")
+    assert np.array_equal(exported(shell, store, f"{ROOT}/gray", tmp_path), VOLUME)
+    assert np.array_equal(exported(shell, store, f"{child}/gray", tmp_path), 255 - VOLUME)
+
+
+def test_what_does_not_fit_is_refused(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.zeros((4, 4, 4), np.float64))
+    assert "float64" in shell.fails("ingest", store, f"{ROOT}/gray", tmp_path / "wide.npy")
+    shell.ok("ingest", store, f"{ROOT}/gray", source)
+    line = shell.fails("ingest", store, f"{ROOT}/gray", tmp_path / "wide.npy")
+    assert "float64" in line
+    assert "uint8" in line
+    assert "--no-create" in shell.fails("ingest", store, f"{ROOT}/new", source, "--no-create")
+    assert "no source at" in shell.fails("ingest", store, f"{ROOT}/new", tmp_path / "absent.tif")
+    shell.ok("new", "instance", store, ROOT, "uint8blk", "void")
+    assert "empty" in shell.fails("export", store, f"{ROOT}/void", tmp_path / "void.tif")
+
+
+def test_an_export_that_fails_leaves_nothing(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
+    shell.ok("ingest", store, f"{ROOT}/gray", source)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "kept.npy").write_bytes(b"mine")
+    assert "--overwrite" in shell.fails("export", store, f"{ROOT}/gray", folder / "kept.npy")
+    assert "must end in" in shell.fails("export", store, f"{ROOT}/gray", folder / "x.docx")
+    assert "no folder" in shell.fails("export", store, f"{ROOT}/gray", folder / "absent" / "x.npy")
+    assert [(item.name, item.read_bytes()) for item in folder.iterdir()] == [("kept.npy", b"mine")]
+
+
+def until_some_bricks(process: "subprocess.Popen[str]", shell: Shell, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        journals = list(shell.state.glob("dvidzarr/ingest/*.journal"))
+        if journals and journals[0].read_bytes().count(b"done") >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    raise AssertionError("no brick was written")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_ingest_goes_on(
+    shell: Shell, store: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    np.save(tmp_path / "large.npy", LARGE)
+    words = ("ingest", store, f"{ROOT}/gray", tmp_path / "large.npy", "--offset", "0,64,0", *SMALL_BRICKS)
+    for count in (3, 7):
+        with shell.start(*words) as process:
+            until_some_bricks(process, shell, count)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=PATIENCE)
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "run the same command again" in err
+            assert "Traceback" not in err
+    outcome = shell.run(*words)
+    assert outcome.code == 0, outcome
+    assert "was done before" in outcome.err
+    assert np.array_equal(exported(shell, store, f"{ROOT}/gray", tmp_path), LARGE)
+    assert not list(shell.state.glob("dvidzarr/ingest/*"))
+    folder = tmp_path / "store"
+    records = [
+        json.loads(line) for line in shell.ok("log", "show", folder, ROOT, "gray", "--json").splitlines()
+    ]
+    assert 16 <= sum(record["kind"] == "chunks" for record in records) <= 18  # a brick a kill, at most, twice
+
+
+def test_demo(shell: Shell, tmp_path: Path) -> None:
+    store, labels = tmp_path / "store", tmp_path / "labels.npy"
+    shell.ok("demo", store, "--size", "100,80,70", "--seed", 5, "--labels", labels)
+    box = Box((0, 0, 0), (70, 80, 100))
+    with dvidzarr.open(store, mode="r") as catalog:
+        (repo,) = catalog.repos
+        instance = repo.instance("grayscale")
+        wanted = Synthetic(5).grayscale(box)
+        assert np.array_equal(instance.at(repo.root).read(box), wanted)
+        assert instance.at(repo.root).extents == box
+        middle = Box((0, 0, 0), (64, 64, 64))
+        for ref in (":master", ":smoothed"):
+            assert not np.array_equal(instance.at(ref).read(box), wanted)
+            assert instance.at(ref).read(middle).any()
+        assert [version.locked for version in repo.dag.versions] == [True, False, False]
+    assert np.array_equal(np.load(labels), Synthetic(5).labels(box))
+    assert "already" in shell.fails("demo", store, "--size", "10")
