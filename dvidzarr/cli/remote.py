@@ -150,7 +150,7 @@ class RemoteTarget:
 
     def delete_repo(self, ref: str) -> None:
         """Remove the repo that holds a version (a route of dvidzarr)."""
-        self._session.request("DELETE", "repo", ref, imsure=True)
+        self._session.request("POST", "repo", ref, "delete", imsure=True)
 
     def create_instance(self, ref: str, type_name: str, name: str, config: Mapping[str, str]) -> None:
         """Make an instance; `config` holds DVID's settings as texts."""

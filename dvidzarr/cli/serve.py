@@ -42,7 +42,13 @@ def serve(
     overrides = {"server.host": host, "server.port": port, "storage.durability": durability}
     settings = Settings.load(config, overrides=overrides)
     catalog = dvidzarr.open(store, mode="r" if read_only else "w", settings=settings)
-    run(catalog, settings, ready=lambda address, bound: click.echo(f"http://{_in_url(address)}:{bound}"))
+    run(
+        catalog,
+        settings,
+        settings.server.host,
+        settings.server.port,
+        ready=lambda address, bound: click.echo(f"http://{_in_url(address)}:{bound}"),
+    )
 
 
 def _in_url(address: str) -> str:

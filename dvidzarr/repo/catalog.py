@@ -1,9 +1,11 @@
 """A store opened by this process: its repos, the names of all versions, and who may write. Design: storage §1, §7."""
 
 import bisect
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _NO_AUTHOR = Author()
+
+_logger = logging.getLogger("dvidzarr.repo")
 
 Opener = Callable[[str], "Catalog"]
 
@@ -69,6 +73,8 @@ class Catalog:
         self._where: dict[str, tuple[Repo, int]] = {}
         self._number = 0
         self._repos: dict[str, Repo] = {}
+        self.broken: dict[str, str] = {}
+        """Folders of repos that cannot be opened → why. The others are served."""
         self._listed = 0
         folder = Path(path)
         store_id = _read_store(folder) or _create_store(folder, create=mode != "r")
@@ -125,6 +131,21 @@ class Catalog:
             for instance in repo.instances.values():
                 _ = instance.dataset
 
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold the writer lock with nothing opened for writing (for repairs), then forget what was read before."""
+        if self.read_only:
+            raise ForbiddenError(f"the store {self.url} is open for reading only")
+        with self.opening:
+            self._lock.acquire()
+            try:
+                for repo in self._repos.values():
+                    repo.close()
+                yield
+            finally:
+                self._repos, self._where, self._uuids, self._listed, self.broken = {}, {}, [], 0, {}
+                self._lock.release(clean=False)
+
     def announce(self, url: str) -> None:
         """Tell other processes at which address this one serves the store."""
         self._lock.announce(url)
@@ -176,7 +197,13 @@ class Catalog:
         for repo_id in self.context.backend.folders("repos"):
             if repo_id not in self._repos:
                 repo = Repo(self, repo_id)
-                repo.open()
+                try:
+                    repo.open()
+                except StorageError as error:
+                    if self.broken.get(repo_id) != str(error):
+                        _logger.error("repo %s cannot be opened: %s", repo_id, error)  # noqa: TRY400 - no traceback
+                    self.broken[repo_id] = str(error)
+                    continue
                 if repo.state.gone and self.writing:
                     self.context.backend.trash(repo.prefix)
                 elif len(repo.dag):

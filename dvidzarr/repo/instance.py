@@ -84,6 +84,11 @@ class Instance:
         """The version at which it was created."""
         return self.repo.dag.versions[self._record.created_at]
 
+    @property
+    def record(self) -> "InstanceRecord":
+        """Its identity, as the repo log has it."""
+        return self._record
+
     def renamed(self, record: "InstanceRecord") -> None:
         """Take over a changed record."""
         self._record = record

@@ -172,6 +172,11 @@ class Documents:
             if place is not None and place.state != DELETED:
                 yield key, place
 
+    def all_rows(self) -> list[tuple[bytes, Place]]:
+        """Return every version's word on every key."""
+        with self._lock:
+            return [(key, Place(*rest)) for key, *rest in self._db.execute(f"SELECT {_COLUMNS} FROM rows")]
+
     # --- merge versions --------------------------------------------------------------------------------------
 
     def _derive(self, ordinal: int) -> None:

@@ -50,7 +50,7 @@ class Kind(IntEnum):
     FINISHED = 38
     CHECKPOINT = 39
     VOID = 40
-    REPAIRED = 41
+    LOST = 41
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def test_a_served_store_is_read_but_not_written_by_path(shell: Shell, tmp_path: 
     with shell.server(folder) as url:
         shell.ok("new", "repo", url, "--root", ROOT)
         assert ROOT in shell.ok("repos", folder)
-        assert "URL" in shell.fails("commit", folder, ROOT)
+        assert url in shell.fails("commit", folder, ROOT)
         shell.fails("serve", folder, "--port", 0)
         for command in (("log", "show", url, ROOT), ("verify", url)):
             assert "path" in shell.fails(*command)

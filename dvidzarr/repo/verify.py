@@ -1,0 +1,163 @@
+"""Checking a store: every record, every object, every cache; and mending what can be mended.
+
+What can be derived (caches, `zarr.json`) is rebuilt. Damage in a log is mended only by accepting the loss of the damaged
+records (see `storage.repair`); damaged chunks and values cannot be mended here: restore them from a copy.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvidzarr.core.errors import DvidzarrError, StorageError
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.documents import DELETED
+from dvidzarr.storage.postings import unpack
+from dvidzarr.storage.repair import close_gap, gaps
+from dvidzarr.storage.writing import blob_key, read_place
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.catalog import Catalog
+    from dvidzarr.repo.instance import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `verify` noticed. `severity`: "error", "warning" or "note"."""
+
+    severity: str
+    place: str
+    message: str
+    repaired: bool = False
+
+
+def verify(catalog: "Catalog", *, deep: bool = False, repair: bool = False) -> Iterator[Finding]:
+    """Yield what is wrong or worth knowing.
+
+    Parameters
+    ----------
+    deep
+        Read and decode every object, not only look at its length.
+    repair
+        Rebuild caches, close gaps in logs. Takes the writer lock.
+    """
+    if repair:
+        yield from _repair_logs(catalog)
+    for repo_id, problem in catalog.broken.items():
+        yield Finding("error", f"repos/{repo_id}", problem)
+    if not repair:
+        yield from _log_findings(catalog)
+    for repo in catalog.repos:
+        yield Finding("note", repo.prefix, f"repo {repo.root}: {len(repo.dag)} versions, {len(repo.instances)} instances")
+        for instance in repo.instances.values():
+            try:
+                yield from _instance(instance, deep=deep, repair=repair)
+            except DvidzarrError as error:
+                yield Finding("error", instance.prefix, str(error))
+
+
+def _log_findings(catalog: "Catalog") -> Iterator[Finding]:
+    for prefix in _logs(catalog):
+        for gap in gaps(catalog.context.backend, prefix):
+            yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap))
+
+
+def _logs(catalog: "Catalog") -> Iterator[str]:
+    backend = catalog.context.backend
+    for repo_id in backend.folders("repos"):
+        yield f"repos/{repo_id}/log"
+        for data_id in backend.folders(f"repos/{repo_id}/data"):
+            yield f"repos/{repo_id}/data/{data_id}/log"
+
+
+def _repair_logs(catalog: "Catalog") -> Iterator[Finding]:
+    """Close the gaps of all logs while nothing has them open."""
+    if catalog.writing:
+        raise StorageError("repair needs the store for itself: open it anew, and call verify(repair=True) first")
+    backend, store_id = catalog.context.backend, catalog.context.store_id
+    with catalog.exclusively():
+        for prefix in _logs(catalog):
+            log_id = prefix.split("/")[-2]
+            while (gap := next(iter(gaps(backend, prefix)), None)) is not None:
+                close_gap(backend, gap, (store_id, log_id))
+                yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap), repaired=True)
+    catalog.become_writer()
+
+
+def _instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Finding]:
+    dataset = instance.dataset
+    if dataset.log.damage:
+        yield Finding("error", instance.prefix, "takes no writes: see the findings of its log")
+    for store in dataset.arrays.values():
+        yield from _chunks(instance, dataset, store, deep=deep)
+    yield from _documents(instance, dataset, deep=deep)
+    yield from _orphans(instance, dataset)
+    if deep and not dataset.log.damage:
+        yield from _caches(instance, dataset, repair=repair)
+
+
+def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: bool) -> Iterator[Finding]:
+    run = store.postings.snapshot()
+    backend = dataset.context.backend
+    for key, coord, row in zip(run.keys.tolist(), unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
+        if row[6]:
+            continue
+        name = store.object_key(row[2], coord, row[1])
+        if deep:
+            problem = store.problem(key, row)
+        else:
+            size = backend.size(name)
+            problem = None if size == row[4] else f"the object has {size} bytes, {row[4]} are recorded"
+        if problem is not None:
+            yield Finding("error", name, f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}")
+
+
+def _documents(instance: "Instance", dataset: Dataset, *, deep: bool) -> Iterator[Finding]:
+    if not dataset.caches.has_documents:
+        return
+    for key, place in dataset.documents.all_rows():
+        if place.state == DELETED:
+            continue
+        try:
+            if deep:
+                read_place(dataset, key, place)
+        except StorageError as error:
+            yield Finding("error", f"{instance.prefix} key {key!r}", str(error))
+
+
+def _orphans(instance: "Instance", dataset: Dataset) -> Iterator[Finding]:
+    """Objects that no record names: leftovers of crashes, and what waits for its grace period. They are invisible."""
+    named = set()
+    for store in dataset.arrays.values():
+        run = store.postings.snapshot()
+        for coord, row in zip(unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
+            named.add(store.object_key(row[2], coord, row[1]))
+            named.add(store.object_key(row[2], coord, 0))
+    if dataset.caches.has_documents:
+        named |= {blob_key(dataset, (p.value or b"").decode()) for _, p in dataset.documents.all_rows() if p.segment < 0}
+    present = (key for part in ("versions", "rewrites", "blobs") for key in dataset.context.backend.keys(f"{dataset.prefix}/{part}"))
+    orphans = [key for key in present if key not in named and not key.endswith("zarr.json")]
+    if orphans:
+        yield Finding("note", instance.prefix, f"{len(orphans)} objects that no record names, such as {orphans[0]}")
+
+
+def _caches(instance: "Instance", dataset: Dataset, *, repair: bool) -> Iterator[Finding]:
+    """Replay the log into a second dataset without caches and compare."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = replace(dataset.context, cache_dir=Path(folder))
+        fresh_instance = instance.datatype.instance(instance.repo, instance.record, instance.datatype)
+        fresh = Dataset(context, dataset.prefix, dataset.data_id, dataset.versions, fresh_instance)
+        fresh_instance.declare(fresh)
+        fresh.open(writable=False)
+        for scale, store in dataset.arrays.items():
+            have, want = store.postings.snapshot(), fresh.arrays[scale].postings.snapshot()
+            same = np.array_equal(have.keys, want.keys) and np.array_equal(have.rows, want.rows)
+            if not same and dataset.log.tail == fresh.log.tail:
+                if repair:
+                    dataset.caches.drop()
+                yield Finding("error", instance.prefix, "the cache of postings differs from the log", repaired=repair)
+        fresh.close()
