@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(path: str | os.PathLike[str], mode: str = "a", settings: "Settings | None" = None) -> "Catalog":  # noqa: A001
+def open(path: str | os.PathLike[str], mode: str = "a", settings: "Settings | None" = None) -> "Catalog":
     """Open a store.
 
     Parameters

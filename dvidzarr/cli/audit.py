@@ -10,6 +10,7 @@ import orjson
 import dvidzarr
 from dvidzarr.cli.options import printable
 from dvidzarr.cli.target import require_path
+from dvidzarr.core.settings import Settings
 from dvidzarr.storage.frames import Kind
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ def log() -> None:
 def show(store: str, ref: str, instance: str | None, as_json: bool, tail: int | None) -> None:
     """Print the log of the repo of REF, or of INSTANCE in it: every change with its time, user and app."""
     require_path(store, "log show")
-    with dvidzarr.open(store, mode="r") as catalog:
+    with dvidzarr.open(store, mode="r", settings=Settings.load()) as catalog:
         repo, _ = catalog.resolve(ref)
         entries = repo.instance(instance).records() if instance else repo.records()
         rows = (_row(entry) for entry in entries)
         for row in deque(rows, tail) if tail else rows:
-            click.echo(orjson.dumps(row, default=str) if as_json else _line(row))
+            click.echo(orjson.dumps(row, default=str).decode() if as_json else _line(row))
 
 
 def _row(entry: "Entry") -> dict[str, Any]:
@@ -77,13 +78,13 @@ def verify(ctx: click.Context, store: str, deep: bool, repair: bool, as_json: bo
     require_path(store, "verify")
     seen: Counter[str] = Counter()
     remaining = 0
-    with dvidzarr.open(store, mode="w" if repair else "r") as catalog:
+    with dvidzarr.open(store, mode="w" if repair else "r", settings=Settings.load()) as catalog:
         for finding in catalog.verify(deep=deep, repair=repair):
             seen[finding.severity] += 1
             remaining += finding.severity == "error" and not finding.repaired
             if as_json:
                 fields = ("severity", "place", "message", "repaired")
-                click.echo(orjson.dumps({name: getattr(finding, name) for name in fields}))
+                click.echo(orjson.dumps({name: getattr(finding, name) for name in fields}).decode())
             else:
                 mended = " (repaired)" if finding.repaired else ""
                 click.echo(printable(f"{finding.severity}: {finding.place}: {finding.message}{mended}"))

@@ -17,6 +17,11 @@ BATCH = 2048
 """Bricks per dask graph: a volume of millions must not become one graph."""
 
 
+def cores() -> int:
+    """Return how many threads copy by default: beyond four the disk is the limit."""
+    return min(4, os.cpu_count() or 1)
+
+
 def bricks(box: Box, chunk: ZYX, max_voxels: int) -> Iterator[Box]:
     """Tile a box, in z, y, x order, with boxes cut on the chunk grid of `max_voxels` or one chunk.
 

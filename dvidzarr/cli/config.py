@@ -26,7 +26,7 @@ def show(file: Path | None, as_json: bool) -> None:
     settings = Settings.load(file)
     if as_json:
         rows = {key: {"value": value, "source": source} for key, value, source in settings.items()}
-        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
         return
     for key, value, source in settings.items():
         click.echo(f"{key:32} {orjson.dumps(value).decode():24} {source}")

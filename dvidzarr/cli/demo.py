@@ -1,12 +1,11 @@
 """`dvidzarr demo`: a store to try things on, made from a seed."""
 
-import os
 from pathlib import Path
 
 import click
 import numpy as np
 
-from dvidzarr.cli.bricks import bricks, copy_bricks
+from dvidzarr.cli.bricks import bricks, copy_bricks, cores
 from dvidzarr.cli.options import XYZ, integers, sizes
 from dvidzarr.cli.progress import Meter
 from dvidzarr.cli.sinks import Export, finished, writer_for
@@ -78,7 +77,7 @@ def _fill(target: Target, root: str, volume: Synthetic, box: Box) -> None:
             grayscale.write(brick, volume.grayscale(brick))
             meter.advance(brick.volume)
 
-        copy_bricks(bricks(box, BLOCK, BRICK), make, min(4, os.cpu_count() or 1))
+        copy_bricks(bricks(box, BLOCK, BRICK), make, cores())
     grayscale.set_extents(box)
 
 
@@ -126,4 +125,4 @@ def _write_labels(path: Path, volume: Synthetic, box: Box) -> None:
             meter.advance(voxels.nbytes)
             return voxels
 
-        writer(partial, Export(info, box, BRICK), read)
+        writer(partial, Export(info, box, BRICK, cores()), read)

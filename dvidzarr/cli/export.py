@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from dvidzarr.cli.bricks import cores
 from dvidzarr.cli.options import box as box_option
 from dvidzarr.cli.options import box_text
 from dvidzarr.cli.progress import Meter
@@ -52,8 +53,11 @@ def export(store: str, place: str, target: Path, box: Box | None, memory: int, o
             raise InvalidInputError(
                 f"instance {where.name!r} is empty at {volume.info.version}: nothing to export"
             )
+        workers = cores()
         itemsize = volume.info.dtype.itemsize
-        job = Export(volume.info, whole, min(LARGEST_BRICK, memory * MIB // COPIES) // itemsize)
+        job = Export(
+            volume.info, whole, min(LARGEST_BRICK, memory * MIB // COPIES // workers) // itemsize, workers
+        )
         with (
             finished(target, overwrite=overwrite) as partial,
             Meter("export", whole.volume * itemsize) as meter,

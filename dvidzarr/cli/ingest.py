@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 import numpy as np
 
-from dvidzarr.cli.bricks import CopyPlan, Journal, bricks, copy_bricks
+from dvidzarr.cli.bricks import CopyPlan, Journal, bricks, copy_bricks, cores
 from dvidzarr.cli.options import XYZ, box_text, integers, sizes
 from dvidzarr.cli.progress import Meter
 from dvidzarr.cli.source import Source
@@ -183,7 +183,7 @@ def _config(source: Source, options: IngestOptions) -> Mapping[str, str]:
 
 
 def _options(*, fresh: bool, options: Mapping[str, object]) -> IngestOptions:
-    workers = options["workers"] or min(4, os.cpu_count() or 1)
+    workers = options["workers"] or cores()
     return IngestOptions(**{**options, "workers": workers, "fresh": fresh})  # type: ignore[arg-type]
 
 

@@ -9,11 +9,12 @@ from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo, VolumeInfo
 from dvidzarr.core.errors import BusyError, InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
+from dvidzarr.core.settings import Settings
+from dvidzarr.datatypes.voxels.model import VoxelView
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dvidzarr.datatypes.voxels.model import VoxelView
     from dvidzarr.repo.repo import Repo
 
 
@@ -57,7 +58,7 @@ class LocalTarget:
     def __init__(self, path: str, author: Author, *, write: bool) -> None:
         self.where = path
         self.author = author
-        self._catalog = dvidzarr.open(path, mode="a" if write else "r")
+        self._catalog = dvidzarr.open(path, mode="a" if write else "r", settings=Settings.load())
 
     def repos(self) -> tuple[RepoInfo, ...]:
         """Return all repos, ordered by root."""
@@ -123,10 +124,12 @@ class LocalTarget:
         repo, version = self._catalog.resolve(ref)
         if name not in repo.instances:
             raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
-        instance = repo.instance(name)
-        if not hasattr(instance, "chunk"):
-            raise InvalidInputError(f"{name!r} is of type {instance.datatype.name}, which holds no voxels")
-        return LocalVolume(instance.at(version), self.author)
+        view = repo.instance(name).at(version)
+        if not isinstance(view, VoxelView):
+            raise InvalidInputError(
+                f"{name!r} is of type {view.instance.datatype.name}, which holds no voxels"
+            )
+        return LocalVolume(view, self.author)
 
     def close(self) -> None:
         """Close the store and give the lock back."""

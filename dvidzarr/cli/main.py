@@ -71,9 +71,6 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     sys.excepthook = report_bug
-    os.environ.setdefault(
-        "OPENBLAS_NUM_THREADS", "1"
-    )  # work is spread over slabs: more threads below only contend
     try:
         code = cli.main(
             args=None if args is None else list(args), prog_name="dvidzarr", standalone_mode=False

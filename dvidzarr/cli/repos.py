@@ -21,7 +21,9 @@ def repos(store: str, as_json: bool) -> None:
     with open_target(store) as target:
         found = target.repos()
     if as_json:
-        click.echo(orjson.dumps([dataclasses.asdict(repo) for repo in found], option=orjson.OPT_INDENT_2))
+        click.echo(
+            orjson.dumps([dataclasses.asdict(repo) for repo in found], option=orjson.OPT_INDENT_2).decode()
+        )
         return
     if not found:
         click.echo(f"no repos yet: `dvidzarr new repo {store}` makes one", err=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dvidzarr.cli.bricks import bricks
+from dvidzarr.cli.bricks import bricks, copy_bricks
 from dvidzarr.cli.target import VolumeInfo
 from dvidzarr.core.errors import ConflictError, InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
@@ -29,6 +29,7 @@ class Export:
     info: VolumeInfo
     box: Box
     brick_voxels: int
+    workers: int = 1
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -128,8 +129,14 @@ def write_zarr(path: Path, export: Export, read: Read) -> None:
         compressors=BloscCodec(cname="lz4", shuffle="noshuffle"),
         fill_value=0,
     )
-    for brick in export.bricks():
+
+    def copy(brick: Box) -> None:
         array[export.place(brick)] = read(brick)
+
+    shifted = any(low % size for low, size in zip(export.box.start, export.info.chunk, strict=True))
+    copy_bricks(
+        export.bricks(), copy, 1 if shifted else export.workers
+    )  # bricks that share a chunk take turns
 
 
 def _ome(export: Export) -> dict[str, Any]:

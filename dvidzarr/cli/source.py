@@ -56,6 +56,20 @@ class Source:
         return Box((0, 0, 0), self.shape)
 
 
+class Mapped:
+    """A memory-mapped array that is mapped anew for each read: else every page read stays in the process."""
+
+    def __init__(self, opener: Callable[[], np.ndarray]) -> None:
+        self._opener = opener
+        first = opener()
+        self.shape: tuple[int, ...] = first.shape
+        self.dtype: np.dtype[np.generic] = first.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:  # noqa: ANN401 - as numpy
+        """Return a copy of a part."""
+        return np.array(self._opener()[key], subok=False)
+
+
 def from_array(
     array: ArrayLike,
     identity: str,

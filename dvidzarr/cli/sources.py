@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvidzarr.cli.source import SPATIAL, Source, from_array, nothing, triple
+from dvidzarr.cli.source import SPATIAL, Mapped, Source, from_array, nothing, triple
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import Box
 
@@ -125,9 +125,9 @@ def open_tiff(path: Path, dataset: str | None) -> Source:
         )
     stack = series[0]
     if stack.dataoffset is not None:
-        dtype = stack.dtype.newbyteorder(file.byteorder)
-        array = np.memmap(path, dtype, "r", stack.dataoffset, stack.shape)
-        return from_array(array, _stamp(path), str(path), file.close)
+        dtype, offset, shape = stack.dtype.newbyteorder(file.byteorder), stack.dataoffset, stack.shape
+        mapped = Mapped(lambda: np.memmap(path, dtype, "r", offset, shape))
+        return from_array(mapped, _stamp(path), str(path), file.close)
     import zarr  # noqa: PLC0415
 
     return from_array(zarr.open_array(stack.aszarr(), mode="r"), _stamp(path), str(path), file.close)
@@ -154,7 +154,8 @@ def open_npy(path: Path, dataset: str | None) -> Source:
     """Open a `.npy` file memory-mapped."""
     _none(dataset, path)
     try:
-        return from_array(np.load(path, mmap_mode="r"), _stamp(path), str(path), nothing)
+        mapped = Mapped(lambda: np.load(path, mmap_mode="r"))
+        return from_array(mapped, _stamp(path), str(path), nothing)
     except ValueError as error:
         raise InvalidInputError(f"cannot read {path}: {error}") from error
 
@@ -169,10 +170,10 @@ def open_npz(path: Path, dataset: str | None) -> Source:
             with archive.open(f"{name}.npy") as member:
                 shutil.copyfileobj(member, unpacked, 1 << 20)
         unpacked.flush()
-        array = np.load(unpacked.name, mmap_mode="r")
+        mapped = Mapped(lambda: np.load(unpacked.name, mmap_mode="r"))
     except (zipfile.BadZipFile, ValueError) as error:
         raise InvalidInputError(f"cannot read {path}: {error}") from error
-    return from_array(array, _stamp(path) + name, f"{path}:{name}", unpacked.close)
+    return from_array(mapped, _stamp(path) + name, f"{path}:{name}", unpacked.close)
 
 
 def open_zarr_zip(path: Path, dataset: str | None) -> Source:

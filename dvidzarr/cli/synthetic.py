@@ -115,7 +115,10 @@ class Synthetic:
         points = (points - middle).astype(np.float32)
         seeds, weight, label, axis, kind = self._seeds(points, middle[:, 0])
         far = (seeds * seeds).sum(axis=1) - weight  # |p|² is the same for all seeds: left out
-        distance = far[:, None] - np.float32(2) * (seeds @ points)
+        twice = np.float32(2) * seeds
+        distance = far[:, None] - twice[:, :1] * points[0]
+        for step in (1, 2):  # not a matrix product: BLAS would start threads below those of the copy
+            distance -= twice[:, step, None] * points[step]
         nearest = distance.argmin(axis=0)
         column = np.arange(points.shape[1])
         best = distance[nearest, column]

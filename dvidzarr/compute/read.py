@@ -8,8 +8,8 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.chunks import ChunkStore
-from dvidzarr.storage.postings import pack, present
+from dvidzarr.storage.chunks import ChunkStore, Row
+from dvidzarr.storage.postings import pack_one, pack_span, present, unpack, unpack_one
 
 CHUNKS_PER_REQUEST = 1 << 22
 """Largest number of chunks that one request may touch."""
@@ -44,11 +44,11 @@ class Reader:
         span = resolvable(box.chunks(self._grid))
         if span.count > CHUNKS_PER_REQUEST:
             raise TooLargeError(f"box {box} touches {span.count} chunks, the limit is {CHUNKS_PER_REQUEST}")
-        coords = span.coords()
-        keys = pack(coords)
+        keys = pack_span(span)
         rows = chunks.resolve(keys, lineage)
         there = present(rows)
-        self._coords, self._keys, self._rows = coords[there], keys[there], rows[there]
+        self._keys: np.ndarray = keys if there.all() else keys[there]
+        self._rows: np.ndarray = rows if there.all() else rows[there]
 
     @property
     def chunk_count(self) -> int:
@@ -71,42 +71,41 @@ class Reader:
             Axes (z, y, x); voxels of absent chunks are 0.
         """
         box = sub_box or self.box
-        chosen = np.arange(len(self._keys)) if sub_box is None else self._touching(box)
-        whole = len(chosen) == box.chunks(self._grid).count
+        chosen = slice(None) if sub_box is None else self._touching(box)
+        keys, rows = self._keys[chosen].tolist(), self._rows[chosen].tolist()
+        whole = len(keys) == box.chunks(self._grid).count
         if out is None:
             out = (np.empty if whole else np.zeros)(box.shape, self._chunks.codec.dtype)
         elif not whole:
             out.fill(0)
-        coords = self._coords[chosen].tolist()
-        keys = self._keys[chosen].tolist()
-        rows = self._rows[chosen].tolist()
 
         def work(start: int, stop: int) -> None:
             for index in range(start, stop):
-                self._place(keys[index], coords[index], rows[index], box, out)
+                self._place(keys[index], rows[index], box, out)
 
         self._scheduler.read(work, len(keys))
         return out
 
     def _touching(self, box: Box) -> np.ndarray:
         span = box.chunks(self._grid)
-        inside = (self._coords >= span.start) & (self._coords < span.stop)
+        coords = unpack(self._keys)
+        inside = (coords >= span.start) & (coords < span.stop)
         return np.flatnonzero(inside.all(axis=1))
 
-    def _place(self, key: int, coord: list[int], row: tuple[int, ...], box: Box, out: np.ndarray) -> None:
+    def _place(self, key: int, row: Row, box: Box, out: np.ndarray) -> None:
         """Decode one chunk and put the part inside the box into `out`."""
         source, target, full = [], [], True
-        for at, size, low, high in zip(coord, self._grid, box.start, box.stop, strict=True):
+        for at, size, low, high in zip(unpack_one(key), self._grid, box.start, box.stop, strict=True):
             begin = at * size
             a, b = max(begin, low), min(begin + size, high)
             full = full and b - a == size
             source.append(slice(a - begin, b - begin))
             target.append(slice(a - low, b - low))
         if full and out.shape == self._grid and out.flags.c_contiguous:
-            if self._chunks.read(key, row, self._lineage, out) is None:  # type: ignore[arg-type]
+            if self._chunks.read(key, row, self._lineage, out) is None:
                 out.fill(0)
             return
-        chunk = self._chunks.read(key, row, self._lineage, keep=not full)  # type: ignore[arg-type]
+        chunk = self._chunks.read(key, row, self._lineage, keep=not full)
         out[tuple(target)] = 0 if chunk is None else chunk[tuple(source)]
 
     def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:
@@ -116,6 +115,6 @@ class Reader:
         for z in range(span.start[0], span.stop[0]):
             for y in range(span.start[1], span.stop[1]):
                 for x in range(span.start[2], span.stop[2]):
-                    key = int(pack(np.array((z, y, x))))
+                    key = pack_one((z, y, x))
                     chunk = self._chunks.read(key, held[key], self._lineage) if key in held else None
                     yield (z, y, x), None if chunk is None else chunk.copy()

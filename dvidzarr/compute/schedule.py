@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Scheduler:
         batches = min(count, self._threads * _BATCHES_PER_THREAD)
         edges = [count * number // batches for number in range(batches + 1)]
         pool = self._pool("read", self._threads)
-        futures = [pool.submit(work, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+        futures = [pool.submit(work, a, b) for a, b in pairwise(edges[1:])]
         try:
             work(edges[0], edges[1])
         finally:

@@ -40,7 +40,7 @@ def write_box(
             f"of shape {box.shape} and type {store.codec.dtype}"
         )
     grid = store.codec.shape
-    coords: list[ZYX] = [tuple(coord) for coord in box.chunks(grid).check().coords().tolist()]  # type: ignore[misc]
+    coords: list[ZYX] = [tuple(coord) for coord in box.chunks(grid).check().coords().tolist()]
 
     def chunk_of(index: int) -> np.ndarray:
         coord = coords[index]
@@ -56,7 +56,14 @@ def write_box(
         return chunk
 
     return write_chunks(
-        dataset, store, lineage.ordinal, coords, chunk_of, author=author, header=header, run_all=scheduler.write
+        dataset,
+        store,
+        lineage.ordinal,
+        coords,
+        chunk_of,
+        author=author,
+        header=header,
+        run_all=scheduler.write,
     )
 
 
@@ -83,7 +90,7 @@ def write_chunk_arrays(
     author: Author,
     header: dict[str, Any],
 ) -> Position | None:
-    """Write whole chunks, shape (n, z, y, x), at chunk coordinates, shape (n, 3), as one request; of equals the last wins."""
+    """Write whole chunks (n, z, y, x) at chunk coordinates (n, 3) as one request; of equal ones the last wins."""
     grid, dtype = store.codec.shape, store.codec.dtype
     if chunks.shape != (len(coords), *grid) or chunks.dtype != dtype:
         raise InvalidInputError(
@@ -93,7 +100,9 @@ def write_chunk_arrays(
     if not last:
         return None
     places = list(last)
-    low, high = (tuple(edge) for edge in (np.min(places, axis=0).tolist(), (np.max(places, axis=0) + 1).tolist()))
+    low, high = (
+        tuple(edge) for edge in (np.min(places, axis=0).tolist(), (np.max(places, axis=0) + 1).tolist())
+    )
     ChunkSpan(low, high).check()
     sources = list(last.values())
     return write_chunks(

@@ -104,7 +104,7 @@ class Box:
         low = self.start[0]
         while low < self.stop[0]:
             high = min((low // chunk[0] + layers) * chunk[0], self.stop[0])
-            yield Box((low, *self.start[1:]), (high, *self.stop[1:]))  # type: ignore[arg-type]
+            yield Box((low, *self.start[1:]), (high, *self.stop[1:]))
             low = high
 
     def __str__(self) -> str:

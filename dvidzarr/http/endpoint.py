@@ -10,6 +10,7 @@ from aiohttp import web
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.ids import Author
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.repojson import instance_json
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -96,11 +97,14 @@ class EndpointTable:
         Verbs the datatype knows at all; any other is refused before the keyword is looked at, as DVID does.
     refusal
         Message of that refusal; `{name}` stands for the instance.
+    info
+        Forms the JSON of an instance at a version, as `info` and the repo's `DataInstances` show it.
     """
 
     endpoints: tuple[Endpoint, ...]
     methods: tuple[str, ...] = ("GET", "POST")
     refusal: str = 'Data "{name}" can only handle GET or POST HTTP verbs'
+    info: Callable[["Instance", "Version"], dict[str, object]] = instance_json
 
     def find(self, method: str, keyword: str) -> Endpoint | None:
         """Return the endpoint for a verb and keyword, None if there is none."""

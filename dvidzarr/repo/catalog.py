@@ -1,6 +1,5 @@
 """A store opened by this process: its repos, the names of all versions, and who may write. Design: storage §1, §7."""
 
-import bisect
 import logging
 import os
 import threading
@@ -9,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import orjson
-
 from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, StorageError
-from dvidzarr.core.ids import Author, is_uuid, new_id, now
+from dvidzarr.core.errors import ForbiddenError, InvalidInputError, StorageError
+from dvidzarr.core.ids import Author, is_uuid, new_id
 from dvidzarr.core.settings import Settings
-from dvidzarr.repo.dag import Version, branch_name
+from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType, Registry
+from dvidzarr.repo.names import VersionNames
 from dvidzarr.repo.repo import Repo, version_header
+from dvidzarr.repo.storefile import create_store, read_store
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.dataset import StoreContext
 from dvidzarr.storage.frames import Kind
@@ -28,7 +27,6 @@ from dvidzarr.storage.locks import WriterLock
 if TYPE_CHECKING:
     from dvidzarr.repo.verify import Finding
 
-FORMAT = 1
 _NO_AUTHOR = Author()
 
 _logger = logging.getLogger("dvidzarr.repo")
@@ -39,8 +37,8 @@ Opener = Callable[[str], "Catalog"]
 class Catalog:
     """An open store.
 
-    `opening` guards the change from following to writing and the opening of instances; `naming` guards the choice of
-    UUIDs and numbers of versions.
+    `opening` guards the change from following to writing and the opening of instances; `names.lock` guards the choice
+    of UUIDs and numbers of versions.
 
     Parameters
     ----------
@@ -56,7 +54,12 @@ class Catalog:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], mode: str, settings: Settings, registry: Registry, opener: Opener | None
+        self,
+        path: str | os.PathLike[str],
+        mode: str,
+        settings: Settings,
+        registry: Registry,
+        opener: Opener | None,
     ) -> None:
         if mode not in {"r", "a", "w"}:
             raise InvalidInputError(f"mode {mode!r} is none of 'r', 'a', 'w'")
@@ -66,18 +69,15 @@ class Catalog:
         self.read_only = mode == "r"
         self.writing = False
         self.opening = threading.RLock()
-        self.naming = threading.RLock()
         self.scheduler = Scheduler(settings.compute.thread_count)
         self._closed = False
-        self._uuids: list[str] = []
-        self._where: dict[str, tuple[Repo, int]] = {}
-        self._number = 0
+        self.names = VersionNames()
         self._repos: dict[str, Repo] = {}
         self.broken: dict[str, str] = {}
         """Folders of repos that cannot be opened → why. The others are served."""
         self._listed = 0
         folder = Path(path)
-        store_id = _read_store(folder) or _create_store(folder, create=mode != "r")
+        store_id = read_store(folder) or create_store(folder, create=mode != "r")
         backend = LocalBackend(folder)
         cache_dir = Path(settings.storage.cache_dir or folder / "cache") / store_id
         cache = ChunkCache(settings.cache.chunk_bytes)
@@ -108,9 +108,11 @@ class Catalog:
         if self.writing:
             return
         if self.read_only or self._closed:
-            raise ForbiddenError(f"the store {self.url} is {'closed' if self._closed else 'open for reading only'}")
+            raise ForbiddenError(
+                f"the store {self.url} is {'closed' if self._closed else 'open for reading only'}"
+            )
         with self.opening:
-            if self.writing:
+            if self._lock.held:
                 return
             self._lock.acquire()
             try:
@@ -143,7 +145,9 @@ class Catalog:
                     repo.close()
                 yield
             finally:
-                self._repos, self._where, self._uuids, self._listed, self.broken = {}, {}, [], 0, {}
+                for repo in self._repos.values():
+                    self.names.forget(repo)
+                self._repos, self._listed, self.broken = {}, 0, {}
                 self._lock.release(clean=False)
 
     def announce(self, url: str) -> None:
@@ -214,7 +218,9 @@ class Catalog:
     def repos(self) -> tuple[Repo, ...]:
         """The repos, sorted by root UUID."""
         self.refresh()
-        return tuple(sorted((repo for repo in self._repos.values() if repo.exists), key=lambda repo: repo.root))
+        return tuple(
+            sorted((repo for repo in self._repos.values() if repo.exists), key=lambda repo: repo.root)
+        )
 
     def repo(self, ref: str) -> Repo:
         """Return the repo that holds a version."""
@@ -244,9 +250,11 @@ class Catalog:
             Text that deleting the repo will ask for.
         """
         self.become_writer()
-        with self.naming:
-            if root is not None and (not root or set(root) & set("/:~\0") or len(root) > 128):  # noqa: PLR2004
-                raise InvalidInputError(f"{root[:80]!r} is no UUID of a repo: 1 to 128 characters without '/', ':' or '~'")
+        with self.names.lock:
+            if root is not None and (not root or set(root) & set("/:~\0") or len(root) > 128):
+                raise InvalidInputError(
+                    f"{root[:80]!r} is no UUID of a repo: 1 to 128 characters without '/', ':' or '~'"
+                )
             header = version_header(self, root, "", [], "")
             free = is_uuid(header["id"]) and header["id"] not in self._repos
             repo = Repo(self, header["id"] if free else new_id())
@@ -260,39 +268,22 @@ class Catalog:
     def delete_repo(self, ref: str, passcode: str = "", author: Author = _NO_AUTHOR) -> None:
         """Delete a repo with everything in it; its folder goes into the trash."""
         self.become_writer()
-        with self.naming:
+        with self.names.lock:
             repo = self.repo(ref)
             if repo.state.passcode != passcode:
                 raise ForbiddenError(f"incorrect passcode for repo {repo.root}")
             for name in repo.instances:
                 repo.delete_instance(name, author)
             repo.append(Kind.DELETE_REPO, author, {})
-            for version in repo.dag:
-                self._where.pop(version.uuid, None)
-                self._uuids.remove(version.uuid)
+            self.names.forget(repo)
             del self._repos[repo.id]
             repo.close()
             self.context.backend.trash(repo.prefix)
 
     # --- names of versions -----------------------------------------------------------------------------------
 
-    def note_version(self, repo: Repo, version: Version) -> None:
-        """Register a version that a record made."""
-        with self.naming:
-            bisect.insort(self._uuids, version.uuid)
-            self._where[version.uuid] = (repo, version.ordinal)
-            self._number = max(self._number, version.number)
-
-    def next_number(self) -> int:
-        """Return the next VersionID; the caller holds `naming`."""
-        return self._number + 1
-
-    def knows(self, uuid: str) -> bool:
-        """Tell whether a UUID names a version."""
-        return uuid in self._where
-
     def resolve(self, ref: str) -> tuple[Repo, Version]:
-        """Find a version by `prefix`, `prefix:branch`, `prefix:branch~N` or `:branch` (one repo only); spec-server §3.2.
+        """Find a version by `prefix`, `prefix:branch`, `prefix:branch~N` or `:branch` (spec-server §3.2).
 
         Raises
         ------
@@ -304,75 +295,11 @@ class Catalog:
         if len(rest) > 1:
             raise InvalidInputError(f'bad UUID specification "{ref}"')
         if prefix:
-            repo, ordinal = self._match(prefix)
-        else:
-            if len(self._repos) != 1:
-                raise InvalidInputError("UUID must be specified if more than one repo exists")
+            repo, ordinal = self.names.match(prefix)
+        elif len(self._repos) == 1:
             repo, ordinal = next(iter(self._repos.values())), 0
+        else:
+            raise InvalidInputError("UUID must be specified if more than one repo exists")
         if rest and (rest[0] or not prefix):
-            return repo, _on_branch(repo, rest[0])
+            return repo, repo.dag.on_branch(rest[0])
         return repo, repo.dag.versions[ordinal]
-
-    def _match(self, prefix: str) -> tuple[Repo, int]:
-        exact = self._where.get(prefix)
-        if exact is not None:
-            return exact
-        with self.naming:
-            first = bisect.bisect_left(self._uuids, prefix)
-            found = [uuid for uuid in self._uuids[first : first + 2] if uuid.startswith(prefix)]
-        if not found:
-            raise NotFoundError(f"could not find UUID with partial match to {prefix[:200]}")
-        if len(found) > 1:
-            raise InvalidInputError(f"more than one UUID matches {prefix}")
-        return self._where[found[0]]
-
-
-def _on_branch(repo: Repo, text: str) -> Version:
-    branch, tilde, steps = text.partition("~")
-    if not tilde:
-        return repo.dag.head(branch)
-    versions = repo.branch_versions(branch_name(branch))
-    if not versions:
-        return repo.dag.head(branch)
-    if not (steps.isascii() and steps.isdigit()) or len(steps) > 9:  # noqa: PLR2004 - more than any history
-        raise InvalidInputError(f'can\'t parse parent "{steps[:80]}" in branch "{branch}"')
-    if int(steps) >= len(versions):
-        raise NotFoundError(f'parent {steps} is out of range for branch "{branch}"')
-    return versions[int(steps)]
-
-
-def _read_store(folder: Path) -> str | None:
-    """Return the id of the store in a folder, None if the folder is missing or empty."""
-    try:
-        note = orjson.loads((folder / "store.json").read_bytes())
-    except FileNotFoundError:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StorageError(f"{folder} is no dvidzarr store: it has no store.json, and it is not an empty folder") from None
-        return None
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise StorageError(f"{folder}/store.json cannot be read: {error}") from error
-    version = note.get("format") if isinstance(note, dict) else None
-    if version != FORMAT:
-        raise StorageError(f"{folder} has format version {version!r}; this dvidzarr knows only version {FORMAT}")
-    if not is_uuid(str(note.get("id"))):
-        raise StorageError(f"{folder}/store.json names no store id")
-    return str(note["id"])
-
-
-def _create_store(folder: Path, *, create: bool) -> str:
-    if not create:
-        raise StorageError(f"{folder} is no dvidzarr store: it does not exist or is empty")
-    store_id = new_id()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        backend = LocalBackend(folder)
-        note = orjson.dumps({"format": FORMAT, "id": store_id, "created": now()}, option=orjson.OPT_INDENT_2)
-        made = backend.create("store.json", note, sync=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}") from error
-    if not made:
-        raise ConflictError(f"{folder} is being created by another process; try again")
-    backend.make_folder("repos")
-    backend.sync_folder("repos")
-    return store_id
-

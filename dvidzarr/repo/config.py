@@ -52,7 +52,9 @@ def _versioned(config: Mapping[str, object]) -> bool:
         return True
     if text.lower() in {"false", "0"}:
         return False
-    raise InvalidInputError(f"Illegal setting for 'versioned' (needs to be 'false', '0', 'true', or '1'): {text}")
+    raise InvalidInputError(
+        f"Illegal setting for 'versioned' (needs to be 'false', '0', 'true', or '1'): {text}"
+    )
 
 
 def _compression(config: Mapping[str, object]) -> str:
@@ -60,7 +62,7 @@ def _compression(config: Mapping[str, object]) -> str:
     name, colon, level = text.lower().partition(":")
     if not colon and name in _PLAIN:
         return name
-    if name == "gzip" and level.isdigit() and len(level) < 3:  # noqa: PLR2004 - two digits hold every level
+    if name == "gzip" and level.isdigit() and len(level) < 3:
         return f"gzip:{int(level)}"
     raise InvalidInputError(f"Illegal compression specified: {text}")
 
@@ -75,7 +77,7 @@ def _checksum(config: Mapping[str, object]) -> str:
 def _tags(text: str) -> dict[str, str] | None:
     """Parse `k=v,k2=v2`; pieces without exactly one "=" or with an empty key are dropped, as DVID does."""
     pairs = (piece.split("=") for piece in text.split(","))
-    tags = {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0]}  # noqa: PLR2004 - key and value
+    tags = {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0]}
     return tags or None
 
 
@@ -84,7 +86,9 @@ def check_name(name: str) -> str:
     if name in RESERVED_NAMES:
         raise InvalidInputError(f'cannot use reserved name "{name}"')
     if not name or len(name.encode()) > _NAME_LIMIT or "/" in name or "\0" in name:
-        raise InvalidInputError(f"{name[:80]!r} is no name of a data instance: 1 to {_NAME_LIMIT} bytes, no '/' or NUL")
+        raise InvalidInputError(
+            f"{name[:80]!r} is no name of a data instance: 1 to {_NAME_LIMIT} bytes, no '/' or NUL"
+        )
     return name
 
 

@@ -107,7 +107,9 @@ class VersionDAG:
             raise ConflictError("can't branch an unlocked node")
         first = parents[0]
         if branch == first.branch:
-            if len(parents) == 1 and any(self.versions[c].branch == branch for c in self.children(first.ordinal)):
+            if len(parents) == 1 and any(
+                self.versions[c].branch == branch for c in self.children(first.ordinal)
+            ):
                 raise ConflictError("branch already exists with given name")
         elif len(parents) == 1 and branch in self.heads:
             raise ConflictError("branch already exists with given name")
@@ -132,6 +134,20 @@ class VersionDAG:
             found.extend(self.versions[parent] for parent in current.parents)
             current = self.versions[current.parents[-1]]
         return found
+
+    def on_branch(self, text: str) -> Version:
+        """Return the head of a branch, or with `branch~N` its N-th version from the leaf (spec-server §3.2)."""
+        branch, tilde, steps = text.partition("~")
+        if not tilde:
+            return self.head(branch)
+        versions = self.branch_versions(branch_name(branch))
+        if not versions:
+            return self.head(branch)
+        if not (steps.isascii() and steps.isdigit()) or len(steps) > 9:
+            raise InvalidInputError(f'can\'t parse parent "{steps[:80]}" in branch "{branch}"')
+        if int(steps) >= len(versions):
+            raise NotFoundError(f'parent {steps} is out of range for branch "{branch}"')
+        return versions[int(steps)]
 
     def ancestors(self, ordinal: int) -> frozenset[int]:
         """Return a version and all its ancestors, through every parent."""
@@ -158,7 +174,10 @@ class VersionDAG:
 
     def fingerprint(self, count: int | None = None) -> str:
         """Return a text that stays the same while the first `count` ordinals mean the same versions."""
-        ids = [self.versions[ordinal].id for ordinal in range(min(len(self), len(self) if count is None else count))]
+        ids = [
+            self.versions[ordinal].id
+            for ordinal in range(min(len(self), len(self) if count is None else count))
+        ]
         return f"{len(ids)} {hashlib.sha256(''.join(ids).encode()).hexdigest()}"
 
 
@@ -170,7 +189,11 @@ def branch_name(text: str) -> str:
 def check_uuid(text: str) -> str:
     """Return an explicit version UUID; raise unless it is 32 hex digits."""
     if not is_uuid(text):
-        wrong = len(text) != 32  # noqa: PLR2004 - hex digits of a UUID
-        why = "UUID must be 32 character hexadecimal string" if wrong else f"encoding/hex: invalid byte in {text!r}"
+        wrong = len(text) != 32
+        why = (
+            "UUID must be 32 character hexadecimal string"
+            if wrong
+            else f"encoding/hex: invalid byte in {text!r}"
+        )
         raise InvalidInputError(f"Bad UUID provided: {why}")
     return text

@@ -12,7 +12,7 @@ from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import begin
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.merging import Unversioned
+from dvidzarr.storage.merging import Unversioned, Versions
 
 if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
@@ -40,7 +40,7 @@ class Instance:
     # --- what it is ------------------------------------------------------------------------------------------
 
     @classmethod
-    def parse_config(cls, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG003 - for subclasses
+    def parse_config(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Return what a datatype keeps of DVID's configuration (lower-case keys), as JSON; raise if it is invalid."""
         return {}
 
@@ -93,9 +93,13 @@ class Instance:
         """Take over a changed record."""
         self._record = record
 
-    def extended(self, version: Version) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+    def extended(self, version: Version) -> dict[str, Any]:
         """Return DVID's "Extended" JSON members at a version."""
         return {}
+
+    def described(self, version: Version) -> dict[str, Any]:
+        """Return the members of DVID's instance JSON beside "Base"."""
+        return {"Extended": self.extended(version)}
 
     def at(self, ref: "str | Version | None" = None) -> "View":
         """Return the view at a version: a reference, a `Version`, or None for the head of master."""
@@ -126,8 +130,7 @@ class Instance:
         with self.repo.catalog.opening, self._opening:
             if self._dataset is None:
                 self.repo.check_instance(self)
-                versions = self.repo.versions if self.versioned else Unversioned()
-                dataset = Dataset(self.repo.context, self.prefix, self.id, versions, self)
+                dataset = Dataset(self.repo.context, self.prefix, self.id, self.versions, self)
                 self.declare(dataset)
                 writable = self.repo.writable
                 dataset.open(writable=writable)
@@ -144,6 +147,11 @@ class Instance:
         """Look after what an earlier process left undone."""
         if dataset.writable and self.versioned:
             self.repo.finish_later(self)
+
+    @property
+    def versions(self) -> Versions:
+        """The versions that its data know: those of the repo, or the one pseudo-version."""
+        return self.repo.versions if self.versioned else Unversioned()
 
     @property
     def prefix(self) -> str:

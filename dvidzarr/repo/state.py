@@ -135,7 +135,9 @@ def _instance(state: RepoState, header: dict[str, Any]) -> RepoState:
         tags=header["tags"],
         config=header["config"],
     )
-    return replace(state, instances={**state.instances, record.name: record}, log=(*state.log, header["line"]))
+    return replace(
+        state, instances={**state.instances, record.name: record}, log=(*state.log, header["line"])
+    )
 
 
 def _rename(state: RepoState, header: dict[str, Any]) -> RepoState:
@@ -163,7 +165,7 @@ def _ids(state: RepoState, header: dict[str, Any]) -> RepoState:
     return replace(state, ids_upto=header["upto"])
 
 
-def _gone(state: RepoState, header: dict[str, Any]) -> RepoState:  # noqa: ARG001 - one signature for all
+def _gone(state: RepoState, header: dict[str, Any]) -> RepoState:
     return replace(state, gone=True)
 
 

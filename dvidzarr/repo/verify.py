@@ -52,7 +52,11 @@ def verify(catalog: "Catalog", *, deep: bool = False, repair: bool = False) -> I
     if not repair:
         yield from _log_findings(catalog)
     for repo in catalog.repos:
-        yield Finding("note", repo.prefix, f"repo {repo.root}: {len(repo.dag)} versions, {len(repo.instances)} instances")
+        yield Finding(
+            "note",
+            repo.prefix,
+            f"repo {repo.root}: {len(repo.dag)} versions, {len(repo.instances)} instances",
+        )
         for instance in repo.instances.values():
             try:
                 yield from _instance(instance, deep=deep, repair=repair)
@@ -77,7 +81,9 @@ def _logs(catalog: "Catalog") -> Iterator[str]:
 def _repair_logs(catalog: "Catalog") -> Iterator[Finding]:
     """Close the gaps of all logs while nothing has them open."""
     if catalog.writing:
-        raise StorageError("repair needs the store for itself: open it anew, and call verify(repair=True) first")
+        raise StorageError(
+            "repair needs the store for itself: open it anew, and call verify(repair=True) first"
+        )
     backend, store_id = catalog.context.backend, catalog.context.store_id
     with catalog.exclusively():
         for prefix in _logs(catalog):
@@ -138,11 +144,21 @@ def _orphans(instance: "Instance", dataset: Dataset) -> Iterator[Finding]:
             named.add(store.object_key(row[2], coord, row[1]))
             named.add(store.object_key(row[2], coord, 0))
     if dataset.caches.has_documents:
-        named |= {blob_key(dataset, (p.value or b"").decode()) for _, p in dataset.documents.all_rows() if p.segment < 0}
-    present = (key for part in ("versions", "rewrites", "blobs") for key in dataset.context.backend.keys(f"{dataset.prefix}/{part}"))
+        named |= {
+            blob_key(dataset, (p.value or b"").decode())
+            for _, p in dataset.documents.all_rows()
+            if p.segment < 0
+        }
+    present = (
+        key
+        for part in ("versions", "rewrites", "blobs")
+        for key in dataset.context.backend.keys(f"{dataset.prefix}/{part}")
+    )
     orphans = [key for key in present if key not in named and not key.endswith("zarr.json")]
     if orphans:
-        yield Finding("note", instance.prefix, f"{len(orphans)} objects that no record names, such as {orphans[0]}")
+        yield Finding(
+            "note", instance.prefix, f"{len(orphans)} objects that no record names, such as {orphans[0]}"
+        )
 
 
 def _caches(instance: "Instance", dataset: Dataset, *, repair: bool) -> Iterator[Finding]:
@@ -159,5 +175,7 @@ def _caches(instance: "Instance", dataset: Dataset, *, repair: bool) -> Iterator
             if not same and dataset.log.tail == fresh.log.tail:
                 if repair:
                     dataset.caches.drop()
-                yield Finding("error", instance.prefix, "the cache of postings differs from the log", repaired=repair)
+                yield Finding(
+                    "error", instance.prefix, "the cache of postings differs from the log", repaired=repair
+                )
         fresh.close()

@@ -73,7 +73,9 @@ class RepoVersions:
         merges = self._dag().merge_ordinals
         if not merges:
             return ()
-        return self._cached("merges", ordinal, lambda this: tuple(m for m in merges if m in self.ancestors(this)))
+        return self._cached(
+            "merges", ordinal, lambda this: tuple(m for m in merges if m in self.ancestors(this))
+        )
 
     def is_locked(self, ordinal: int) -> bool:
         """Tell whether a version is locked."""

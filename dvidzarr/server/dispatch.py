@@ -1,24 +1,20 @@
 """From path words to the endpoint: versions are resolved and rights checked here, once."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from dvidzarr.core.errors import ForbiddenError, InvalidInputError, VersionLockedError
+from dvidzarr.core.errors import ForbiddenError, VersionLockedError
 from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
-from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable, Target
+from dvidzarr.http.endpoint import Call, Endpoint, Target
 from dvidzarr.http.errors import not_found
 from dvidzarr.server import routes_nodes, routes_repos, routes_server
 from dvidzarr.server.access import Access
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
-
-if TYPE_CHECKING:
-    from dvidzarr.repo.datatype import DataType
+from dvidzarr.server.tables import table_of
 
 FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_server.ENDPOINTS,
@@ -40,7 +36,6 @@ class Dispatcher:
     def __init__(self, runtime: Runtime, access: Access) -> None:
         self._runtime = runtime
         self._access = access
-        self._tables: dict[str, EndpointTable] = {}
 
     async def answer(
         self, request: web.BaseRequest, path: str, headers: dict[str, str]
@@ -81,7 +76,7 @@ class Dispatcher:
         # unversioned data lies at the root, whichever version is named
         version = target.version if instance.versioned else target.repo.dag.root
         parts = words[1:]
-        table = self._table(instance.datatype)
+        table = table_of(instance.datatype)
         method = facts.request.method
         row = table.find(method, parts[0])
         call = self._call(facts, parts, row, Target(target.repo, version, instance))
@@ -128,13 +123,6 @@ class Dispatcher:
             target=target,
         )
 
-    def _table(self, datatype: "DataType") -> EndpointTable:
-        table = self._tables.get(datatype.name)
-        if table is None:
-            table = load_table(datatype)
-            self._tables[datatype.name] = table
-        return table
-
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
@@ -143,15 +131,6 @@ class _Facts:
     headers: dict[str, str]
     is_admin: bool
     started: float
-
-
-def load_table(datatype: "DataType") -> EndpointTable:
-    """Import the endpoints of a datatype: its module is needed only when it is served."""
-    module, _, name = datatype.endpoints.partition(":")
-    table = getattr(import_module(module), name)
-    if not isinstance(table, EndpointTable):
-        raise InvalidInputError(f"{datatype.endpoints} of datatype {datatype.name!r} is not an EndpointTable")
-    return table
 
 
 def _options(words: tuple[str, ...], rows: list[Endpoint]) -> web.Response:

@@ -88,7 +88,7 @@ async def _child_members(call: Call, *names: str) -> dict[str, str]:
     members = struct_members(await receive_optional_json(call), texts=(*names, "note", "uuid"))
     texts = {name: str(value) for name, value in members.items() if value or name not in ("uuid",)}
     uuid = texts.get("uuid")
-    if uuid and call.runtime.catalog.knows(uuid):
+    if uuid and uuid in call.runtime.catalog.names:
         raise _known(call, uuid)
     return texts
 

@@ -35,7 +35,12 @@ class DatasetCaches:
     def stamp(self, cursor: Cursor) -> dict[str, Any]:
         """Return what describes a state that reflects the log up to (at least) this cursor."""
         store, data = self._ids
-        return {"store": store, "data": data, "cursor": asdict(cursor), "versions": self._versions.fingerprint()}
+        return {
+            "store": store,
+            "data": data,
+            "cursor": asdict(cursor),
+            "versions": self._versions.fingerprint(),
+        }
 
     def load(self) -> tuple[Cursor, dict[str, Any], dict[int, Run]] | None:
         """Return (cursor, state, runs by scale); None, with the index dropped, if the caches cannot be used."""
@@ -49,7 +54,9 @@ class DatasetCaches:
 
     def _fits(self, stamp: dict[str, Any]) -> bool:
         count = int(stamp["versions"].partition(" ")[0])
-        return (stamp["store"], stamp["data"]) == self._ids and self._versions.fingerprint(count) == stamp["versions"]
+        return (stamp["store"], stamp["data"]) == self._ids and self._versions.fingerprint(count) == stamp[
+            "versions"
+        ]
 
     def _index_is_at(self, stamp: dict[str, Any]) -> bool:
         try:

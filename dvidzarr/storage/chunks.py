@@ -20,7 +20,7 @@ from dvidzarr.storage.backend import Backend
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
 from dvidzarr.storage.merging import Versions, choose, contested
-from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, pack, pack_one, unpack
+from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, pack, pack_one, unpack_one
 
 _NUMBERS = count(1)
 _FIXED = struct.Struct("<I")
@@ -48,7 +48,13 @@ class ChunkStore:
     """
 
     def __init__(
-        self, backend: Backend, prefix: str, scale: int, codec: ChunkCodec, versions: Versions, cache: ChunkCache
+        self,
+        backend: Backend,
+        prefix: str,
+        scale: int,
+        codec: ChunkCodec,
+        versions: Versions,
+        cache: ChunkCache,
     ) -> None:
         self.codec = codec
         self.scale = scale
@@ -72,7 +78,9 @@ class ChunkStore:
         """Return the folder of the array in the overlay of a version."""
         folder = self._folders.get(ordinal)
         if folder is None:
-            folder = self._folders[ordinal] = f"{self._prefix}/versions/{self._versions.id_of(ordinal)}/{self.scale}"
+            folder = self._folders[ordinal] = (
+                f"{self._prefix}/versions/{self._versions.id_of(ordinal)}/{self.scale}"
+            )
         return folder
 
     def rewrites(self, ordinal: int) -> str:
@@ -87,7 +95,9 @@ class ChunkStore:
 
     # --- writing ---------------------------------------------------------------------------------------------
 
-    def write_object(self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, *, again: bool, sync: bool) -> Receipt:
+    def write_object(
+        self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, *, again: bool, sync: bool
+    ) -> Receipt:
         """Encode a chunk and create its object; `again` if the version has one under the Zarr key."""
         encoded = chunk if isinstance(chunk, Encoded) else self.codec.encode(chunk)
         location, key = 0, self.object_key(ordinal, coord, 0)
@@ -135,7 +145,11 @@ class ChunkStore:
         """Make the chunks of a record visible, all at once; return the keys of rewrites that nothing names any more."""
         keys, rows = self.rows_of(payload, ordinal, sequence)
         old = self.postings.publish(keys, rows)
-        return [self.object_key(ordinal, (0, 0, 0), row[1]) for row in old.tolist() if row[1] and row[0] != sequence]
+        return [
+            self.object_key(ordinal, (0, 0, 0), row[1])
+            for row in old.tolist()
+            if row[1] and row[0] != sequence
+        ]
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -144,7 +158,9 @@ class ChunkStore:
         self.derive(lineage.ordinal)
         return self.postings.resolve(keys, lineage)
 
-    def read(self, key: int, row: Row, lineage: Lineage, out: np.ndarray | None = None, *, keep: bool = False) -> np.ndarray | None:
+    def read(
+        self, key: int, row: Row, lineage: Lineage, out: np.ndarray | None = None, *, keep: bool = False
+    ) -> np.ndarray | None:
         """Return one decoded chunk.
 
         Parameters
@@ -168,7 +184,13 @@ class ChunkStore:
                     return cached
                 out[...] = cached
                 return out
-            target = np.empty(self.codec.shape, self.codec.dtype) if keep else self._scratch() if out is None else out
+            target = (
+                np.empty(self.codec.shape, self.codec.dtype)
+                if keep
+                else self._scratch()
+                if out is None
+                else out
+            )
             problem = self._load(key, row, target)
             if problem is None:
                 break
@@ -199,8 +221,8 @@ class ChunkStore:
         """Read and decode an object; return what is wrong with it, None if nothing is."""
         length = row[4]
         buffer = self._buffer(length + 1)
-        coord = unpack(np.int64(key)).tolist() if not row[1] else (0, 0, 0)
-        read = self._backend.read_into(self.object_key(row[3], coord, row[1]), buffer, length + 1)
+        name = self.object_key(row[3], unpack_one(key), row[1])
+        read = self._backend.read_into(name, buffer, length + 1)
         if read is None:
             return "the object is missing"
         if read != length:
@@ -220,9 +242,10 @@ class ChunkStore:
         self.refresh()
         fresh: Row = self.resolve(np.array([key]), lineage)[0].tolist()
         if fresh[:2] == row[:2]:
-            coord = tuple(unpack(np.int64(key)).tolist())
             version = self._versions.id_of(row[3])
-            raise CorruptionError(f"chunk {coord} (z, y, x) of version {version}, scale {self.scale}: {problem}")
+            raise CorruptionError(
+                f"chunk {unpack_one(key)} (z, y, x) of version {version}, scale {self.scale}: {problem}"
+            )
         return fresh
 
     # --- merge versions --------------------------------------------------------------------------------------

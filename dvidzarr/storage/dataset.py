@@ -29,7 +29,9 @@ from dvidzarr.storage.merging import Versions
 
 IN_BLOB = -1
 """`Place.segment` of a value that lies in the blob named by `Place.value`."""
-_CACHE_EVERY = 64 << 20  # bytes of log after which caches are written, so that a start replays at most that much
+_CACHE_EVERY = (
+    64 << 20
+)  # bytes of log after which caches are written, so that a start replays at most that much
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,9 @@ class Dataset:
     `stripes` guards read-modify-write of chunks and keys; a writer holds it until its record is applied.
     """
 
-    def __init__(self, context: StoreContext, prefix: str, data_id: str, versions: Versions, model: Model) -> None:
+    def __init__(
+        self, context: StoreContext, prefix: str, data_id: str, versions: Versions, model: Model
+    ) -> None:
         self.context = context
         self.prefix = prefix
         self.data_id = data_id
@@ -166,7 +170,9 @@ class Dataset:
             "voided": sorted(self.voided),
             "model": self._model.snapshot(),
         }
-        self.caches.save(stamp, state, {scale: store.postings.snapshot() for scale, store in self.arrays.items()})
+        self.caches.save(
+            stamp, state, {scale: store.postings.snapshot() for scale, store in self.arrays.items()}
+        )
 
     def close(self) -> None:
         """Close the files; `save_caches` is the caller's choice."""
@@ -213,7 +219,9 @@ class Dataset:
             return -1
         ordinal = self.versions.ordinal_of(version)
         if ordinal is None:
-            raise CorruptionError(f"{self.prefix}: record {entry.sequence} names the unknown version {version}")
+            raise CorruptionError(
+                f"{self.prefix}: record {entry.sequence} names the unknown version {version}"
+            )
         return ordinal
 
     def _apply_chunks(self, entry: Entry, ordinal: int) -> None:
@@ -233,11 +241,15 @@ class Dataset:
             place = Place(ordinal, entry.sequence, DELETED, None, 0, 0, 0, 0)
         elif "blob" in entry.header:
             blob = entry.header["blob"].encode()
-            place = Place(ordinal, entry.sequence, VALUE, blob, IN_BLOB, 0, entry.header["n"], entry.header["c"])
+            place = Place(
+                ordinal, entry.sequence, VALUE, blob, IN_BLOB, 0, entry.header["n"], entry.header["c"]
+            )
         else:
             kept = bytes(value) if len(value) <= INLINE else None
             start = entry.offset + size
-            place = Place(ordinal, entry.sequence, VALUE, kept, entry.segment, start, len(value), entry.header["c"])
+            place = Place(
+                ordinal, entry.sequence, VALUE, kept, entry.segment, start, len(value), entry.header["c"]
+            )
         self.documents.put(key, place)
 
     def _apply_finished(self, ordinal: int) -> None:

@@ -7,7 +7,7 @@ a deletion. Derived rows of merge versions are kept apart and rebuilt when neede
 import sqlite3
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class Documents:
     def check(self) -> bool:
         """Tell whether SQLite finds the index whole."""
         with self._lock:
-            return self._db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            return bool(self._db.execute("PRAGMA quick_check").fetchone() == ("ok",))
 
     def copy_from(self, path: str) -> None:
         """Take over the committed contents of another index (followers start from the writer's)."""
@@ -126,11 +126,7 @@ class Documents:
         """Note a version's word on a key; an older one of the same version is replaced."""
         with self._lock:
             self._begin()
-            self._db.execute(
-                _PUT,
-                (key, place.ordinal, place.sequence, place.state, place.value)
-                + (place.segment, place.start, place.length, place.checksum),
-            )
+            self._db.execute(_PUT, (key, *astuple(place)))
 
     # --- looking up ------------------------------------------------------------------------------------------
 
@@ -143,7 +139,9 @@ class Documents:
         return None if place is None or place.state == DELETED else place
 
     def _places(self, key: bytes) -> list[Place]:
-        query = "SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows WHERE key = ?"
+        query = (
+            "SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows WHERE key = ?"
+        )
         return [Place(*row) for row in self._db.execute(query, (key,))]
 
     def _best(self, key: bytes, places: list[Place], lineage: Lineage) -> Place | None:
@@ -158,12 +156,16 @@ class Documents:
                 best, rank = derived[key], int(lineage.ranks[merge])
         return best
 
-    def range(self, lineage: Lineage, first: bytes = b"", last: bytes | None = None) -> Iterator[tuple[bytes, Place]]:
+    def range(
+        self, lineage: Lineage, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[tuple[bytes, Place]]:
         """Yield (key, place) of all keys in [first, last] that a lineage sees, in order of the bytes."""
         self._derive(lineage.ordinal)
         query = f"SELECT {_COLUMNS} FROM rows WHERE key >= ?" + (" AND key <= ?" if last is not None else "")
         with self._lock:
-            rows = self._db.execute(query + " ORDER BY key", (first,) if last is None else (first, last)).fetchall()
+            rows = self._db.execute(
+                query + " ORDER BY key", (first,) if last is None else (first, last)
+            ).fetchall()
         grouped: dict[bytes, list[Place]] = {}
         for key, *rest in rows:
             grouped.setdefault(key, []).append(Place(*rest))
@@ -189,14 +191,18 @@ class Documents:
     def _derived_places(self, merge: int) -> dict[bytes, Place | None]:
         """Return what a merge version shows where it differs from its first parent; None = nothing, or a conflict."""
         versions = frozenset(contested(self._versions, merge))
-        keys = {key for key, ordinal in self._db.execute("SELECT key, ordinal FROM rows") if ordinal in versions}
+        keys = {
+            key for key, ordinal in self._db.execute("SELECT key, ordinal FROM rows") if ordinal in versions
+        }
         keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
         ordered = sorted(keys)
         lines = [self._versions.lineage(parent) for parent in self._versions.parents(merge)]
         seen = [[self._best(key, self._places(key), line) for key in ordered] for line in lines]
         origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
         deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
-        winners = choose(origins.reshape(len(lines), -1), deleted.reshape(len(lines), -1), self._versions).tolist()
+        winners = choose(
+            origins.reshape(len(lines), -1), deleted.reshape(len(lines), -1), self._versions
+        ).tolist()
         return {
             key: None if winner in (NOTHING, CONFLICTING) else seen[winner][index]
             for index, (key, winner) in enumerate(zip(ordered, winners, strict=True))

@@ -36,7 +36,9 @@ def note_unflushed(dataset: Dataset, keys: list[str]) -> None:
     """Remember objects that are not synced yet, and flush soon."""
     dataset.unflushed.extend(keys)
     interval = dataset.context.settings.storage.flush_interval_s
-    dataset.context.housekeeper.schedule(interval, ("flush", dataset.data_id), lambda: flush(dataset), at_close=False)
+    dataset.context.housekeeper.schedule(
+        interval, ("flush", dataset.data_id), lambda: flush(dataset), at_close=False
+    )
 
 
 def flush(dataset: Dataset) -> None:
@@ -45,7 +47,9 @@ def flush(dataset: Dataset) -> None:
         return
     upto = dataset.log.tail.sequence
     keys = [dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))]
-    present = [key for key in keys if dataset.context.backend.size(key) is not None]  # superseded ones may be gone
+    present = [
+        key for key in keys if dataset.context.backend.size(key) is not None
+    ]  # superseded ones may be gone
     dataset.context.backend.sync(present, contents=True)
     if upto > dataset.flushed:
         _checkpoint(dataset, upto)
@@ -62,10 +66,14 @@ def _void_incomplete(dataset: Dataset) -> None:
     torn = [
         entry.sequence
         for entry in dataset.log.records()
-        if entry.sequence > dataset.flushed and entry.sequence not in dataset.voided and not _is_whole(dataset, entry)
+        if entry.sequence > dataset.flushed
+        and entry.sequence not in dataset.voided
+        and not _is_whole(dataset, entry)
     ]
     if torn:
-        _logger.warning("%s: records %s were acknowledged but not flushed; their requests are void", dataset.prefix, torn)
+        _logger.warning(
+            "%s: records %s were acknowledged but not flushed; their requests are void", dataset.prefix, torn
+        )
         dataset.append(Kind.VOID, None, Author(), {"sequences": torn})
         dataset.skip_voided()
 
@@ -81,5 +89,6 @@ def _is_whole(dataset: Dataset, entry: Entry) -> bool:
     ordinal = dataset.versions.ordinal_of(entry.header["v"])
     keys, rows = store.rows_of(entry.payload, -1 if ordinal is None else ordinal, entry.sequence)
     return all(
-        row[6] or store.problem(key, row) is None for key, row in zip(keys.tolist(), rows.tolist(), strict=True)
+        row[6] or store.problem(key, row) is None
+        for key, row in zip(keys.tolist(), rows.tolist(), strict=True)
     )

@@ -96,14 +96,19 @@ class SegmentHeader:
 
     def pack(self) -> bytes:
         """Return the 64 bytes."""
-        raw = _HEADER.pack(MAGIC, bytes.fromhex(self.store_id), bytes.fromhex(self.log_id), self.first, self.salt)
+        raw = _HEADER.pack(
+            MAGIC, bytes.fromhex(self.store_id), bytes.fromhex(self.log_id), self.first, self.salt
+        )
         raw = raw.ljust(HEADER_SIZE - 4, b"\0")
         return raw + struct.pack("<I", crc32c(raw))
 
     @classmethod
     def unpack(cls, raw: bytes) -> "SegmentHeader | None":
         """Return the header, None if the bytes are torn."""
-        if len(raw) < HEADER_SIZE or crc32c(raw[: HEADER_SIZE - 4]) != struct.unpack_from("<I", raw, HEADER_SIZE - 4)[0]:
+        if (
+            len(raw) < HEADER_SIZE
+            or crc32c(raw[: HEADER_SIZE - 4]) != struct.unpack_from("<I", raw, HEADER_SIZE - 4)[0]
+        ):
             return None
         magic, store, log, first, salt = _HEADER.unpack_from(raw)
         return cls(store.hex(), log.hex(), first, salt) if magic == MAGIC else None

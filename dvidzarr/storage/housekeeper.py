@@ -27,7 +27,9 @@ class Housekeeper:
         self._busy = False
         self._closed = False
 
-    def schedule(self, delay: float, name: Hashable, task: Callable[[], None], *, at_close: bool = True) -> None:
+    def schedule(
+        self, delay: float, name: Hashable, task: Callable[[], None], *, at_close: bool = True
+    ) -> None:
         """Run `task` in `delay` seconds, unless a task of that name waits already; `at_close`: run it when closing."""
         with self._changed:
             if self._closed or name in self._waiting:

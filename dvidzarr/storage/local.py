@@ -76,7 +76,7 @@ class SharedWord:
         try:
             fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
-                if writable and os.fstat(fd).st_size < 8:  # noqa: PLR2004 - the width of the word
+                if writable and os.fstat(fd).st_size < 8:
                     os.ftruncate(fd, 8)
                 access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
                 self._map = mmap.mmap(fd, 8, access=access)
@@ -132,6 +132,7 @@ class LocalBackend:
             self._checked.add(folder)
 
     def get(self, key: str) -> bytes | None:
+        """Return the whole object, None if absent."""
         try:
             fd = os.open(self.path(key), _READ)
         except FileNotFoundError:
@@ -145,6 +146,7 @@ class LocalBackend:
             _fail(key, error)
 
     def read_into(self, key: str, buffer: bytearray, length: int) -> int | None:
+        """Read up to `length` bytes into `buffer` with one system call; None if absent."""
         try:
             fd = os.open(self.path(key), _READ)
         except FileNotFoundError:
@@ -159,6 +161,7 @@ class LocalBackend:
             os.close(fd)
 
     def read_at(self, key: str, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`."""
         try:
             fd = os.open(self.path(key), _READ)
             try:
@@ -172,6 +175,7 @@ class LocalBackend:
         return data
 
     def create(self, key: str, data: bytes | memoryview, *, sync: bool) -> bool:
+        """Create a file exclusively; False if it exists."""
         path = self.path(key)
         try:
             try:
@@ -202,6 +206,7 @@ class LocalBackend:
             self._check_folder(folder)
 
     def sync(self, keys: Sequence[str], *, contents: bool = False) -> None:
+        """Sync the folders of these files, with `contents` the files first."""
         if contents:
             for key in keys:
                 self._sync_path(self.path(key), key, _READ)
@@ -230,11 +235,13 @@ class LocalBackend:
             _fail(key, error)
 
     def replace(self, key: str, data: bytes) -> None:
+        """Write a temporary file and rename it over the old one, durably."""
         temporary = f"{key}.{secrets.token_hex(8)}.partial"
         self.create(temporary, data, sync=True)
         self._rename(temporary, key)
 
     def promote(self, source: str, target: str) -> None:
+        """Link to a temporary name and rename that over the target."""
         temporary = f"{source}.{secrets.token_hex(8)}.partial"
         try:
             os.link(self.path(source), self.path(temporary))
@@ -253,6 +260,7 @@ class LocalBackend:
         self.sync_folder(folder)
 
     def remove(self, keys: Sequence[str]) -> None:
+        """Remove files; absent ones are passed over."""
         for key in keys:
             try:
                 os.unlink(self.path(key))
@@ -262,12 +270,14 @@ class LocalBackend:
                 _fail(key, error)
 
     def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below a folder."""
         base = len(self.root) + 1
         for folder, _, names in os.walk(f"{self.root}/{check_key(prefix)}"):
             for name in names:
                 yield f"{folder[base:]}/{name}"
 
     def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted."""
         try:
             with os.scandir(f"{self.root}/{check_key(prefix)}") as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -277,6 +287,7 @@ class LocalBackend:
             _fail(prefix, error)
 
     def size(self, key: str) -> int | None:
+        """Return the length of a file, None if absent."""
         try:
             return os.stat(self.path(key), follow_symlinks=False).st_size
         except FileNotFoundError:
@@ -285,6 +296,7 @@ class LocalBackend:
             _fail(key, error)
 
     def trash(self, prefix: str) -> None:
+        """Move a folder into `trash/` under a new name."""
         path = f"{self.root}/{check_key(prefix)}"
         if not os.path.isdir(path):
             return

@@ -98,7 +98,9 @@ class WriterLock:
             os.close(fd)
             url = holder.get("url")
             way = f"use its address instead: {url}" if url else "close it there first, or read only"
-            raise BusyError(f"the store is being written by process {holder.get('pid', '?')}; {way}") from None
+            raise BusyError(
+                f"the store is being written by process {holder.get('pid', '?')}; {way}"
+            ) from None
         note = self._note(fd)
         self.was_clean = bool(note.get("clean", not note))
         self._fd = fd

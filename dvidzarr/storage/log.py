@@ -26,6 +26,7 @@ FRAME_SIZE = 32 << 20
 
 _logger = logging.getLogger("dvidzarr.storage")
 
+
 class Log(Protocol):
     """A durable, ordered sequence of records with one writer."""
 
@@ -65,7 +66,8 @@ class Damage:
 
     def __str__(self) -> str:
         upto = "the end" if self.before is None else str(self.before)
-        return f"segment {self.segment:08d} is damaged at byte {self.offset}: records after {self.after} up to {upto} are lost"
+        place = f"segment {self.segment:08d} is damaged at byte {self.offset}"
+        return f"{place}: records after {self.after} up to {upto} are lost"
 
 
 class LocalLog(LogReader):
@@ -119,7 +121,9 @@ class LocalLog(LogReader):
                 self._cut(view, later)
                 return
             if self.unflushed_after is not None:
-                _logger.warning("%s ends at record %d: later ones were not flushed", self._prefix, self._tail.sequence)
+                _logger.warning(
+                    "%s ends at record %d: later ones were not flushed", self._prefix, self._tail.sequence
+                )
                 self._cut(view, later)
                 return
             if not self._skip(view, found, later):
@@ -213,14 +217,17 @@ class LocalLog(LogReader):
 
     def _check_writable(self) -> None:
         if self.damage:
-            raise BusyError(f"{self._prefix} is damaged and takes no writes until `dvidzarr verify --repair`: {self.damage[0]}")
+            raise BusyError(
+                f"{self._prefix} is damaged and takes no writes until `dvidzarr verify --repair`: {self.damage[0]}"
+            )
         if self._failed is not None:
             raise StorageError(f"{self._prefix} takes no writes until restart: {self._failed}")
 
     def _write_queue(self) -> None:
         """Write one frame with what is queued, then hand the lead to the first who waits for the next one."""
         with self._lock:
-            items, size = [], 0
+            items: list[_Pending] = []
+            size = 0
             while self._queue and (not items or size + len(self._queue[0].payload) < FRAME_SIZE):
                 items.append(self._queue.pop(0))
                 size += len(items[-1].payload)
@@ -331,4 +338,3 @@ class LocalLog(LogReader):
         if self._file is not None:
             self._file.close()
             self._file = None
-

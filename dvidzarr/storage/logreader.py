@@ -79,7 +79,9 @@ class LogReader:
         first = int.from_bytes(view[cursor.frame + 8 : cursor.frame + 16], "little")
         if frame_end(view, cursor.frame, first, header.salt) != cursor.offset:
             return False
-        if decode_frame(view, cursor.frame, cursor.segment)[-1].position != Position(cursor.sequence, cursor.checksum):
+        if decode_frame(view, cursor.frame, cursor.segment)[-1].position != Position(
+            cursor.sequence, cursor.checksum
+        ):
             return False
         self._segment, self._frame, self._offset = cursor.segment, cursor.frame, cursor.offset
         self._salt, self._tail, self._cursor = header.salt, Position(cursor.sequence, cursor.checksum), cursor
@@ -95,7 +97,9 @@ class LogReader:
     def _read_header(self, segment: int, data: bytes) -> SegmentHeader | None:
         header = SegmentHeader.unpack(data[:HEADER_SIZE])
         if header is not None and (header.store_id, header.log_id) != self._ids:
-            raise CorruptionError(f"{self._key(segment)} belongs to another log (store {header.store_id}, log {header.log_id})")
+            raise CorruptionError(
+                f"{self._key(segment)} belongs to another log (store {header.store_id}, log {header.log_id})"
+            )
         return header
 
     def records(self, upto: int | None = None) -> Iterator[Entry]:
@@ -132,7 +136,9 @@ class LogReader:
         with self._following:
             self._read_on(word)
             if self._tail.sequence < word:
-                raise CorruptionError(f"{self._prefix} cannot be read beyond record {self._tail.sequence}, {word} are published")
+                raise CorruptionError(
+                    f"{self._prefix} cannot be read beyond record {self._tail.sequence}, {word} are published"
+                )
 
     def _published(self) -> int | None:
         if self._word is None:
@@ -186,7 +192,9 @@ class LogReader:
         self._tail = entry.position
 
     def _mark(self) -> None:
-        self._cursor = Cursor(self._segment, self._frame, self._offset, self._tail.sequence, self._tail.checksum)
+        self._cursor = Cursor(
+            self._segment, self._frame, self._offset, self._tail.sequence, self._tail.checksum
+        )
 
     def close(self) -> None:
         """Unmap the published position."""

@@ -56,28 +56,36 @@ class Versions(Protocol):
 class Unversioned:
     """The one pseudo-version of unversioned data: outside the DAG, never locked."""
 
-    def id_of(self, ordinal: int) -> str:  # noqa: ARG002 - there is only one
+    def id_of(self, ordinal: int) -> str:
+        """Return its id."""
         return "unversioned"
 
     def ordinal_of(self, version_id: str) -> int | None:
+        """Return 0 for its id."""
         return 0 if version_id == "unversioned" else None
 
     def lineage(self, ordinal: int) -> Lineage:
+        """Return a lineage of nothing but itself."""
         return Lineage.root(ordinal)
 
-    def parents(self, ordinal: int) -> Sequence[int]:  # noqa: ARG002
+    def parents(self, ordinal: int) -> Sequence[int]:
+        """Return none."""
         return ()
 
     def ancestors(self, ordinal: int) -> frozenset[int]:
+        """Return itself."""
         return frozenset((ordinal,))
 
-    def merges(self, ordinal: int) -> Sequence[int]:  # noqa: ARG002
+    def merges(self, ordinal: int) -> Sequence[int]:
+        """Return none."""
         return ()
 
-    def is_locked(self, ordinal: int) -> bool:  # noqa: ARG002
+    def is_locked(self, ordinal: int) -> bool:
+        """Return False: it takes writes for ever."""
         return False
 
-    def fingerprint(self, count: int | None = None) -> str:  # noqa: ARG002
+    def fingerprint(self, count: int | None = None) -> str:
+        """Return a constant."""
         return "1 unversioned"
 
 

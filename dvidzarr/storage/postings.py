@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX
+from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
 from dvidzarr.core.lineage import Lineage
 
 TOMBSTONE = 1
@@ -58,9 +58,23 @@ def pack_one(coord: ZYX) -> int:
     return (z + CHUNK_LIMIT) << 42 | (y + CHUNK_LIMIT) << 21 | (x + CHUNK_LIMIT)
 
 
+def pack_span(span: ChunkSpan) -> np.ndarray:
+    """Return the keys of all chunks of a span, sorted (x fastest); the span must be within ±2²⁰."""
+    (z0, y0, x0), (z1, y1, x1) = span.start, span.stop
+    z, y, x = (np.arange(a + CHUNK_LIMIT, b + CHUNK_LIMIT) for a, b in ((z0, z1), (y0, y1), (x0, x1)))
+    return (z[:, None, None] << 42 | y[:, None] << 21 | x).ravel()
+
+
+def unpack_one(key: int) -> ZYX:
+    """Return the chunk coordinate of one key."""
+    mask = (1 << 21) - 1
+    return (key >> 42) - CHUNK_LIMIT, (key >> 21 & mask) - CHUNK_LIMIT, (key & mask) - CHUNK_LIMIT
+
+
 def present(rows: np.ndarray) -> np.ndarray:
     """Return which of the resolved rows hold a chunk (bool)."""
-    return (rows["ordinal"] >= 0) & (rows["flags"] == 0)
+    there: np.ndarray = (rows["ordinal"] >= 0) & (rows["flags"] == 0)
+    return there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +86,7 @@ class Run:
 
     @staticmethod
     def empty() -> "Run":
+        """Return a run of nothing."""
         return Run(np.zeros(0, np.int64), np.zeros(0, ROW))
 
     @staticmethod
@@ -126,8 +141,8 @@ class Run:
 class Postings:
     """The rows of one array.
 
-    Runs are immutable. `_lock` guards the dictionary and the replacement of runs; look-ups hold it while they read the dictionary, so that the rows of one
-    request appear together.
+    Runs are immutable. `_lock` guards the dictionary and the replacement of runs; look-ups hold it while they read the
+    dictionary, so that the rows of one request appear together.
     """
 
     def __init__(self) -> None:
@@ -242,7 +257,8 @@ class Postings:
         """Return the keys of all chunks that a lineage sees, sorted."""
         run = self.snapshot()
         keys = np.unique(np.concatenate((run.keys, self._derived_run.keys)))
-        return keys[present(self.resolve(keys, lineage))]
+        seen: np.ndarray = keys[present(self.resolve(keys, lineage))]
+        return seen
 
     # --- merge versions --------------------------------------------------------------------------------------
 

@@ -44,7 +44,9 @@ class Gap:
 
     def __str__(self) -> str:
         if self.is_torn_tail:
-            return f"{self.key}: a torn tail of {self.stop - self.start} bytes; nothing of it was acknowledged"
+            return (
+                f"{self.key}: a torn tail of {self.stop - self.start} bytes; nothing of it was acknowledged"
+            )
         return f"{self.key}: bytes {self.start} to {self.stop} are damaged; records {self.first} to {self.last} are lost"
 
 
@@ -55,7 +57,9 @@ def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
     headers = {key: SegmentHeader.unpack((backend.get(key) or b"")[:HEADER_SIZE]) for key in keys}
     for number, key in enumerate(keys):
         data = memoryview(backend.get(key) or b"")
-        upto = _published(backend, prefix) if number == len(keys) - 1 else _first_of(headers, keys[number + 1 :])
+        upto = (
+            _published(backend, prefix) if number == len(keys) - 1 else _first_of(headers, keys[number + 1 :])
+        )
         header = headers[key]
         if header is None:
             yield Gap(key, 0, len(data), sequence + 1, upto, None)
@@ -81,7 +85,7 @@ def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
 def _published(backend: LocalBackend, prefix: str) -> int:
     """Return the last sequence that was ever acknowledged, 0 if that is not known."""
     raw = backend.get(f"{prefix}/applied") or b""
-    return int.from_bytes(raw[:8], "little") if len(raw) >= 8 else 0  # noqa: PLR2004 - the width of the word
+    return int.from_bytes(raw[:8], "little") if len(raw) >= 8 else 0
 
 
 def _first_of(headers: dict[str, SegmentHeader | None], later: list[str]) -> int:

@@ -4,9 +4,8 @@ The caller has passed the gates of the version and of the instance (see `repo.re
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from crc32c import crc32c
 
 from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError
@@ -14,12 +13,16 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author, new_id
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunks import ChunkStore, Receipt
-from dvidzarr.storage.codecs import Encoded
 from dvidzarr.storage.dataset import IN_BLOB, Dataset
 from dvidzarr.storage.documents import LOGGED, Place
 from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.postings import TOMBSTONE, pack_one
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dvidzarr.storage.codecs import Encoded
 
 T = TypeVar("T")
 RunAll = Callable[[Callable[[int], Any], int], list[Any]]
@@ -74,8 +77,13 @@ def write_chunks(
             backend.remove([receipt.key for receipt in done])
             raise
         try:
-            return dataset.append(Kind.CHUNKS, version, author, {**header, "s": store.scale}, store.payload(receipts))
-        except (NoSpaceError, BusyError):  # surely not recorded; after any other failure the objects are left for gc
+            return dataset.append(
+                Kind.CHUNKS, version, author, {**header, "s": store.scale}, store.payload(receipts)
+            )
+        except (
+            NoSpaceError,
+            BusyError,
+        ):  # surely not recorded; after any other failure the objects are left for gc
             backend.remove(keys)
             raise
 
@@ -130,5 +138,7 @@ def read_place(dataset: Dataset, key: bytes, place: Place) -> bytes:
     else:
         value = dataset.log.value(place.segment, place.start, place.length)
     if len(value) != place.length or crc32c(value) != place.checksum:
-        raise CorruptionError(f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)")
+        raise CorruptionError(
+            f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)"
+        )
     return value

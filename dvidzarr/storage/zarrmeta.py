@@ -30,7 +30,12 @@ def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-_UNITS = {"nanometers": "nanometer", "micrometers": "micrometer", "microns": "micrometer", "millimeters": "millimeter"}
+_UNITS = {
+    "nanometers": "nanometer",
+    "micrometers": "micrometer",
+    "microns": "micrometer",
+    "millimeters": "millimeter",
+}
 """DVID's usual words for units → those of OME-NGFF."""
 
 

@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
+
+from dvidzarr.cli.main import main
 
 COMMAND = (sys.executable, "-m", "dvidzarr.cli.main")
 CHECKOUT = Path(__file__).parents[2]
@@ -43,10 +47,16 @@ class Shell:
         )
 
     def run(self, *words: object, **env: str) -> Outcome:
-        with self.start(*words, **env) as process:
-            out, err = process.communicate(timeout=PATIENCE)
-        assert "Traceback" not in err, err
-        return Outcome(process.returncode, out, err)
+        """Run a command in this process, which saves half a second each time."""
+        out, err = StringIO(), StringIO()
+        with (
+            patch.dict(os.environ, self.env | env, clear=True),
+            patch.object(sys, "excepthook", sys.excepthook),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            code = main([str(word) for word in words])
+        return Outcome(code, out.getvalue(), err.getvalue())
 
     def ok(self, *words: object, **env: str) -> str:
         """Run a command that must succeed and return what it printed."""

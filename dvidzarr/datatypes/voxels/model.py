@@ -1,6 +1,6 @@
 """Voxel instances as Python: boxes of numpy arrays at a version. No web in here."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -57,7 +57,9 @@ class VoxelView(View):
     def blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate (z, y, x), decoded chunk or None if absent) for a span, x fastest."""
         grid = self.instance.chunk
-        start, stop = ([at * size for at, size in zip(edge, grid, strict=True)] for edge in (span.start, span.stop))
+        start, stop = (
+            [at * size for at, size in zip(edge, grid, strict=True)] for edge in (span.start, span.stop)
+        )
         return self.reader(Box(tuple(start), tuple(stop))).blocks()  # type: ignore[arg-type]
 
     def write(self, box: Box, voxels: np.ndarray, author: Author = _NO_AUTHOR) -> None:
@@ -76,7 +78,14 @@ class VoxelView(View):
             header = {"m": self.instance.repo.next_mutation(), "grow": [list(box.start), list(box.stop)]}
             lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
             write_box(
-                dataset, self.chunks, lineage, box, np.asarray(voxels), scheduler, author=author, header=header
+                dataset,
+                self.chunks,
+                lineage,
+                box,
+                np.asarray(voxels),
+                scheduler,
+                author=author,
+                header=header,
             )
         self.instance.metadata_later()
 
@@ -185,8 +194,9 @@ class VoxelInstance(Instance):
 
     def __init__(self, repo: "Repo", record: "InstanceRecord", datatype: DataType) -> None:
         super().__init__(repo, record, datatype)
-        self._created_with = VoxelSettings.from_json(record.config)
-        self.restore({})
+        self._created_with = self._settings = VoxelSettings.from_json(record.config)
+        self._extents: dict[int, Box] = {}
+        self._latest: Box | None = self._created_with.extents
 
     @classmethod
     def parse_config(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -229,11 +239,12 @@ class VoxelInstance(Instance):
         super().apply(entry, ordinal)
         header = entry.header
         if entry.kind == Kind.CHUNKS and "grow" in header:
-            grown = _box(header["grow"])
-            seen = self._inherited(ordinal)
-            self._extents[ordinal] = self._latest = grown if seen is None else seen.union(grown)
+            grown, seen = _box(header["grow"]), self._inherited(ordinal)
+            grown = grown if seen is None else seen.union(grown)
+            self._extents = {**self._extents, ordinal: grown}
+            self._latest = grown
         elif entry.kind == Kind.EXTENTS:
-            self._extents[ordinal] = _box(header["box"])
+            self._extents = {**self._extents, ordinal: _box(header["box"])}
         elif entry.kind == Kind.SETTINGS and "voxel_size_xyz" in header:
             members = {**self._settings.to_json(), "voxel_size_xyz": header["voxel_size_xyz"]}
             self._settings = VoxelSettings.from_json(members)
@@ -242,7 +253,12 @@ class VoxelInstance(Instance):
         """Return the state as JSON."""
         boxes = [[ordinal, box.start, box.stop] for ordinal, box in self._extents.items()]
         latest = None if self._latest is None else [self._latest.start, self._latest.stop]
-        return {**super().snapshot(), "extents": boxes, "latest": latest, "settings": self._settings.to_json()}
+        return {
+            **super().snapshot(),
+            "extents": boxes,
+            "latest": latest,
+            "settings": self._settings.to_json(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Set the state to a snapshot; an empty one = as created."""
@@ -251,21 +267,16 @@ class VoxelInstance(Instance):
         self._settings = self._created_with if settings is None else VoxelSettings.from_json(settings)
         latest = state.get("latest")
         self._latest = self._created_with.extents if latest is None else _box(latest)
-        self._extents: dict[int, Box] = {
-            ordinal: _box((start, stop)) for ordinal, start, stop in state.get("extents", ())
-        }
+        self._extents = {ordinal: _box((start, stop)) for ordinal, start, stop in state.get("extents", ())}
 
     def _inherited(self, ordinal: int) -> Box | None:
         """Return the extents stored at a version or its nearest ancestor."""
-        ordinals = np.array(list(self._extents), np.int64)
-        lineage = self._versions().lineage(ordinal)
-        nearest = lineage.nearest(ordinals)
-        return None if nearest is None else self._extents[int(ordinals[nearest])]
-
-    def _versions(self) -> Any:
-        from dvidzarr.storage.merging import Unversioned  # noqa: PLC0415
-
-        return self.repo.versions if self.versioned else Unversioned()
+        extents = self._extents
+        if ordinal in extents:
+            return extents[ordinal]
+        ordinals = np.array(list(extents), np.int64)
+        nearest = self.versions.lineage(ordinal).nearest(ordinals)
+        return None if nearest is None else extents[int(ordinals[nearest])]
 
     def extents_at(self, ordinal: int) -> Box | None:
         """Return the extents of a version; where its line wrote none, the last ones grown anywhere (DVID's quirk)."""
@@ -288,6 +299,10 @@ class VoxelInstance(Instance):
             "GridStore": settings.grid_store,
             "ScaleLevel": settings.scale_level,
         }
+
+    def described(self, version: "Version") -> dict[str, Any]:
+        """Return "Extended", and "Extents" once more: spec-voxels §6.2."""
+        return {**super().described(version), "Extents": points(self.at(version).extents)}
 
     # --- as a Zarr hierarchy ---------------------------------------------------------------------------------
 
@@ -348,9 +363,9 @@ class VoxelInstance(Instance):
         return self.repo.dag.root
 
 
-def _box(edges: Any) -> Box:
+def _box(edges: Sequence[Iterable[int]]) -> Box:
     start, stop = edges
-    return Box(tuple(start), tuple(stop))
+    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
 
 
 class Uint8Instance(VoxelInstance):

@@ -46,7 +46,10 @@ class VoxelSettings:
     @classmethod
     def from_json(cls, members: dict[str, Any]) -> "VoxelSettings":
         """Return the settings from what the log says."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in members.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in members.items()
+        }
+        return cls(**values)
 
 
 def parse_settings(config: dict[str, Any], itemsize: int) -> VoxelSettings:
@@ -68,7 +71,9 @@ def parse_settings(config: dict[str, Any], itemsize: int) -> VoxelSettings:
     if min(block) < 1:
         raise InvalidInputError(f"BlockSize {block} must be three positive numbers")
     if math.prod(block) * itemsize > _CHUNK_BYTES:
-        raise TooLargeError(f"a block of BlockSize {block} has {math.prod(block) * itemsize} bytes, limit {_CHUNK_BYTES}")
+        raise TooLargeError(
+            f"a block of BlockSize {block} has {math.prod(block) * itemsize} bytes, limit {_CHUNK_BYTES}"
+        )
     grid = text_setting(config, "GridStore", "")
     if grid:
         raise InvalidInputError(f'GridStore "{grid}" is not among the stores of this server')
@@ -126,6 +131,6 @@ def _units(text: str) -> tuple[str, str, str]:
 
 def _background(text: str) -> int:
     value = _int(text, "Background")
-    if not 0 <= value <= 255:  # noqa: PLR2004 - a byte
+    if not 0 <= value <= 255:
         raise InvalidInputError(f"Background {value} must be from 0 to 255")
     return value

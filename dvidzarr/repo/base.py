@@ -1,0 +1,263 @@
+"""What a repo owns: its log, the state that follows from it, its instances, and the gates that writers pass."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from dvidzarr.core.errors import (
+    NotFoundError,
+    StorageError,
+    VersionLockedError,
+)
+from dvidzarr.core.ids import Author, now
+from dvidzarr.repo.dag import Version, VersionDAG
+from dvidzarr.repo.instance import Instance
+from dvidzarr.repo.state import RepoState
+from dvidzarr.repo.versions import RepoVersions
+from dvidzarr.storage.dataset import Dataset, StoreContext
+from dvidzarr.storage.durability import flush
+from dvidzarr.storage.finishing import finish
+from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.locks import Gates
+from dvidzarr.storage.log import LocalLog
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.catalog import Catalog
+    from dvidzarr.repo.repo import Repo
+
+_IDS_AT_ONCE = 1000
+_NO_AUTHOR = Author()
+
+
+class RepoBase:
+    """The owner of a repo's log and state; `Repo` adds what users do with it.
+
+    `state` is replaced by each record. `_lock` makes "check, then append" one step; `gates` let writers of chunks and
+    documents pass together and the commit of a version, or the deletion of an instance, alone.
+    """
+
+    def __init__(self, catalog: "Catalog", repo_id: str) -> None:
+        self.catalog = catalog
+        self.id = repo_id
+        self.prefix = f"repos/{repo_id}"
+        self.state = RepoState()
+        self.gates = Gates()
+        self._lock = threading.RLock()
+        self._instances: dict[str, Instance] = {}
+        self._next_id = 0
+        keep = 3 * catalog.settings.cache.lineages
+        self.versions = RepoVersions(lambda: self.state.dag, self.follow, keep)
+        ids = (catalog.context.store_id, repo_id)
+        self._log = LocalLog(catalog.context.backend, f"{self.prefix}/log", ids, self._apply)
+
+    # --- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> StoreContext:
+        """What everything in the store shares."""
+        return self.catalog.context
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self.catalog.url
+
+    @property
+    def opener(self) -> Callable[[str], Any] | None:
+        """What opens the store in another process."""
+        return self.catalog.opener
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process is the writer."""
+        return self.catalog.writing
+
+    @property
+    def dag(self) -> VersionDAG:
+        """The versions."""
+        return self.state.dag
+
+    @property
+    def root(self) -> str:
+        """UUID of the root version, the name of the repo."""
+        return self.state.dag.root.uuid
+
+    alias = property(lambda self: self.state.alias, doc="Short name.")
+    description = property(lambda self: self.state.description, doc="Free text.")
+    log = property(lambda self: self.state.log, doc="Lines of the repo log, each with its time.")
+    created = property(lambda self: self.state.created, doc="RFC 3339.")
+    updated = property(lambda self: self.state.updated, doc="RFC 3339.")
+    saved_mutation_id = property(lambda self: self.state.ids_upto, doc="Ids below this may be in use.")
+
+    @property
+    def mutation_id(self) -> int:
+        """The id that the next mutation gets."""
+        return self._next_id or self.state.ids_upto
+
+    @property
+    def instances(self) -> Mapping[str, Instance]:
+        """The instances by name."""
+        return dict(self._instances)
+
+    def instance(self, name: str) -> Instance:
+        """Return an instance by name."""
+        found = self._instances.get(name)
+        if found is None:
+            raise NotFoundError("invalid data instance name")
+        return found
+
+    def version(self, ref: "str | Version") -> Version:
+        """Return the current state of a version, given as a reference (`Catalog.resolve`) or a `Version`."""
+        if isinstance(ref, Version):
+            return self.state.dag.versions[ref.ordinal]
+        repo, version = self.catalog.resolve(ref if ref[:1] != ":" else f"{self.root}{ref}")
+        if repo is not self:
+            raise NotFoundError(f"version {ref!r} belongs to another repo, not to {self.root}")
+        return version
+
+    resolve = version
+
+    def branch_versions(self, branch: str) -> list[Version]:
+        """Return the versions of a branch, leaf first."""
+        return self.state.dag.branch_versions(branch)
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether its creation was completed, and it was not deleted."""
+        return bool(len(self.state.dag)) and not self.state.gone
+
+    def open(self) -> None:
+        """Read the log; as the writer recover it and redo interrupted deletions."""
+        if self.writable:
+            self.promote()
+        else:
+            self._log.follow()
+
+    def promote(self) -> None:
+        """Become writable; the catalog holds the writer lock."""
+        self._log.recover()
+        if self._log.damage:
+            raise StorageError(
+                f"the log of repo {self.id} is damaged: {self._log.damage[0]}; `dvidzarr verify` tells more"
+            )
+        for instance_id in self.state.deleted:
+            self.context.backend.trash(f"{self.prefix}/data/{instance_id}")
+        for instance in self._instances.values():
+            instance.promote()
+
+    def follow(self) -> None:
+        """Apply what another process wrote to the repo log (nothing to do for the writer)."""
+        self._log.follow()
+
+    def records(self) -> Iterator[Entry]:
+        """Yield the records of the repo log."""
+        return self._log.records(self._log.tail.sequence)
+
+    def close(self) -> None:
+        """Close the instances and the log."""
+        for instance in self._instances.values():
+            if instance.opened and self.writable:
+                flush(instance.dataset)
+                instance.dataset.save_caches()
+            instance.close()
+        self._log.close()
+
+    def check_instance(self, instance: Instance) -> None:
+        """Raise if an instance was deleted."""
+        if self._instances.get(instance.name) is not instance:
+            raise NotFoundError("invalid data instance name")
+
+    # --- records ---------------------------------------------------------------------------------------------
+
+    def append(self, kind: Kind, author: Author, header: dict[str, Any]) -> None:
+        """Append a record to the repo log: durable and applied on return."""
+        self._log.append(kind, {"t": now(), "u": author.user, "a": author.app, **header})
+
+    def _apply(self, entry: Entry) -> None:
+        self.state = self.state.applied(entry)
+        if entry.kind in {Kind.INSTANCE, Kind.RENAME, Kind.DELETE_INSTANCE}:
+            self._match_instances()
+        if entry.kind == Kind.VERSION:
+            self.catalog.names.add(cast("Repo", self), self.state.dag.versions[len(self.state.dag) - 1])
+
+    def _match_instances(self) -> None:
+        known = {instance.id: instance for instance in self._instances.values()}
+        matched = {}
+        for name, record in self.state.instances.items():
+            instance = known.get(record.id)
+            if instance is None:
+                datatype = self.catalog.datatype(record.type_name)
+                instance = datatype.instance(cast("Repo", self), record, datatype)
+            else:
+                instance.renamed(record)
+            matched[name] = instance
+        self._instances = matched
+
+    def next_mutation(self) -> int:
+        """Return the next mutation id; ids are reserved in ranges, so one never comes back after a crash."""
+        with self._lock:
+            if not self._next_id or self._next_id >= self.state.ids_upto:
+                self._next_id = self._next_id or self.state.ids_upto
+                self.append(Kind.IDS, _NO_AUTHOR, {"upto": self._next_id + _IDS_AT_ONCE})
+            self._next_id += 1
+            return self._next_id - 1
+
+    # --- writing data ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, instance: Instance, version: Version) -> Iterator[None]:
+        """Hold the gates that a write of an instance at a version needs; raise if the version is locked."""
+        self.catalog.become_writer()
+        with ExitStack() as stack:
+            stack.enter_context(self.gates.shared(("instance", instance.id)))
+            self.check_instance(instance)
+            if instance.versioned:
+                stack.enter_context(self.gates.shared(("version", version.ordinal)))
+                if self.dag.versions[version.ordinal].locked:
+                    raise VersionLockedError(f"version {version.uuid} is locked; write to a child version")
+            yield
+
+    @contextmanager
+    def writing_unversioned(self, instance: Instance) -> Iterator[None]:
+        """Hold the gate that a change of an instance as a whole needs."""
+        self.catalog.become_writer()
+        with self.gates.shared(("instance", instance.id)):
+            self.check_instance(instance)
+            yield
+
+    # --- locked versions ---------------------------------------------------------------------------------------
+
+    def _seals(self) -> dict[str, list[int]]:
+        """Return, per instance written since the last commit, the last sequence and that record's checksum."""
+        seals = {}
+        for instance in self._instances.values():
+            if not instance.versioned:
+                continue
+            flush(instance.dataset)
+            tail = instance.dataset.log.tail
+            before = self.state.seals.get(instance.id, ())
+            if tail.sequence != (before[-1][1] if before else 0):
+                seals[instance.id] = [tail.sequence, tail.checksum]
+        return seals
+
+    def finish_later(self, instance: Instance) -> None:
+        """Put the overlays of locked versions under their Zarr keys, in the background."""
+        self.context.housekeeper.schedule(0, ("finish", instance.id), lambda: self._finish(instance))
+
+    def _finish(self, instance: Instance) -> None:
+        if not instance.opened:
+            return
+        dataset = instance.dataset
+        for ordinal in self._unfinished(dataset, instance):
+            finish(dataset, ordinal)
+        instance.finished()
+
+    def _unfinished(self, dataset: Dataset, instance: Instance) -> list[int]:
+        sealed = self.state.seals.get(instance.id, ())
+        if not sealed:
+            return []
+        written = {ordinal for store in dataset.arrays.values() for ordinal in store.postings.writers()}
+        return sorted(ordinal for ordinal in written - dataset.finished if self.dag.versions[ordinal].locked)

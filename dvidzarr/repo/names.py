@@ -1,0 +1,55 @@
+"""The UUIDs of all versions of a store, found by prefix, and the numbers that DVID gives them."""
+
+import bisect
+import threading
+from typing import TYPE_CHECKING
+
+from dvidzarr.core.errors import InvalidInputError, NotFoundError
+from dvidzarr.repo.dag import Version
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.repo import Repo
+
+
+class VersionNames:
+    """UUID → (repo, ordinal). `lock` also makes "choose a name, then record it" one step for those who hold it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._sorted: list[str] = []
+        self._where: dict[str, tuple[Repo, int]] = {}
+        self._number = 0
+
+    def add(self, repo: "Repo", version: Version) -> None:
+        """Register a version that a record made."""
+        with self.lock:
+            bisect.insort(self._sorted, version.uuid)
+            self._where[version.uuid] = (repo, version.ordinal)
+            self._number = max(self._number, version.number)
+
+    def forget(self, repo: "Repo") -> None:
+        """Drop the versions of a repo."""
+        with self.lock:
+            self._where = {uuid: place for uuid, place in self._where.items() if place[0] is not repo}
+            self._sorted = sorted(self._where)
+
+    def next_number(self) -> int:
+        """Return the next VersionID; the caller holds `lock`."""
+        return self._number + 1
+
+    def __contains__(self, uuid: str) -> bool:
+        return uuid in self._where
+
+    def match(self, prefix: str) -> "tuple[Repo, int]":
+        """Return the version whose UUID is, or alone begins with, a text; raise with DVID's words."""
+        exact = self._where.get(prefix)
+        if exact is not None:
+            return exact
+        with self.lock:
+            first = bisect.bisect_left(self._sorted, prefix)
+            found = [uuid for uuid in self._sorted[first : first + 2] if uuid.startswith(prefix)]
+        if not found:
+            raise NotFoundError(f"could not find UUID with partial match to {prefix[:200]}")
+        if len(found) > 1:
+            raise InvalidInputError(f"more than one UUID matches {prefix}")
+        return self._where[found[0]]
