@@ -117,8 +117,8 @@ class Catalog:
             self._lock.acquire()
             try:
                 self.writing = True
-                for repo in self._repos.values():
-                    repo.promote()
+                for repo in list(self._repos.values()):
+                    self._open_repo(repo)
                 self._discover()
             except BaseException:
                 self.writing = False
@@ -188,7 +188,15 @@ class Catalog:
         with self.opening:
             self._discover()
             for repo in list(self._repos.values()):
-                repo.follow()
+                self._follow(repo)
+
+    def _follow(self, repo: Repo) -> None:
+        try:
+            repo.follow()
+        except StorageError:
+            if repo.id in self.context.backend.folders("repos"):
+                raise
+            self._drop(repo)  # deleted by the writer meanwhile
 
     def _discover(self) -> None:
         """Open repos that appeared. A folder without a whole first record is no repo."""
@@ -200,19 +208,29 @@ class Catalog:
             return
         for repo_id in self.context.backend.folders("repos"):
             if repo_id not in self._repos:
-                repo = Repo(self, repo_id)
-                try:
-                    repo.open()
-                except StorageError as error:
-                    if self.broken.get(repo_id) != str(error):
-                        _logger.error("repo %s cannot be opened: %s", repo_id, error)  # noqa: TRY400 - no traceback
-                    self.broken[repo_id] = str(error)
-                    continue
-                if repo.state.gone and self.writing:
-                    self.context.backend.trash(repo.prefix)
-                elif len(repo.dag):
-                    self._repos[repo_id] = repo
+                self._open_repo(Repo(self, repo_id))
         self._listed = changed
+
+    def _open_repo(self, repo: Repo) -> None:
+        """Take in a repo; one whose log is damaged is named in `broken`, and the others are served."""
+        try:
+            repo.open()
+        except StorageError as error:
+            if self.broken.get(repo.id) != str(error):
+                _logger.error("repo %s cannot be opened: %s", repo.id, error)  # noqa: TRY400 - no traceback
+            self.broken[repo.id] = str(error)
+            self._drop(repo)
+            return
+        if repo.exists:
+            self._repos[repo.id] = repo
+        elif self.writing:  # its creation or its deletion was interrupted
+            self._drop(repo)
+            self.context.backend.trash(repo.prefix)
+
+    def _drop(self, repo: Repo) -> None:
+        self._repos.pop(repo.id, None)
+        self.names.forget(repo)
+        repo.close()
 
     @property
     def repos(self) -> tuple[Repo, ...]:
@@ -275,9 +293,7 @@ class Catalog:
             for name in repo.instances:
                 repo.delete_instance(name, author)
             repo.append(Kind.DELETE_REPO, author, {})
-            self.names.forget(repo)
-            del self._repos[repo.id]
-            repo.close()
+            self._drop(repo)
             self.context.backend.trash(repo.prefix)
 
     # --- names of versions -----------------------------------------------------------------------------------

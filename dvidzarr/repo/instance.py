@@ -211,6 +211,7 @@ class View:
         dataset = instance.dataset
         if not dataset.writable:
             instance.repo.follow()
+            instance.repo.check_instance(instance)
             dataset.follow()
         lineage = dataset.versions.lineage(self.ordinal)
         if dataset.log.damage:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -95,19 +96,13 @@ def running(catalog: "Catalog", settings: "Settings", host: str = "127.0.0.1") -
 
     The catalog stays open.
     """
-    started: threading.Event = threading.Event()
-    found: list[tuple[str, int]] = []
+    address: Future[str] = Future()
     handles: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-    failures: list[Exception] = []
-
-    def ready(address: str, port: int) -> None:
-        found.append((address, port))
-        started.set()
 
     async def main() -> None:
         stop = asyncio.Event()
         handles.append((asyncio.get_running_loop(), stop))
-        await _run(catalog, settings, host, 0, ready, stop)
+        await _run(catalog, settings, host, 0, lambda *place: address.set_result(_url(*place)), stop)
 
     def body() -> None:
         try:
@@ -115,19 +110,15 @@ def running(catalog: "Catalog", settings: "Settings", host: str = "127.0.0.1") -
                 runner.run(main())
         except Exception as error:
             LOG.exception("the server ended")
-            failures.append(error)
-        finally:
-            started.set()
+            if not address.done():
+                address.set_exception(error)
 
     thread = threading.Thread(target=body, name="server", daemon=True)
     thread.start()
-    started.wait()
     try:
-        if failures:
-            raise failures[0]
-        yield _url(*found[0])
+        yield address.result()
     finally:
-        if handles and thread.is_alive():
+        if thread.is_alive():
             loop, stop = handles[0]
             loop.call_soon_threadsafe(stop.set)
         thread.join()

@@ -20,6 +20,9 @@ from dvidzarr.server.runtime import Runtime
 ACCESS = logging.getLogger("dvidzarr.access")
 LOG = logging.getLogger("dvidzarr.server")
 
+_SERVER = {"Server": "dvidzarr"}
+"""Instead of aiohttp's, which tells the versions of everything."""
+
 
 class Front:
     """What aiohttp calls for each request."""
@@ -66,7 +69,7 @@ class Front:
 
     async def _answer(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
-        headers = self._access.headers(request)
+        headers = _SERVER | self._access.headers(request)
         response: web.StreamResponse | None
         try:
             path = decoded_path(request)

@@ -60,6 +60,8 @@ class DatasetCaches:
 
     def _index_is_at(self, stamp: dict[str, Any]) -> bool:
         try:
+            if not self.owner:
+                self._documents = self._copy()
             return self.documents.stamp() == _text(stamp) and self.documents.check()
         except sqlite3.Error:
             return False
@@ -82,7 +84,7 @@ class DatasetCaches:
     def documents(self) -> Documents:
         """The index of the documents, opened when first needed."""
         if self._documents is None:
-            self._documents = self._open() if self.owner else self._copy()
+            self._documents = self._open() if self.owner else Documents(":memory:", self._versions)
         return self._documents
 
     def _open(self) -> Documents:
@@ -95,14 +97,13 @@ class DatasetCaches:
             return Documents(path, self._versions)
 
     def _copy(self) -> Documents:
-        """Return a copy in memory of what the writer committed."""
+        """Return a copy in memory of what the writer committed; only its stamp tells what it is worth."""
         documents = Documents(":memory:", self._versions)
-        path = self._folder / _FILES[0]
-        if path.exists():
-            try:
-                documents.copy_from(str(path))
-            except sqlite3.Error:
-                documents = Documents(":memory:", self._versions)
+        try:
+            documents.copy_from(str(self._folder / _FILES[0]))
+        except sqlite3.Error:
+            documents.close()
+            raise
         return documents
 
     def take_over(self) -> None:

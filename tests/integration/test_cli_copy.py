@@ -1,6 +1,7 @@
 """Ingest, export and demo: the voxels arrive, on a path and over HTTP, also after an interruption."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -191,3 +192,41 @@ def test_demo(shell: Shell, tmp_path: Path) -> None:
         assert [version.locked for version in repo.dag] == [True, False, False]
     assert np.array_equal(np.load(labels), Synthetic(5).labels(box))
     assert "already" in shell.fails("demo", store, "--size", "10")
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.h5", "out.zarr"])
+def test_an_interrupted_export_leaves_nothing(shell: Shell, tmp_path: Path, name: str) -> None:
+    store, folder = tmp_path / "store", tmp_path / "out"
+    folder.mkdir()
+    np.save(tmp_path / "large.npy", LARGE)
+    shell.ok("new", "repo", store, "--root", ROOT)
+    shell.ok("ingest", store, f"{ROOT}/gray", tmp_path / "large.npy")
+    with shell.start("export", store, f"{ROOT}/gray", folder / name, "--memory", 16) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not list(folder.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert not (folder / name).exists()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded(shell: Shell, tmp_path: Path) -> None:
+    store, source = tmp_path / "store", tmp_path / "huge.npy"
+    volume = np.lib.format.open_memmap(source, "w+", np.uint8, (512, 1024, 1024))
+    for low in range(0, 512, 64):
+        volume[low : low + 64] = np.arange(1024, dtype=np.uint8) * low
+    del volume
+    shell.ok("new", "repo", store, "--root", ROOT)
+    for words in (
+        ("ingest", store, f"{ROOT}/gray", source, "--memory", "64"),
+        ("export", store, f"{ROOT}/gray", tmp_path / "out.npy", "--memory", "64"),
+    ):
+        with shell.start(*words, DVIDZARR_CACHE_CHUNK_CACHE_MB="16") as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0
+        assert usage.ru_maxrss < 450 * 1024  # KiB, of which Python and its libraries are near 150 MiB

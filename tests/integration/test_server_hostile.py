@@ -111,101 +111,31 @@ def test_without_the_token_nothing_of_an_admin(
                     assert answer.status_code == 400, row.operation
 
 
+# fmt: off
 WORDS = (
-    *(
-        "api",
-        "node",
-        "repo",
-        "repos",
-        "server",
-        "help",
-        "info",
-        "gray",
-        "raw",
-        "commit",
-        "note",
-        "log",
-        "status",
-    ),
-    *(
-        "branch",
-        "newversion",
-        "tag",
-        "merge",
-        "instance",
-        "master",
-        "metadata",
-        "extents",
-        "resolution",
-        "png",
-    ),
-    *(
-        "jpg:1",
-        "..",
-        ".",
-        "%",
-        "%00",
-        "%2F",
-        "%FF",
-        "λ",
-        "~",
-        ":",
-        "*",
-        "nan",
-        "inf",
-        "1e999",
-        "0",
-        "-0",
-        "",
-        "a b",
-    ),
+    "api", "node", "repo", "repos", "server", "help", "info", "gray", "raw", "commit", "note", "log", "status",
+    "branch", "newversion", "tag", "merge", "instance", "master", "metadata", "extents", "resolution", "png",
+    "jpg:1", "..", ".", "%", "%00", "%2F", "%FF", "λ", "~", ":", "*", "nan", "inf", "1e999", "0", "-0", "", "a b",
 )
 NUMBERS = (
-    *(
-        "0_0_0",
-        "32_32_32",
-        "1_1_1",
-        "-1_-1_-1",
-        "0_0",
-        "4_4",
-        "64_64_64",
-        "2147483647_0_0",
-        "-2147483648_0_0",
-    ),
-    *(
-        "99999999999_0_0",
-        "0_1_2",
-        "xy",
-        "xz",
-        "yz",
-        "1",
-        "8.5_1_2",
-        "2147483647_2147483647_1",
-        "1_1_2147483647",
-    ),
+    "0_0_0", "32_32_32", "1_1_1", "-1_-1_-1", "0_0", "4_4", "64_64_64", "2147483647_0_0", "-2147483648_0_0",
+    "99999999999_0_0", "0_1_2", "xy", "xz", "yz", "1", "8.5_1_2", "2147483647_2147483647_1", "1_1_2147483647",
 )
 BODIES = (
-    *(b"{}", b"[]", b"null", b"{", b'{"note": 1}', b'{"log": [null]}', b'{"MinPoint": [1]}', b"[1, 2, 3]"),
-    *(b"[1e400]", b'{"MinPoint": ["a"]}', b'{"parents": [1]}', b"", b"\xff\x00", b"[" * 5000, BLOCK),
-    b'{"a": 1' + b"0" * 5000 + b"}",
-    b'{"typename": "uint8blk", "dataname": "x/../y", "blocksize": "0,0,0"}',
+    b"{}", b"[]", b"null", b"{", b'{"note": 1}', b'{"log": [null]}', b'{"MinPoint": [1]}', b"[1, 2, 3]", b"",
+    b"[1e400]", b'{"MinPoint": ["a"]}', b'{"parents": [1]}', b"\xff\x00", b"[" * 5000, BLOCK,
+    b'{"a": 1' + b"0" * 5000 + b"}", b'{"typename": "uint8blk", "dataname": "x/../y", "blocksize": "0,0,0"}',
 )
 QUERIES = (
-    *("", "?blocks=1,2,3", "?blocks=1,2", "?blocks=a", "?throttle=on", "?compression=jpeg", "?u=%FF&app=%00"),
-    *(
-        "?roi=x&attenuation=9",
-        "?admintoken=x",
-        "?compression=uncompressed",
-        "?scale=x",
-        "?%",
-        "?" + "a=1&" * 500,
-    ),
+    "", "?blocks=1,2,3", "?blocks=1,2", "?blocks=a", "?throttle=on", "?compression=jpeg", "?u=%FF&app=%00",
+    "?roi=x&attenuation=9", "?admintoken=x", "?compression=uncompressed", "?scale=x", "?%", "?" + "a=1&" * 500,
 )
 PATTERNS = (
-    *("/raw/{n}/{n}/{n}", "/raw/0_1_2/{n}/{n}", "/raw/xy/{n}/{n}/{w}", "/isotropic/{n}/{n}/{n}/{w}"),
-    *("/arb/{n}/{n}/{n}/{n}", "/subvolblocks/{n}/{n}", "/blocks/{n}/{n}", "/{w}/{w}/{w}", "/{w}", "/{w}/{n}"),
+    "/raw/{n}/{n}/{n}", "/raw/0_1_2/{n}/{n}", "/raw/xy/{n}/{n}/{w}", "/isotropic/{n}/{n}/{n}/{w}",
+    "/arb/{n}/{n}/{n}/{n}", "/subvolblocks/{n}/{n}", "/blocks/{n}/{n}", "/{w}/{w}/{w}", "/{w}", "/{w}/{n}",
     "/specificblocks",
 )
+# fmt: on
 
 
 def some_path(chance: random.Random, root: str) -> str:
