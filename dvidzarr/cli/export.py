@@ -1,5 +1,8 @@
 """`dvidzarr export`: copy a box of an instance to a file."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import click
@@ -53,7 +56,7 @@ def export(store: str, place: str, target: Path, box: Box | None, memory: int, o
             raise InvalidInputError(
                 f"instance {where.name!r} is empty at {volume.info.version}: nothing to export"
             )
-        workers = cores()
+        workers, stop = cores(), threading.Event()
         itemsize = volume.info.dtype.itemsize
         job = Export(
             volume.info, whole, min(LARGEST_BRICK, memory * MIB // COPIES // workers) // itemsize, workers
@@ -64,12 +67,29 @@ def export(store: str, place: str, target: Path, box: Box | None, memory: int, o
         ):
 
             def read(brick: Box) -> np.ndarray:
+                if stop.is_set():
+                    raise InterruptedError("the export was interrupted")
                 voxels = volume.read(brick)
                 meter.advance(voxels.nbytes)
                 return voxels
 
-            writer(partial, job, read)
+            _unwound(lambda: writer(partial, job, read), stop)
         click.echo(
             f"{target}: {box_text(whole)} of {where.name} at {volume.info.version}, {meter.summary()}",
             err=True,
         )
+
+
+def _unwound(work: Callable[[], None], stop: threading.Event) -> None:
+    """Run `work` in a thread. On Ctrl-C set `stop` and wait for it to end.
+
+    An interrupt in the thread that writes would leave zarr's own thread writing into a folder that is removed.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
+        future = pool.submit(work)
+        try:
+            future.result()
+        except KeyboardInterrupt:
+            stop.set()
+            wait([future])
+            raise

@@ -89,10 +89,10 @@ def _slabs(export: Export) -> Iterator[Box]:
 
 def write_npy(path: Path, export: Export, read: Read) -> None:
     """Write a NumPy file."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=export.info.dtype, shape=export.box.shape)
+    np.lib.format.open_memmap(path, mode="w+", dtype=export.info.dtype, shape=export.box.shape)
     for brick in export.bricks():
+        array = np.load(path, mmap_mode="r+")  # mapped anew: else every page written stays in the process
         array[export.place(brick)] = read(brick)
-    array.flush()
 
 
 def write_hdf5(path: Path, export: Export, read: Read) -> None:

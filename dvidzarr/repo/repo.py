@@ -11,6 +11,7 @@ from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.config import check_name, log_text, parse_common
 from dvidzarr.repo.dag import Version, branch_name, check_uuid
 from dvidzarr.repo.instance import Instance
+from dvidzarr.repo.merging import Conflicts, conflicts, resolve
 from dvidzarr.storage.frames import Kind
 
 if TYPE_CHECKING:
@@ -88,6 +89,24 @@ class Repo(RepoBase):
         if len({version.ordinal for version in above}) != len(above) or len(above) < 2:
             raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field, each once")
         return self._add(above, "", note, None, author)
+
+    def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
+        """Return what a merge of these versions would leave in conflict, per instance that has any."""
+        above = [self.version(parent) for parent in parents]
+        return [found for each in self._instances.values() if (found := conflicts(each, above))]
+
+    def resolve_merge(
+        self,
+        parents: "Sequence[str | Version]",
+        instances: Sequence[str],
+        note: str = "",
+        author: Author = _NO_AUTHOR,
+    ) -> Version:
+        """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it."""
+        above = [self.version(parent) for parent in parents]
+        for version in above:
+            self.dag.check_child([version], f"conflict-{version.uuid}")
+        return resolve(self, above, [self.instance(name) for name in instances], note, author)
 
     def _add(
         self,

@@ -2,7 +2,7 @@
 
 import hmac
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from ipaddress import ip_address
 
 from aiohttp import web
 
@@ -11,12 +11,14 @@ from dvidzarr.core.errors import ForbiddenError
 ADMIN_TOKEN = "DVID_ADMIN_TOKEN"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PREFLIGHT_VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address can be reached from this machine only."""
-    return host.startswith(_LOOPBACK)
+    """Tell whether an address, or the name `localhost`, can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Access:
     def is_admin(self, request: web.BaseRequest) -> bool:
         """Tell whether the request comes with the admin right."""
         if not self.token:
-            # a page of another site in this machine's browser reaches loopback too
-            return self.local and not _is_foreign(request)
+            # a page of another site in this machine's browser reaches loopback too, by a name of its own even
+            return self.local and not _is_foreign(request) and _names_loopback(request)
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         offered = [request.query.get("admintoken", "")]
         if scheme.lower() == "bearer":
@@ -93,7 +95,14 @@ def _is_foreign(request: web.BaseRequest) -> bool:
     if headers.get("Sec-Fetch-Site", "same-origin") in ("cross-site", "same-site"):
         return True
     origin = headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("Host")
+    return origin is not None and origin.partition("://")[2] != headers.get("Host")
+
+
+def _names_loopback(request: web.BaseRequest) -> bool:
+    host = request.headers.get("Host")
+    if host is None:
+        return True
+    return is_loopback(host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0])
 
 
 def _bytes(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """Request target to path words, split exactly as DVID does."""
 
 import re
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from aiohttp import web
 
@@ -20,10 +20,10 @@ def decoded_path(request: web.BaseRequest) -> str:
     PlainError
         400 for a broken escape.
     """
-    target = request.raw_path
-    if not target.startswith("/"):
-        target = urlsplit(target).path or "/"  # absolute form, as proxies send it
-    raw = target.partition("?")[0].encode("utf-8", "surrogateescape")
+    target = request.raw_path.partition("?")[0]
+    if "://" in target and not target.startswith("/"):
+        target = "/" + target.partition("://")[2].partition("/")[2]  # absolute form, as proxies send it
+    raw = target.encode("utf-8", "surrogateescape")
     if b"%" not in raw:
         return raw.decode("utf-8", "surrogateescape")
     if _BAD_ESCAPE.search(raw):

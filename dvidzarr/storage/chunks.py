@@ -258,13 +258,25 @@ class ChunkStore:
                     if not self.postings.is_derived(merge):
                         self._derive(merge)
 
-    def _derive(self, merge: int) -> None:
-        keys = self.postings.keys_written_in(contested(self._versions, merge))
-        parents = self._versions.parents(merge)
+    def contest(self, parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what a merge of these versions would show for every chunk in which they can differ.
+
+        Returns
+        -------
+        keys : ndarray of int64, shape (n,)
+        rows : ndarray of ROW, shape (parents, n)
+            What each parent shows.
+        winner : ndarray of int64, shape (n,)
+            See `merging.choose`.
+        """
+        keys = self.postings.keys_written_in(contested(self._versions, parents))
         rows = np.stack([self.postings.resolve(keys, self._versions.lineage(parent)) for parent in parents])
         silent = rows["flags"] & CONFLICT != 0
         origins = np.where((rows["ordinal"] < 0) | silent, -1, rows["origin"])
-        winner = choose(origins, rows["flags"] & TOMBSTONE != 0, self._versions)
+        return keys, rows, choose(origins, rows["flags"] & TOMBSTONE != 0, self._versions)
+
+    def _derive(self, merge: int) -> None:
+        keys, rows, winner = self.contest(self._versions.parents(merge))
         chosen = rows[np.maximum(winner, 0), np.arange(len(keys))]
         nobody = winner < 0
         chosen["origin"][nobody] = merge

@@ -6,7 +6,7 @@ a deletion. Derived rows of merge versions are kept apart and rebuilt when neede
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -188,23 +188,37 @@ class Documents:
                     if merge not in self._derived:
                         self._derived = {**self._derived, merge: self._derived_places(merge)}
 
-    def _derived_places(self, merge: int) -> dict[bytes, Place | None]:
-        """Return what a merge version shows where it differs from its first parent; None = nothing, or a conflict."""
-        versions = frozenset(contested(self._versions, merge))
-        keys = {
-            key for key, ordinal in self._db.execute("SELECT key, ordinal FROM rows") if ordinal in versions
-        }
-        keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
-        ordered = sorted(keys)
-        lines = [self._versions.lineage(parent) for parent in self._versions.parents(merge)]
-        seen = [[self._best(key, self._places(key), line) for key in ordered] for line in lines]
+    def contest(self, parents: Sequence[int]) -> tuple[list[bytes], list[list[Place | None]], list[int]]:
+        """Return what a merge of these versions would show for every key in which they can differ.
+
+        Returns
+        -------
+        keys
+            Sorted.
+        seen
+            Per parent and key what it shows, deletions included.
+        winner
+            Per key, see `merging.choose`.
+        """
+        versions = contested(self._versions, parents)
+        with self._lock:
+            rows = self._db.execute("SELECT key, ordinal FROM rows")
+            keys = {key for key, ordinal in rows if ordinal in versions}
+            keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
+            ordered = sorted(keys)
+            lines = [self._versions.lineage(parent) for parent in parents]
+            seen = [[self._best(key, self._places(key), line) for key in ordered] for line in lines]
         origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
         deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
-        winners = choose(
-            origins.reshape(len(lines), -1), deleted.reshape(len(lines), -1), self._versions
-        ).tolist()
+        shape = (len(lines), len(ordered))
+        winners = choose(origins.reshape(shape), deleted.reshape(shape), self._versions)
+        return ordered, seen, winners.tolist()
+
+    def _derived_places(self, merge: int) -> dict[bytes, Place | None]:
+        """Return what a merge version shows where it differs from its first parent; None = nothing, or a conflict."""
+        keys, seen, winners = self.contest(self._versions.parents(merge))
         return {
             key: None if winner in (NOTHING, CONFLICTING) else seen[winner][index]
-            for index, (key, winner) in enumerate(zip(ordered, winners, strict=True))
+            for index, (key, winner) in enumerate(zip(keys, winners, strict=True))
             if winner != 0
         }

@@ -89,9 +89,9 @@ class Unversioned:
         return "1 unversioned"
 
 
-def contested(versions: Versions, merge: int) -> Iterable[int]:
-    """Return the versions whose writes can make the parents of a merge differ."""
-    lines = [versions.ancestors(parent) for parent in versions.parents(merge)]
+def contested(versions: Versions, parents: Iterable[int]) -> frozenset[int]:
+    """Return the versions whose writes can make these parents of a merge differ."""
+    lines = [versions.ancestors(parent) for parent in parents]
     return frozenset.union(*lines) - frozenset.intersection(*lines)
 
 

@@ -36,6 +36,8 @@ def request(target: str = "/", method: str = "GET", **headers: str) -> web.BaseR
         ("/api/%FF", "/api/\udcff"),
         ("/api/%25FF", "/api/%FF"),
         ("http://host:1/api/x?y", "/api/x"),
+        ("http://[/api/x", "/api/x"),
+        ("http://host", "/"),
         ("*", "*"),
     ],
 )
@@ -94,13 +96,25 @@ def test_without_token_loopback_is_admin() -> None:
     assert local.is_admin(request("/x"))
     assert local.is_admin(request("/x", Host="127.0.0.1:8000", Origin="http://127.0.0.1:8000"))
     assert not local.is_admin(request("/x", Host="127.0.0.1:8000", Origin="https://evil.org"))
+    assert not local.is_admin(request("/x", Origin="http://["))
     assert not local.is_admin(request("/x", Sec_Fetch_Site="cross-site"))
+    for host in ("localhost:8000", "[::1]:8000", "127.0.0.1"):
+        assert local.is_admin(request("/x", Host=host))
+    for host in ("evil.org", "evil.org:8000", "127.0.0.1.evil.org", "", "[", "10.0.0.1"):
+        assert not local.is_admin(request("/x", Host=host))
     assert not Access("", local=False, origins=("*",)).is_admin(request("/x?admintoken="))
 
 
 @pytest.mark.parametrize(
     ("host", "local"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("", False)],
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("", False),
+        ("127.evil.org", False),
+    ],
 )
 def test_loopback(host: str, local: bool) -> None:
     assert is_loopback(host) is local

@@ -1,0 +1,1 @@
+"""How fast dvidzarr is beside others that read and write the same chunks. See README.md."""
