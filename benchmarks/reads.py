@@ -12,7 +12,9 @@ from numcodecs import blosc
 import dvidzarr
 from benchmarks.timing import Case
 from benchmarks.volumes import BLOCK, Built, Plan, boxes, gray_view, over, settings
+from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import Box
+from dvidzarr.datatypes.voxels.model import VoxelView
 
 Read = Callable[[Box], object]
 
@@ -74,44 +76,28 @@ class Decoder:
 
 def cases(plan: Plan, built: Built) -> Iterator[list[Case]]:
     """Yield groups of cases that do the same."""
-    size = plan.size
-    others = peers(built.array)
     decoder = Decoder(built.array)
+    ceilings = {BLOCK: decoder.one, plan.size: decoder.all}
+    others = peers(built.array)
     with dvidzarr.open(built.store, "w", settings()) as catalog, dvidzarr.open(built.store, "r") as reader:
         view, followed = gray_view(catalog, built.root), gray_view(reader, built.root)
-
-        def group(edge: int, *, aligned: bool, ours: dict[str, Case], more: tuple[Case, ...] = ()) -> list[Case]:
-            places = boxes(size, edge, aligned=aligned)
-            name = f"{edge}³ {'aligned' if aligned else 'unaligned'}"
-            rest = [Case(name, who, over(places, read), edge**3) for who, read in others.items()]
-            return [*ours.values(), *rest, *more]
-
-        def own(edge: int, *, aligned: bool) -> Case:
-            name = f"{edge}³ {'aligned' if aligned else 'unaligned'}"
-            places = boxes(size, edge, aligned=aligned)
-            return Case(name, "dvidzarr", over(places, view.read), edge**3, catalog.context.chunk_cache.clear)
-
-        small = own(BLOCK, aligned=True)
-        follower = Case(small.name, "dvidzarr, following", over(boxes(size, BLOCK, aligned=True), followed.read), BLOCK**3)
-        one = Case(small.name, "decoding only", decoder.one, BLOCK**3)
-        yield group(BLOCK, aligned=True, ours={"": small, "follower": follower}, more=(one,))
-
-        middle = own(2 * BLOCK, aligned=False)
-        again = over(boxes(size, 2 * BLOCK, aligned=False), view.read)
-        cached = Case(middle.name, "dvidzarr, from its cache", again, (2 * BLOCK) ** 3)
-        yield group(2 * BLOCK, aligned=False, ours={"": middle})
-        yield [own_again(middle), cached]
-
-        large = own(size, aligned=True)
-        out = np.empty((size,) * 3, np.uint8)
-        reuse = Case(large.name, "dvidzarr, into a given array", lambda: view.reader(_all(size)).read(out=out), size**3)
-        every = Case(large.name, "decoding only", decoder.all, size**3)
-        yield group(size, aligned=True, ours={"": large, "reuse": reuse}, more=(every,))
+        for edge, aligned in ((BLOCK, True), (2 * BLOCK, False), (plan.size, True)):
+            name = f"read {edge}³ {'aligned' if aligned else 'unaligned'}"
+            places = boxes(plan.size, edge, aligned=aligned)
+            ours = Case(name, "dvidzarr", over(places, view.read), edge**3, catalog.context.chunk_cache.clear)
+            readers = {"dvidzarr, follower with warm cache": followed.read, **others}
+            group = [Case(name, who, over(places, read), edge**3) for who, read in readers.items()]
+            if aligned:
+                group.append(Case(name, "decoding only", ceilings[edge], edge**3))
+            if edge == plan.size:
+                group.append(_into_given(name, view))
+            yield [ours, *group]
 
 
-def own_again(case: Case) -> Case:
-    return case
-
-
-def _all(size: int) -> Box:
-    return Box((0, 0, 0), (size,) * 3)
+def _into_given(name: str, view: VoxelView) -> Case:
+    """Return reading into memory that was touched before: what the server does with its slabs."""
+    box = view.extents
+    if box is None:
+        raise InvalidInputError(f"{view!r} is empty")
+    out = np.empty(box.shape, view.instance.dtype)
+    return Case(name, "dvidzarr, into a given array", lambda: view.reader(box).read(out=out), out.nbytes)

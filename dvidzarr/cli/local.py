@@ -43,22 +43,21 @@ class LocalVolume:
 
     def write(self, box: Box, array: "np.ndarray") -> None:
         """Store the voxels of a box; the engine keeps what lies around it in the same blocks."""
-        with _named_way():
-            self._view.write(box, array, author=self._author)
+        self._view.write(box, array, author=self._author)
 
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version."""
-        with _named_way():
-            self._view.set_extents(box, author=self._author)
+        self._view.set_extents(box, author=self._author)
 
 
 class LocalTarget:
-    """A store in a folder. Opened for writing it takes the writer's lock at the first change."""
+    """A store in a folder. Opened for writing it holds the writer's lock from the start: a copy fails early."""
 
     def __init__(self, path: str, author: Author, *, write: bool) -> None:
         self.where = path
         self.author = author
-        self._catalog = dvidzarr.open(path, mode="a" if write else "r", settings=Settings.load())
+        with _named_way():
+            self._catalog = dvidzarr.open(path, mode="w" if write else "r", settings=Settings.load())
 
     def repos(self) -> tuple[RepoInfo, ...]:
         """Return all repos, ordered by root."""
@@ -70,31 +69,26 @@ class LocalTarget:
 
     def create_repo(self, alias: str, description: str, root: str | None) -> str:
         """Make a repo and return the UUID of its root version."""
-        with _named_way():
-            return self._catalog.create_repo(alias, description, root=root, author=self.author).root
+        return self._catalog.create_repo(alias, description, root=root, author=self.author).root
 
     def delete_repo(self, ref: str) -> None:
         """Remove the repo that holds a version."""
-        with _named_way():
-            self._catalog.delete_repo(ref, author=self.author)
+        self._catalog.delete_repo(ref, author=self.author)
 
     def create_instance(self, ref: str, type_name: str, name: str, config: Mapping[str, str]) -> None:
         """Make an instance; `config` holds DVID's settings as texts."""
         repo, version = self._catalog.resolve(ref)
-        with _named_way():
-            repo.create_instance(type_name, name, config, version, author=self.author)
+        repo.create_instance(type_name, name, config, version, author=self.author)
 
     def rename_instance(self, ref: str, old: str, new: str) -> None:
         """Give an instance a new name."""
         repo, _ = self._catalog.resolve(ref)
-        with _named_way():
-            repo.rename_instance(old, new, author=self.author)
+        repo.rename_instance(old, new, author=self.author)
 
     def delete_instance(self, ref: str, name: str) -> None:
         """Remove an instance with its data in all versions."""
         repo, _ = self._catalog.resolve(ref)
-        with _named_way():
-            repo.delete_instance(name, author=self.author)
+        repo.delete_instance(name, author=self.author)
 
     def has_instance(self, ref: str, name: str) -> bool:
         """Tell whether the repo of a version has an instance of this name."""
@@ -104,20 +98,17 @@ class LocalTarget:
     def commit(self, ref: str, note: str) -> str:
         """Lock a version and return its UUID."""
         repo, version = self._catalog.resolve(ref)
-        with _named_way():
-            return repo.commit(version, note=note, author=self.author).uuid
+        return repo.commit(version, note=note, author=self.author).uuid
 
     def new_version(self, ref: str, note: str) -> str:
         """Make a child on the same branch and return its UUID."""
         repo, version = self._catalog.resolve(ref)
-        with _named_way():
-            return repo.new_version(version, note=note, author=self.author).uuid
+        return repo.new_version(version, note=note, author=self.author).uuid
 
     def branch(self, ref: str, name: str, note: str) -> str:
         """Make a child on a new branch and return its UUID."""
         repo, version = self._catalog.resolve(ref)
-        with _named_way():
-            return repo.branch(version, name, note=note, author=self.author).uuid
+        return repo.branch(version, name, note=note, author=self.author).uuid
 
     def volume(self, ref: str, name: str) -> LocalVolume:
         """Open an instance at a version for reading and writing voxels."""

@@ -49,7 +49,6 @@ class LimitSettings(_Section):
     max_json_bytes: int = field(default=64 * MIB, metadata={"minimum": 1024})
     max_json_depth: int = field(default=64, metadata={"minimum": 4})
     max_line_bytes: int = field(default=64 * 1024, metadata={"minimum": 1024})
-    max_chunk_bytes: int = field(default=256 * MIB, metadata={"minimum": 1})
     max_connections: int = field(default=1024, metadata={"minimum": 1})
     max_throttled: int = field(default=1, metadata={"minimum": 0})
     bytes_in_flight: int = field(default=0, metadata={"minimum": 0})

@@ -1,6 +1,6 @@
 """The datatypes: one folder each, and this explicit table. A datatype is `model.py`, `http.py` and `help.md`."""
 
-from dvidzarr.datatypes.voxels.model import UINT8BLK
+from dvidzarr.datatypes.voxels.types import IMAGEBLK
 from dvidzarr.repo.datatype import Registry
 
-BUILTIN: Registry = {datatype.name: datatype for datatype in (UINT8BLK,)}
+BUILTIN: Registry = {datatype.name: datatype for datatype in IMAGEBLK}

@@ -1,16 +1,15 @@
 """How an endpoint is declared, and all that its handler may touch."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from aiohttp import web
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.ids import Author
 from dvidzarr.http.errors import PlainError
-from dvidzarr.http.repojson import instance_json
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -37,6 +36,9 @@ class Runtime(Protocol):
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool."""
+
+    async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
+        """Run a blocking function on the pool, once for all items that came while it ran before."""
 
     def admit(self, size: int) -> AbstractAsyncContextManager[None]:
         """Hold `size` bytes of the memory that all requests in flight may use; `BusyError` after a wait."""
@@ -97,14 +99,11 @@ class EndpointTable:
         Verbs the datatype knows at all; any other is refused before the keyword is looked at, as DVID does.
     refusal
         Message of that refusal; `{name}` stands for the instance.
-    info
-        Forms the JSON of an instance at a version, as `info` and the repo's `DataInstances` show it.
     """
 
     endpoints: tuple[Endpoint, ...]
     methods: tuple[str, ...] = ("GET", "POST")
     refusal: str = 'Data "{name}" can only handle GET or POST HTTP verbs'
-    info: Callable[["Instance", "Version"], dict[str, object]] = instance_json
 
     def find(self, method: str, keyword: str) -> Endpoint | None:
         """Return the endpoint for a verb and keyword, None if there is none."""
@@ -180,6 +179,11 @@ class Call:
         return self._target.version
 
     @property
+    def named_version(self) -> "Version":
+        """The version in the path, also where the data are unversioned."""
+        return self._target.named or self._target.version
+
+    @property
     def instance(self) -> "Instance":
         """The instance named by the path."""
         if self._target.instance is None:
@@ -217,8 +221,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path names: a version of a repo and, maybe, an instance."""
+    """What a path names: a version of a repo and, maybe, an instance.
+
+    `version` is where the data lie: of unversioned data the root, and `named` the version that the path has.
+    """
 
     repo: "Repo"
     version: "Version"
     instance: "Instance | None" = None
+    named: "Version | None" = None

@@ -1,14 +1,12 @@
 """DVID's JSON of repos, versions and instances, member order included."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version, VersionDAG
     from dvidzarr.repo.instance import Instance
     from dvidzarr.repo.repo import Repo
-
-InstanceInfo = Callable[["Instance", "Version"], Mapping[str, object]]
 
 _COMPRESSIONS = {
     "none": "No compression",
@@ -20,14 +18,8 @@ _COMPRESSIONS = {
 _CHECKSUMS = {"none": "No checksum", "crc32": "CRC32 checksum"}
 
 
-def repo_json(repo: "Repo", info: InstanceInfo) -> dict[str, object]:
-    """Return the JSON value of a repo.
-
-    Parameters
-    ----------
-    info
-        Forms the JSON of an instance at a version; it is given the master head.
-    """
+def repo_json(repo: "Repo") -> dict[str, object]:
+    """Return the JSON value of a repo; instances show the state of the master head."""
     dag = repo.dag
     head = dag.head("")
     instances = repo.instances
@@ -38,7 +30,7 @@ def repo_json(repo: "Repo", info: InstanceInfo) -> dict[str, object]:
         "Description": repo.description,
         "Log": list(repo.log),
         "Properties": {},
-        "DataInstances": {name: info(instances[name], head) for name in sorted(instances)},
+        "DataInstances": {name: instance_json(instances[name], head) for name in sorted(instances)},
         "DAG": {"Root": repo.root, "Nodes": nodes},
         "MutationID": repo.mutation_id,
         "SavedMutationID": repo.saved_mutation_id,

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from dvidzarr.core.errors import (
+    BusyError,
     NotFoundError,
     StorageError,
     VersionLockedError,
@@ -236,6 +237,8 @@ class RepoBase:
         for instance in self._instances.values():
             if not instance.versioned:
                 continue
+            if instance.dataset.log.damage:  # a seal would vouch for records that are lost
+                raise BusyError(f"{instance.prefix} is damaged: no version can be locked until it is repaired")
             flush(instance.dataset)
             tail = instance.dataset.log.tail
             before = self.state.seals.get(instance.id, ())

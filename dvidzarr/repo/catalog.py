@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from dvidzarr.repo.verify import Finding
 
 _NO_AUTHOR = Author()
+
+_SETTLED_NS = 1_000_000_000
+"""A folder whose time is older than this shows every later change as another time."""
 
 _logger = logging.getLogger("dvidzarr.repo")
 
@@ -68,6 +72,7 @@ class Catalog:
         self.opener = opener
         self.read_only = mode == "r"
         self.writing = False
+        self._ready = False  # writing, and all logs are recovered: only then may other threads write
         self.opening = threading.RLock()
         self.scheduler = Scheduler(settings.compute.thread_count)
         self._closed = False
@@ -89,6 +94,11 @@ class Catalog:
             self.refresh()
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called: nothing is opened any more."""
+        return self._closed
+
+    @property
     def url(self) -> str:
         """Where the store is."""
         return self.context.backend.url
@@ -105,7 +115,7 @@ class Catalog:
         ForbiddenError
             The store was opened for reading.
         """
-        if self.writing:
+        if self._ready:
             return
         if self.read_only or self._closed:
             raise ForbiddenError(
@@ -120,6 +130,7 @@ class Catalog:
                 for repo in list(self._repos.values()):
                     self._open_repo(repo)
                 self._discover()
+                self._ready = True
             except BaseException:
                 self.writing = False
                 self._lock.release(clean=False)
@@ -159,7 +170,7 @@ class Catalog:
         with self.opening:
             if self._closed:
                 return
-            self._closed = True
+            self._closed, self._ready = True, False
         self.context.housekeeper.close()
         for repo in self._repos.values():
             repo.close()
@@ -209,7 +220,8 @@ class Catalog:
         for repo_id in self.context.backend.folders("repos"):
             if repo_id not in self._repos:
                 self._open_repo(Repo(self, repo_id))
-        self._listed = changed
+        if time.time_ns() - changed > _SETTLED_NS:  # else a repo may be half made, or two made within one tick
+            self._listed = changed
 
     def _open_repo(self, repo: Repo) -> None:
         """Take in a repo; one whose log is damaged is named in `broken`, and the others are served."""

@@ -1,11 +1,12 @@
 """A data instance, and a view of it at one version. Datatypes subclass both."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dvidzarr.core.errors import ForbiddenError, NotFoundError
+from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
@@ -17,6 +18,8 @@ from dvidzarr.storage.merging import Unversioned, Versions
 if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
     from dvidzarr.repo.state import InstanceRecord
+
+_NO_AUTHOR = Author()
 
 
 class Instance:
@@ -33,6 +36,7 @@ class Instance:
         self.id = record.id
         self._record = record
         self._opening = threading.Lock()
+        self._tagging = threading.Lock()
         self._dataset: Dataset | None = None
         self._tags = record.tags
         self._syncs: tuple[str, ...] = ()
@@ -72,7 +76,16 @@ class Instance:
     @property
     def tags(self) -> dict[str, str] | None:
         """DVID's tags, None if never set."""
+        _ = self.dataset  # the log may hold changes
         return self._tags
+
+    def set_tags(
+        self, tags: Mapping[str, str], author: Author = _NO_AUTHOR, *, replace: bool = False
+    ) -> None:
+        """Add tags (unversioned), or replace all."""
+        with self.repo.writing_unversioned(self), self._tagging:
+            merged = dict(tags) if replace else {**(self.tags or {}), **tags}
+            self.dataset.append(Kind.SETTINGS, None, author, {"tags": merged})
 
     @property
     def syncs(self) -> tuple[str, ...]:
@@ -129,6 +142,8 @@ class Instance:
     def _open(self) -> Dataset:
         with self.repo.catalog.opening, self._opening:
             if self._dataset is None:
+                if self.repo.catalog.closed:
+                    raise ForbiddenError(f"the store {self.repo.url} is closed")
                 self.repo.check_instance(self)
                 dataset = Dataset(self.repo.context, self.prefix, self.id, self.versions, self)
                 self.declare(dataset)

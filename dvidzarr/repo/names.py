@@ -12,24 +12,29 @@ if TYPE_CHECKING:
 
 
 class VersionNames:
-    """UUID → (repo, ordinal). `lock` also makes "choose a name, then record it" one step for those who hold it."""
+    """UUID → (repo, ordinal).
+
+    `lock` makes "choose a name, then record it" one step for those who hold it, across a sync of the log; `_guard`
+    protects the tables and is held for moments only, so that a look-up never waits for a disk.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self._guard = threading.Lock()
         self._sorted: list[str] = []
         self._where: dict[str, tuple[Repo, int]] = {}
         self._number = 0
 
     def add(self, repo: "Repo", version: Version) -> None:
         """Register a version that a record made."""
-        with self.lock:
+        with self._guard:
             bisect.insort(self._sorted, version.uuid)
             self._where[version.uuid] = (repo, version.ordinal)
             self._number = max(self._number, version.number)
 
     def forget(self, repo: "Repo") -> None:
         """Drop the versions of a repo."""
-        with self.lock:
+        with self._guard:
             self._where = {uuid: place for uuid, place in self._where.items() if place[0] is not repo}
             self._sorted = sorted(self._where)
 
@@ -45,7 +50,7 @@ class VersionNames:
         exact = self._where.get(prefix)
         if exact is not None:
             return exact
-        with self.lock:
+        with self._guard:
             first = bisect.bisect_left(self._sorted, prefix)
             found = [uuid for uuid in self._sorted[first : first + 2] if uuid.startswith(prefix)]
         if not found:

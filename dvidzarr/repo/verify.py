@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, StorageError
+from dvidzarr.storage.blobs import blob_key
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.documents import DELETED
 from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.repair import close_gap, gaps
-from dvidzarr.storage.writing import blob_key, read_place
+from dvidzarr.storage.writing import read_place
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog

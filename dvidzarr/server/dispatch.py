@@ -79,7 +79,7 @@ class Dispatcher:
         table = table_of(instance.datatype)
         method = facts.request.method
         row = table.find(method, parts[0])
-        call = self._call(facts, parts, row, Target(target.repo, version, instance))
+        call = self._call(facts, parts, row, Target(target.repo, version, instance, target.version))
         if (
             instance.versioned
             and version.locked

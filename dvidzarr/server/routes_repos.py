@@ -17,7 +17,6 @@ from dvidzarr.http.jsonbody import (
     texts_member,
 )
 from dvidzarr.http.repojson import repo_json
-from dvidzarr.server.tables import instance_info
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
@@ -31,7 +30,7 @@ async def get_repos_info(call: Call) -> web.StreamResponse:
 
 
 def _repos_json(catalog: "Catalog") -> web.Response:
-    return responses.json_value({repo.root: repo_json(repo, instance_info) for repo in catalog.repos})
+    return responses.json_value({repo.root: repo_json(repo) for repo in catalog.repos})
 
 
 async def post_repos(call: Call) -> web.StreamResponse:
@@ -59,7 +58,7 @@ async def head_repo(_call: Call) -> web.StreamResponse:
 
 async def get_info(call: Call) -> web.StreamResponse:
     """Answer the repo that holds the version."""
-    return responses.json_value(await call.offload(repo_json, call.repo, instance_info))
+    return responses.json_value(await call.offload(repo_json, call.repo))
 
 
 async def post_info(call: Call) -> web.StreamResponse:

@@ -1,13 +1,14 @@
 """What a running server owns, and lends to handlers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
+from dvidzarr.server.batching import Batches
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -33,11 +34,16 @@ class Runtime:
         self.gc_percent = 100
         self._admission = Admission(settings.limits.in_flight_budget, settings.limits.queue_timeout_s)
         workers = max(8, _THREADS_PER_CORE * settings.compute.thread_count)
+        self._batches = Batches(self.offload)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="request")
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
+        """Run a blocking function on the pool, once for all items that came while it ran before."""
+        await self._batches.together(key, function, item)
 
     def admit(self, size: int) -> AbstractAsyncContextManager[None]:
         """Hold `size` bytes of the budget of all requests in flight."""

@@ -8,19 +8,12 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.endpoint import EndpointTable
 
 if TYPE_CHECKING:
-    from dvidzarr.repo.dag import Version
     from dvidzarr.repo.datatype import DataType
-    from dvidzarr.repo.instance import Instance
 
 
 def table_of(datatype: "DataType") -> EndpointTable:
     """Return the endpoints of a datatype."""
     return _load(datatype.endpoints)
-
-
-def instance_info(instance: "Instance", version: "Version") -> dict[str, object]:
-    """Return the JSON of an instance at a version, as its datatype forms it."""
-    return table_of(instance.datatype).info(instance, version)
 
 
 @lru_cache(maxsize=256)

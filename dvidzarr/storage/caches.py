@@ -5,11 +5,13 @@ A stamp that does not fit the store, the instance, the versions or the log means
 
 import logging
 import sqlite3
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
+from crc32c import crc32c
 
 from dvidzarr.storage.cache import StateFile
 from dvidzarr.storage.documents import Documents
@@ -30,6 +32,7 @@ class DatasetCaches:
         self._versions = versions
         self._state = StateFile(folder / "state")
         self._documents: Documents | None = None
+        self._opening = threading.Lock()
         self.owner = False
 
     def stamp(self, cursor: Cursor) -> dict[str, Any]:
@@ -47,7 +50,7 @@ class DatasetCaches:
         loaded = self._state.load()
         if loaded is not None:
             stamp, state, runs = loaded
-            if self._fits(stamp) and (not state["documents"] or self._index_is_at(stamp)):
+            if self._fits(stamp) and self._index_fits(stamp, state["documents"]):
                 return Cursor(**stamp["cursor"]), state, runs
         self.drop()
         return None
@@ -58,20 +61,35 @@ class DatasetCaches:
             "versions"
         ]
 
-    def _index_is_at(self, stamp: dict[str, Any]) -> bool:
+    def _index_fits(self, stamp: dict[str, Any], checksum: int | None) -> bool:
+        """Tell whether the index is the one that was saved with the state; without one there must be none."""
+        if checksum is None:
+            if self.owner:
+                self._remove_index()
+            return True
         try:
+            if self._checksum() != checksum:  # SQLite would not notice a changed value
+                return False
             if not self.owner:
                 self._documents = self._copy()
-            return self.documents.stamp() == _text(stamp) and self.documents.check()
-        except sqlite3.Error:
+            return self.documents.stamp() == _text(stamp)
+        except (OSError, sqlite3.Error):
             return False
+
+    def _checksum(self) -> int:
+        checksum = 0
+        with (self._folder / _FILES[0]).open("rb") as file:
+            while piece := file.read(1 << 20):
+                checksum = crc32c(piece, checksum)
+        return checksum
 
     def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, Run]) -> None:
         """Write both; a failure is logged, since everything here can be rebuilt."""
         try:
             if self._documents is not None:
                 self._documents.mark(_text(stamp))
-            self._state.save(stamp, {**state, "documents": self.has_documents}, runs)
+            checksum = self._checksum() if self.has_documents else None
+            self._state.save(stamp, {**state, "documents": checksum}, runs)
         except (OSError, sqlite3.Error) as error:
             _logger.warning("%s: caches were not written: %s", self._folder, error)
 
@@ -83,9 +101,10 @@ class DatasetCaches:
     @property
     def documents(self) -> Documents:
         """The index of the documents, opened when first needed."""
-        if self._documents is None:
-            self._documents = self._open() if self.owner else Documents(":memory:", self._versions)
-        return self._documents
+        with self._opening:
+            if self._documents is None:
+                self._documents = self._open() if self.owner else Documents(":memory:", self._versions)
+            return self._documents
 
     def _open(self) -> Documents:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -141,15 +141,14 @@ class ChunkStore:
         rows["flags"] = np.frombuffer(payload, "u1", number, at + 28 * number)
         return pack(coords), rows
 
-    def publish(self, payload: memoryview, ordinal: int, sequence: int) -> list[str]:
-        """Make the chunks of a record visible, all at once; return the keys of rewrites that nothing names any more."""
+    def publish(self, payload: memoryview, ordinal: int, sequence: int) -> dict[str, int]:
+        """Make the chunks of a record visible, all at once; return the rewrites it supersedes: object → chunk key."""
         keys, rows = self.rows_of(payload, ordinal, sequence)
-        old = self.postings.publish(keys, rows)
-        return [
-            self.object_key(ordinal, (0, 0, 0), row[1])
-            for row in old.tolist()
-            if row[1] and row[0] != sequence
-        ]
+        return {
+            self.object_key(ordinal, (0, 0, 0), row[1]): key
+            for key, row in self.postings.publish(keys, rows)
+            if row[1]
+        }
 
     # --- reading ---------------------------------------------------------------------------------------------
 

@@ -4,9 +4,10 @@ State in memory changes only in `_apply`, called with each record in sequence on
 following another process, and after an append. Design: storage §2–§5, §8.
 """
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.merging import Versions
+from dvidzarr.storage.words import DOCUMENT_KINDS, Word, words_of
 
 IN_BLOB = -1
 """`Place.segment` of a value that lies in the blob named by `Place.value`."""
@@ -84,6 +86,8 @@ class Dataset:
         """Durability `fast`: records up to this one have their objects on the disk."""
         self.unflushed: deque[str] = deque()
         """Durability `fast`: objects that are not synced yet."""
+        self.flushing = threading.Lock()
+        """Held while `unflushed` is worked off, and while superseded objects are removed."""
         self.voided: frozenset[int] = frozenset()
         self.found_void = False
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
@@ -185,13 +189,23 @@ class Dataset:
         self, kind: Kind, version: int | None, author: Author, header: dict[str, Any], payload: bytes = b""
     ) -> Position:
         """Append a record about a version (or about the instance): the commit point of every mutation."""
+        return self.append_all([(kind, version, author, header, payload)])
+
+    def append_all(
+        self, records: Sequence[tuple[Kind, int | None, Author, dict[str, Any], bytes]]
+    ) -> Position:
+        """Append several records at the price of one: all become durable, or none. Returns the position of the last."""
         if not self.writable:
             raise StorageError(f"{self.prefix} is not open for writing")
-        about = {"t": time.time(), "u": author.user, "a": author.app, **header}
-        if version is not None:
-            about["v"] = self.versions.id_of(version)
-        position = self.log.append(kind, about, payload)
-        self._cached_size += len(payload) + 256
+        now = time.time()
+        full = []
+        for kind, version, author, header, payload in records:
+            about = {"t": now, "u": author.user, "a": author.app, **header}
+            if version is not None:
+                about["v"] = self.versions.id_of(version)
+            full.append((kind, about, payload))
+            self._cached_size += len(payload) + 256
+        position = self.log.append_all(full)
         if self._cached_size > _CACHE_EVERY:
             self._cached_size = 0
             self.context.housekeeper.schedule(0, ("caches", self.data_id), self.save_caches, at_close=False)
@@ -203,8 +217,8 @@ class Dataset:
         ordinal = self._ordinal_of(entry)
         if entry.kind == Kind.CHUNKS:
             self._apply_chunks(entry, ordinal)
-        elif entry.kind in {Kind.PUT, Kind.DELETE}:
-            self._apply_document(entry, ordinal)
+        elif entry.kind in DOCUMENT_KINDS:
+            self._apply_documents(entry, ordinal)
         elif entry.kind == Kind.FINISHED:
             self._apply_finished(ordinal)
         elif entry.kind == Kind.CHECKPOINT:
@@ -225,32 +239,52 @@ class Dataset:
         return ordinal
 
     def _apply_chunks(self, entry: Entry, ordinal: int) -> None:
-        superseded = self.arrays[entry.header["s"]].publish(entry.payload, ordinal, entry.sequence)
-        if superseded and self.writable:
-            self.later(("superseded", superseded[0]), lambda: self.context.backend.remove(superseded))
+        scale = entry.header["s"]
+        old = self.arrays[scale].publish(entry.payload, ordinal, entry.sequence)
+        if old and self.writable:
+            self._remove_later(scale, ordinal, old, entry.sequence)
 
-    def later(self, name: tuple[str, ...], task: Callable[[], None]) -> None:
+    def _remove_later(self, scale: int, ordinal: int, old: dict[str, int], upto: int, wait: float = 0) -> None:
+        """Remove superseded objects (name → chunk key) once what superseded them, record `upto`, is safe.
+
+        A power loss may void that record, which brings them back: so look again before they go.
+        """
+
+        def remove() -> None:
+            with self.flushing:
+                store = self.arrays[scale]
+                own = store.postings.own(old.values(), ordinal)
+                live = {store.object_key(ordinal, (0, 0, 0), row[1]) for row in own if row is not None}
+                if self.log.unflushed_after is None or self.flushed >= upto:
+                    self.context.backend.remove([name for name in old if name not in live])
+                    return
+            self._remove_later(scale, ordinal, old, upto, self.context.settings.storage.flush_interval_s)
+
+        self.later(("superseded", str(upto)), remove, wait)
+
+    def later(self, name: tuple[str, ...], task: Callable[[], None], wait: float = 0) -> None:
         """Do something after the grace period in which readers may still use what they resolved before."""
-        grace = self.context.settings.storage.rewrite_grace_s
+        grace = max(wait, self.context.settings.storage.rewrite_grace_s)
         self.context.housekeeper.schedule(grace, (self.data_id, *name), task, at_close=False)
 
-    def _apply_document(self, entry: Entry, ordinal: int) -> None:
-        size = entry.header["k"]
-        key, value = bytes(entry.payload[:size]), entry.payload[size:]
-        if entry.kind == Kind.DELETE:
-            place = Place(ordinal, entry.sequence, DELETED, None, 0, 0, 0, 0)
-        elif "blob" in entry.header:
-            blob = entry.header["blob"].encode()
-            place = Place(
-                ordinal, entry.sequence, VALUE, blob, IN_BLOB, 0, entry.header["n"], entry.header["c"]
-            )
-        else:
-            kept = bytes(value) if len(value) <= INLINE else None
-            start = entry.offset + size
-            place = Place(
-                ordinal, entry.sequence, VALUE, kept, entry.segment, start, len(value), entry.header["c"]
-            )
-        self.documents.put(key, place)
+    def _apply_documents(self, entry: Entry, ordinal: int) -> None:
+        """Take in all words of a record at once."""
+        words = []
+        for word in words_of(entry):
+            key = bytes(entry.payload[word.start : word.value_start])
+            words.append((key, self._place(entry, ordinal, word)))
+        self.documents.put_all(words)
+
+    def _place(self, entry: Entry, ordinal: int, word: Word) -> Place:
+        if word.length is None:
+            return Place(ordinal, entry.sequence, DELETED, None, 0, 0, 0, 0)
+        if word.blob is not None:
+            name = word.blob.encode()
+            return Place(ordinal, entry.sequence, VALUE, name, IN_BLOB, 0, word.length, word.checksum)
+        start = word.value_start
+        kept = bytes(entry.payload[start : start + word.length]) if word.length <= INLINE else None
+        at = entry.offset + start
+        return Place(ordinal, entry.sequence, VALUE, kept, entry.segment, at, word.length, word.checksum)
 
     def _apply_finished(self, ordinal: int) -> None:
         for store in self.arrays.values():

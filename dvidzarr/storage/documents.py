@@ -6,12 +6,13 @@ a deletion. Derived rows of merge versions are kept apart and rebuilt when neede
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.listings import KeyList, KeyLists
 from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions, choose, contested
 
 INLINE = 1024
@@ -30,6 +31,14 @@ _PUT = f"""INSERT INTO rows ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT 
     sequence=excluded.sequence, state=excluded.state, value=excluded.value, segment=excluded.segment,
     start=excluded.start, length=excluded.length, checksum=excluded.checksum
     WHERE excluded.sequence >= rows.sequence"""
+
+_FIND = """SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows
+    WHERE key = ? AND ordinal <= ? ORDER BY ordinal DESC"""
+_PAGE = """SELECT key, ordinal, state FROM rows WHERE (key, ordinal) > (?, ?) ORDER BY key, ordinal LIMIT ?"""
+_ROWS_AT_ONCE = 5000
+
+ONE_STATE = 2000
+"""So many keys of a range are looked up in one go."""
 
 VALUE, DELETED = 0, 1
 _SILENT = -1
@@ -60,7 +69,10 @@ class Documents:
         self._versions = versions
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._deriving = threading.RLock()
         self._derived: dict[int, dict[bytes, Place | None]] = {}
+        self._collecting = threading.Lock()
+        self._lists = KeyLists()
         self._dirty = False
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -85,11 +97,7 @@ class Documents:
             self._db.execute("INSERT OR REPLACE INTO stamp VALUES ('stamp', ?)", (stamp,))
             self._db.execute("COMMIT")
             self._dirty = False
-
-    def check(self) -> bool:
-        """Tell whether SQLite finds the index whole."""
-        with self._lock:
-            return bool(self._db.execute("PRAGMA quick_check").fetchone() == ("ok",))
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def copy_from(self, path: str) -> None:
         """Take over the committed contents of another index (followers start from the writer's)."""
@@ -124,9 +132,15 @@ class Documents:
 
     def put(self, key: bytes, place: Place) -> None:
         """Note a version's word on a key; an older one of the same version is replaced."""
+        self.put_all([(key, place)])
+
+    def put_all(self, words: Iterable[tuple[bytes, Place]]) -> None:
+        """Note several words; a reader sees all of them or none."""
         with self._lock:
             self._begin()
-            self._db.execute(_PUT, (key, *astuple(place)))
+            for key, place in words:
+                self._db.execute(_PUT, (key, *astuple(place)))
+                self._lists.note(key, place.ordinal, there=place.state == VALUE)
 
     # --- looking up ------------------------------------------------------------------------------------------
 
@@ -134,45 +148,96 @@ class Documents:
         """Return where the value of a key lies as a lineage sees it, None if there is none."""
         self._derive(lineage.ordinal)
         with self._lock:
-            places = self._places(key)
-        place = self._best(key, places, lineage)
+            return self._visible(key, lineage)
+
+    def find_now(self, key: bytes, lineage: Lineage) -> tuple[bool, Place | None]:
+        """Do as `find` if that needs no waiting: (True, what it returns), else (False, None). For event loops."""
+        if any(merge not in self._derived for merge in self._versions.merges(lineage.ordinal)):
+            return False, None
+        if not self._lock.acquire(blocking=False):
+            return False, None
+        try:
+            return True, self._visible(key, lineage)
+        finally:
+            self._lock.release()
+
+    def find_all(self, keys: Sequence[bytes], lineage: Lineage) -> list[Place | None]:
+        """Return where the values of keys lie, all of one state."""
+        self._derive(lineage.ordinal)
+        with self._lock:
+            return [self._visible(key, lineage) for key in keys]
+
+    def _visible(self, key: bytes, lineage: Lineage) -> Place | None:
+        place = self._best(key, lineage)
         return None if place is None or place.state == DELETED else place
 
-    def _places(self, key: bytes) -> list[Place]:
-        query = (
-            "SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows WHERE key = ?"
-        )
-        return [Place(*row) for row in self._db.execute(query, (key,))]
+    def _best(self, key: bytes, lineage: Lineage) -> Place | None:
+        """Return the word of the nearest version, deletions included; derived ones lose to the merge version's own.
 
-    def _best(self, key: bytes, places: list[Place], lineage: Lineage) -> Place | None:
-        """Return the word of the nearest version, deletions included; derived ones lose to the merge version's own."""
-        best, rank = None, _SILENT
-        for place in places:
-            mine = int(lineage.ranks[place.ordinal]) if place.ordinal < len(lineage.ranks) else -1
-            if mine > rank:
-                best, rank = place, mine
+        Along a lineage a nearer version has a higher ordinal, so the first row on it, from above, is the answer.
+        """
+        best, ordinal = None, _SILENT
+        for row in self._db.execute(_FIND, (key, lineage.ordinal)):
+            if row[0] in lineage:
+                best, ordinal = Place(*row), row[0]
+                break
         for merge, derived in self._derived.items():
-            if key in derived and merge in lineage and int(lineage.ranks[merge]) > rank:
-                best, rank = derived[key], int(lineage.ranks[merge])
+            if merge > ordinal and key in derived and merge in lineage:
+                best, ordinal = derived[key], merge
         return best
+
+    def keys(self, lineage: Lineage, first: bytes = b"", last: bytes | None = None) -> list[bytes]:
+        """Return the keys in [first, last] that a lineage sees, in order of the bytes."""
+        listed = self._listed(lineage)
+        with self._lock:
+            return listed.between(first, last)
+
+    def _listed(self, lineage: Lineage) -> KeyList:
+        self._derive(lineage.ordinal)
+        with self._collecting:
+            with self._lock:
+                known = self._lists.get(lineage.ordinal)
+            return self._collect(lineage) if known is None else known
+
+    def _collect(self, lineage: Lineage) -> KeyList:
+        """Go through all rows once, a page at a time so that others get their turn."""
+        with self._lock:
+            fresh = self._lists.begin(lineage)
+        chain = frozenset(np.flatnonzero(lineage.ranks >= 0).tolist())
+        words: dict[bytes, tuple[int, bool]] = {}
+        place: tuple[bytes, int] | None = (b"", -1)
+        while place is not None:
+            with self._lock:
+                rows = self._db.execute(_PAGE, (*place, _ROWS_AT_ONCE)).fetchall()
+            for key, ordinal, state in rows:  # of one key in ascending order: the nearest version comes last
+                if ordinal in chain:
+                    words[key] = (ordinal, state == VALUE)
+            place = rows[-1][:2] if len(rows) == _ROWS_AT_ONCE else None
+        for merge in sorted(chain & self._derived.keys()):
+            for key, derived in self._derived[merge].items():
+                if words.get(key, (_SILENT, False))[0] < merge:
+                    words[key] = (merge, derived is not None and derived.state == VALUE)
+        with self._lock:
+            self._lists.keep(fresh, sorted(key for key, (_, there) in words.items() if there))
+        return fresh
 
     def range(
         self, lineage: Lineage, first: bytes = b"", last: bytes | None = None
     ) -> Iterator[tuple[bytes, Place]]:
-        """Yield (key, place) of all keys in [first, last] that a lineage sees, in order of the bytes."""
-        self._derive(lineage.ordinal)
-        query = f"SELECT {_COLUMNS} FROM rows WHERE key >= ?" + (" AND key <= ?" if last is not None else "")
+        """Yield (key, place) of all keys in [first, last] that a lineage sees, in order of the bytes.
+
+        What is yielded shows one state up to `ONE_STATE` keys; a longer range is looked up in parts of that many.
+        """
+        listed = self._listed(lineage)
         with self._lock:
-            rows = self._db.execute(
-                query + " ORDER BY key", (first,) if last is None else (first, last)
-            ).fetchall()
-        grouped: dict[bytes, list[Place]] = {}
-        for key, *rest in rows:
-            grouped.setdefault(key, []).append(Place(*rest))
-        for key, places in grouped.items():
-            place = self._best(key, places, lineage)
-            if place is not None and place.state != DELETED:
-                yield key, place
+            keys = listed.between(first, last)
+            places = [self._visible(key, lineage) for key in keys[:ONE_STATE]]
+        for start in range(0, len(keys), ONE_STATE):
+            part = keys[start : start + ONE_STATE]
+            places = self.find_all(part, lineage) if start else places
+            for key, place in zip(part, places, strict=True):
+                if place is not None:
+                    yield key, place
 
     def all_rows(self) -> list[tuple[bytes, Place]]:
         """Return every version's word on every key."""
@@ -184,7 +249,7 @@ class Documents:
     def _derive(self, ordinal: int) -> None:
         for merge in self._versions.merges(ordinal):
             if merge not in self._derived:
-                with self._lock:
+                with self._deriving:
                     if merge not in self._derived:
                         self._derived = {**self._derived, merge: self._derived_places(merge)}
 
@@ -200,19 +265,28 @@ class Documents:
         winner
             Per key, see `merging.choose`.
         """
+        for parent in parents:
+            self._derive(parent)
         versions = contested(self._versions, parents)
+        bounds = (min(versions, default=0), max(versions, default=0))
         with self._lock:
-            rows = self._db.execute("SELECT key, ordinal FROM rows")
-            keys = {key for key, ordinal in rows if ordinal in versions}
-            keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
-            ordered = sorted(keys)
-            lines = [self._versions.lineage(parent) for parent in parents]
-            seen = [[self._best(key, self._places(key), line) for key in ordered] for line in lines]
+            rows = self._db.execute(
+                "SELECT key, ordinal FROM rows WHERE ordinal BETWEEN ? AND ?", bounds
+            ).fetchall()
+        keys = {key for key, ordinal in rows if ordinal in versions}
+        keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
+        ordered = sorted(keys)
+        lines = [self._versions.lineage(parent) for parent in parents]
+        seen = [self._words(ordered, line) for line in lines]
         origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
         deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
         shape = (len(lines), len(ordered))
         winners = choose(origins.reshape(shape), deleted.reshape(shape), self._versions)
         return ordered, seen, winners.tolist()
+
+    def _words(self, keys: list[bytes], lineage: Lineage) -> list[Place | None]:
+        with self._lock:
+            return [self._best(key, lineage) for key in keys]
 
     def _derived_places(self, merge: int) -> dict[bytes, Place | None]:
         """Return what a merge version shows where it differs from its first parent; None = nothing, or a conflict."""

@@ -9,9 +9,11 @@ import logging
 
 from crc32c import crc32c
 
+from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
 
 _logger = logging.getLogger("dvidzarr.storage")
 
@@ -45,14 +47,19 @@ def flush(dataset: Dataset) -> None:
     """Make everything acknowledged so far durable; nothing to do with durability `full`."""
     if not is_fast(dataset) or not dataset.writable:
         return
-    upto = dataset.log.tail.sequence
-    keys = [dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))]
-    present = [
-        key for key in keys if dataset.context.backend.size(key) is not None
-    ]  # superseded ones may be gone
-    dataset.context.backend.sync(present, contents=True)
-    if upto > dataset.flushed:
-        _checkpoint(dataset, upto)
+    backend = dataset.context.backend
+    with dataset.flushing:
+        upto = dataset.log.tail.sequence
+        keys = [dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))]
+        try:
+            present = [key for key in keys if backend.size(key) is not None]  # superseded ones may be gone
+            backend.sync(present, contents=True)
+        except StorageError as error:  # a second try would succeed without anything being on the disk
+            dataset.unflushed.extend(keys)
+            dataset.log.refuse(f"what was acknowledged could not be synced: {error}")
+            raise
+        if upto > dataset.flushed:
+            _checkpoint(dataset, upto)
 
 
 def _checkpoint(dataset: Dataset, upto: int) -> None:
@@ -80,9 +87,9 @@ def _void_incomplete(dataset: Dataset) -> None:
 
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:
     """Tell whether the objects that a record names are on the disk, with the recorded contents."""
-    if entry.kind == Kind.PUT and "blob" in entry.header:
-        value = dataset.context.backend.get(f"{dataset.prefix}/blobs/{entry.header['blob']}")
-        return value is not None and crc32c(value) == entry.header["c"]
+    if entry.kind in DOCUMENT_KINDS:
+        blobs = (word for word in words_of(entry) if word.blob is not None)
+        return all(_has_blob(dataset, f"{dataset.prefix}/blobs/{word.blob}", word.checksum) for word in blobs)
     if entry.kind != Kind.CHUNKS:
         return True
     store = dataset.arrays[entry.header["s"]]
@@ -92,3 +99,8 @@ def _is_whole(dataset: Dataset, entry: Entry) -> bool:
         row[6] or store.problem(key, row) is None
         for key, row in zip(keys.tolist(), rows.tolist(), strict=True)
     )
+
+
+def _has_blob(dataset: Dataset, key: str, checksum: int) -> bool:
+    value = dataset.context.backend.get(key)
+    return value is not None and crc32c(value) == checksum

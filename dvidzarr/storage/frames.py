@@ -45,6 +45,7 @@ class Kind(IntEnum):
     CHUNKS = 32
     PUT = 33
     DELETE = 34
+    BATCH = 35
     SETTINGS = 36
     EXTENTS = 37
     FINISHED = 38

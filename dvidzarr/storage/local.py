@@ -39,7 +39,7 @@ class AppendFile:
         except OSError as error:
             _fail(key, error)
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data` at `offset`."""
         try:
             view = memoryview(data)

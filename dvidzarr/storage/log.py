@@ -3,13 +3,16 @@
 import logging
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Protocol
 
 from dvidzarr.core.errors import BusyError, DvidzarrError, NoSpaceError, StorageError
 from dvidzarr.storage.frames import (
     HEADER_SIZE,
     START,
+    Kind,
     Position,
     SegmentHeader,
     decode_frame,
@@ -23,8 +26,13 @@ from dvidzarr.storage.logreader import Apply, LogReader
 SEGMENT_SIZE = 64 << 20
 FRAME_SIZE = 32 << 20
 """Records queued beyond this go into the next frame."""
+_CLOSING_S = 30.0
 
 _logger = logging.getLogger("dvidzarr.storage")
+
+
+Record = tuple[int, dict[str, Any], bytes]
+"""Kind, header and payload of a record to be appended."""
 
 
 class Log(Protocol):
@@ -46,13 +54,16 @@ class Log(Protocol):
 
 @dataclass(slots=True)
 class _Pending:
-    kind: int
-    header: dict[str, Any]
-    payload: bytes
+    records: Sequence[Record]
     done: threading.Event = field(default_factory=threading.Event)
     lead: bool = False
     error: BaseException | None = None
     position: Position = START
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payloads."""
+        return sum(len(payload) for _, _, payload in self.records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +84,15 @@ class Damage:
 class LocalLog(LogReader):
     """A log as segment files below `prefix`, with one writer.
 
-    `_lock` guards the queue and who leads; the leader alone touches the files.
+    `_lock` guards the queue and who leads; the leader alone writes to the files. `_syncing` keeps a file open while it
+    is synced from outside (`flush`).
     """
 
     def __init__(self, backend: LocalBackend, prefix: str, ids: tuple[str, str], apply: Apply) -> None:
         super().__init__(backend, prefix, ids, apply)
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._syncing = threading.Lock()
         self._queue: list[_Pending] = []
         self._leading = False
         self._file: AppendFile | None = None
@@ -99,15 +113,16 @@ class LocalLog(LogReader):
 
     def recover(self) -> None:
         """Replay from the cursor on, decide what the end is, and open for appending."""
-        word = self._published()
-        self.close()
-        self._read_on(None)
-        self._settle(word)
-        if not self.damage and self._segment:
-            self._open_tail()
-        self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=True)
-        self._word.value = self._tail.sequence
-        self._writing = True
+        with self._following:
+            word = self._published()
+            super().close()
+            self._read_on(None)
+            self._settle(word)
+            if not self.damage and self._segment:
+                self._open_tail()
+            self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=True)
+            self._word.value = self._tail.sequence
+            self._writing = True
 
     def _settle(self, word: int | None) -> None:
         """Decide between a torn tail, which is cut off, and damage, behind which valid frames are still applied."""
@@ -120,7 +135,7 @@ class LocalLog(LogReader):
             if found is None and not acknowledged and not self._readable(later):
                 self._cut(view, later)
                 return
-            if self.unflushed_after is not None:
+            if self.unflushed_after is not None and not self._flushed_later():
                 _logger.warning(
                     "%s ends at record %d: later ones were not flushed", self._prefix, self._tail.sequence
                 )
@@ -130,8 +145,22 @@ class LocalLog(LogReader):
                 return
 
     def _readable(self, segments: list[int]) -> bool:
-        """Tell whether a segment may hold frames: one with a torn header never had an acknowledged one."""
-        return any((self._backend.size(self._key(number)) or 0) > HEADER_SIZE for number in segments)
+        """Tell whether records were acknowledged here: a segment without frames was begun behind all that came before."""
+        for number in segments:
+            data = self._backend.get(self._key(number)) or b""
+            header = self._read_header(number, data)
+            if len(data) > HEADER_SIZE or (header is not None and header.first > self._tail.sequence + 1):
+                return True
+        return False
+
+    def _flushed_later(self) -> bool:
+        """Tell whether a checkpoint vouches for the record that cannot be read: then no power loss took it."""
+        following = self._tail.sequence + 1
+        return any(
+            entry.kind == Kind.CHECKPOINT and entry.header["upto"] >= following
+            for entry in self.records()
+            if entry.sequence > following
+        )
 
     def _cut(self, view: memoryview, later: list[int]) -> None:
         """Drop a torn tail: nothing of it was acknowledged."""
@@ -183,7 +212,11 @@ class LocalLog(LogReader):
         StorageError
             The log failed or is damaged; nothing was acknowledged.
         """
-        item = _Pending(kind, header, payload)
+        return self.append_all([(kind, header, payload)])
+
+    def append_all(self, records: Sequence[Record]) -> Position:
+        """Append records in one frame: all of them become durable, or none. Returns the position of the last."""
+        item = _Pending(records)
         with self._lock:
             self._check_writable()
             self._queue.append(item)
@@ -213,6 +246,7 @@ class LocalLog(LogReader):
                     following.done.set()
                 elif item.done.is_set():
                     self._leading = False
+                    self._idle.notify_all()
             raise
 
     def _check_writable(self) -> None:
@@ -228,9 +262,9 @@ class LocalLog(LogReader):
         with self._lock:
             items: list[_Pending] = []
             size = 0
-            while self._queue and (not items or size + len(self._queue[0].payload) < FRAME_SIZE):
+            while self._queue and (not items or size + self._queue[0].size < FRAME_SIZE):
                 items.append(self._queue.pop(0))
-                size += len(items[-1].payload)
+                size += items[-1].size
         try:
             self._commit(items)
         except DvidzarrError as error:
@@ -256,6 +290,7 @@ class LocalLog(LogReader):
                 following = self._queue[0].done
             else:
                 self._leading, following = False, None
+                self._idle.notify_all()
         for item in items:
             item.done.set()
         if following is not None:
@@ -263,7 +298,7 @@ class LocalLog(LogReader):
 
     def _commit(self, items: list[_Pending]) -> None:
         first = self._tail.sequence + 1
-        records = [encode_record(item.kind, item.header, item.payload) for item in items]
+        records = [encode_record(*record) for item in items for record in item.records]
         frame = encode_frame(first, records, self._salt)
         if self._file is None or (self._offset > HEADER_SIZE and self._offset + len(frame) > SEGMENT_SIZE):
             self._next_segment(first)
@@ -271,8 +306,10 @@ class LocalLog(LogReader):
         self._put_frame(frame)
         start = self._frame = self._offset
         self._offset += len(frame)
-        for item, entry in zip(items, decode_frame(memoryview(frame), 0, self._segment), strict=True):
-            self._take(replace(entry, offset=entry.offset + start))
+        entries = iter(decode_frame(memoryview(frame), 0, self._segment))
+        for item in items:
+            for entry in islice(entries, len(item.records)):
+                self._take(replace(entry, offset=entry.offset + start))
             item.position = self._tail
         self._mark()
         if self._word is not None:
@@ -291,7 +328,7 @@ class LocalLog(LogReader):
                 self._file.sync()
             except StorageError as error:
                 self._failed = str(error)  # the frame may or may not be durable: never retried on this file
-                raise
+                raise StorageError(self._failed) from error  # also for a full disk: the record may come back
 
     def _take_back(self, error: StorageError) -> None:
         """Cut off a frame that was not written whole, durably, so that it can never be taken for a record."""
@@ -306,6 +343,7 @@ class LocalLog(LogReader):
 
     def _next_segment(self, first: int) -> None:
         """Begin a segment; its name is durable before its first frame is acknowledged."""
+        self.flush()
         number, salt = self._segment + 1, secrets.randbits(32)
         file = self._backend.open_append(self._key(number), create=True)
         try:
@@ -316,25 +354,33 @@ class LocalLog(LogReader):
             file.close()
             self._backend.remove([self._key(number)])
             raise
-        if self._file is not None:
-            self._file.sync()
-            self._file.close()
-        self._file, self._segment, self._offset, self._salt = file, number, HEADER_SIZE, salt
+        with self._syncing:
+            if self._file is not None:
+                self._file.close()
+            self._file = file
+        self._segment, self._offset, self._salt = number, HEADER_SIZE, salt
 
     def flush(self) -> None:
         """Make everything appended so far durable (durability `fast`)."""
-        with self._lock:
-            file = self._file
-        if file is not None:
-            try:
-                file.sync()
-            except StorageError as error:
-                self._failed = str(error)
-                raise
+        with self._syncing:
+            if self._file is not None:
+                try:
+                    self._file.sync()
+                except StorageError as error:
+                    self.refuse(str(error))
+                    raise
+
+    def refuse(self, why: str) -> None:
+        """Take no more records in this process."""
+        self._failed = self._failed or why
 
     def close(self) -> None:
-        """Close the files; nothing is flushed."""
+        """Let a running append end, refuse later ones, close the files; nothing is flushed."""
+        with self._idle:
+            self.refuse("it was closed")
+            self._idle.wait_for(lambda: not self._leading, _CLOSING_S)
         super().close()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with self._syncing:
+            if self._file is not None:
+                self._file.close()
+                self._file = None

@@ -130,10 +130,10 @@ class LogReader:
 
     def follow(self) -> None:
         """Apply the records that the writer published since the last call."""
-        word = self._published()
-        if word is None or word <= self._tail.sequence:
-            return
-        with self._following:
+        with self._following:  # another thread may have read on, or be about to recover the log
+            word = self._published()
+            if word is None or word <= self._tail.sequence:
+                return
             self._read_on(word)
             if self._tail.sequence < word:
                 raise CorruptionError(
@@ -155,13 +155,14 @@ class LogReader:
                 return
             self._enter(segments[0])
         while self._tail.sequence != upto:
-            if not self._read_segment(upto) and not self._enter(self._segment + 1):
+            if not self._read_segment(upto) and not self._enter(self._segment + 1, self._tail.sequence + 1):
                 return
 
-    def _enter(self, segment: int) -> bool:
+    def _enter(self, segment: int, first: int | None = None) -> bool:
+        """Go to the start of a segment, if it is whole and (when `first` is given) nothing is missing before it."""
         data = self._backend.get(self._key(segment))
         header = None if data is None else self._read_header(segment, data)
-        if header is None:
+        if header is None or first not in {None, header.first}:
             return False
         self._segment, self._frame, self._offset, self._salt = segment, 0, HEADER_SIZE, header.salt
         return True

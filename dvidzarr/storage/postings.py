@@ -158,8 +158,8 @@ class Postings:
         """Start from the rows of a cache."""
         self._base = run
 
-    def publish(self, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Add the rows of one record at once; return the rows (of `ROW`) that they supersede in their own version."""
+    def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, tuple[int, ...]]]:
+        """Add the rows of one record at once; return the (key, row) that they supersede in their own version."""
         old = []
         with self._lock:
             for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
@@ -167,14 +167,14 @@ class Postings:
                 if previous is not None:
                     if previous[0] >= row[0]:
                         continue  # replayed from before a cache's stamp
-                    old.append(previous)
+                    old.append((key, previous))
                 mine = self._newest.setdefault(key, [])
                 mine[:] = [other for other in mine if other[2] != row[2]]
                 mine.append(row)
                 self._count += 1
             if self._count > _NEWEST_LIMIT:
                 self._fold()
-        return np.array(old, ROW)
+        return old
 
     def _own(self, key: int, ordinal: int) -> tuple[int, ...] | None:
         for row in self._newest.get(key, ()):

@@ -3,26 +3,31 @@
 The caller has passed the gates of the version and of the instance (see `repo.repo.Repo.writing`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crc32c import crc32c
 
 from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError
 from dvidzarr.core.geometry import ZYX
-from dvidzarr.core.ids import Author, new_id
+from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunks import ChunkStore, Receipt
 from dvidzarr.storage.dataset import IN_BLOB, Dataset
 from dvidzarr.storage.documents import LOGGED, Place
 from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.postings import TOMBSTONE, pack_one
+from dvidzarr.storage.words import Blob, Value, batch_record
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dvidzarr.storage.codecs import Encoded
+
+PIECE = 1 << 20
+"""Large values are read in pieces of this many bytes."""
 
 T = TypeVar("T")
 RunAll = Callable[[Callable[[int], Any], int], list[Any]]
@@ -89,36 +94,57 @@ def write_chunks(
 
 
 def put_document(
-    dataset: Dataset, version: int, key: bytes, value: bytes, author: Author, header: dict[str, Any]
+    dataset: Dataset, version: int, key: bytes, value: bytes | Blob, author: Author, header: dict[str, Any]
 ) -> Position:
     """Write a document into a version: inline in the record, or above 64 KiB as a blob that the record names."""
-    about = {**header, "k": len(key), "c": crc32c(value)}
-    with dataset.stripes.hold((key,)):
-        if len(value) <= LOGGED:
-            return dataset.append(Kind.PUT, version, author, about, key + value)
-        blob = new_id()
-        name = blob_key(dataset, blob)
-        sync = not is_fast(dataset)
-        if not dataset.context.backend.create(name, value, sync=sync):
-            raise CorruptionError(f"{name} exists, though its name was just drawn")
-        if sync:
-            dataset.context.backend.sync([name])
-        else:
-            note_unflushed(dataset, [name])
-        return dataset.append(Kind.PUT, version, author, {**about, "blob": blob, "n": len(value)}, key)
+    return put_documents(dataset, version, [(key, value, author, header)])
+
+
+def put_documents(
+    dataset: Dataset, version: int, puts: Sequence[tuple[bytes, Value, Author, dict[str, Any]]]
+) -> Position:
+    """Write the documents of several requests, one record each, at the price of one append. None deletes."""
+    with dataset.stripes.hold(key for key, *_ in puts):
+        records = []
+        for key, given, author, header in puts:
+            value = _stored(dataset, given)
+            about = {**header, "k": len(key)}
+            if value is None:
+                records.append((Kind.DELETE, version, author, about, key))
+            elif isinstance(value, Blob):
+                about |= {"c": value.checksum, "blob": value.id, "n": value.length}
+                records.append((Kind.PUT, version, author, about, key))
+            else:
+                about["c"] = crc32c(value)
+                records.append((Kind.PUT, version, author, about, b"".join((key, value))))
+        return dataset.append_all(records)
+
+
+def write_documents(
+    dataset: Dataset,
+    version: int,
+    writes: Sequence[tuple[bytes, Value]],
+    author: Author,
+    header: dict[str, Any],
+) -> Position:
+    """Write (None deletes) several documents as one request: all of it becomes visible, or nothing."""
+    with dataset.stripes.hold(key for key, _ in writes):
+        stored = [(key, _stored(dataset, value)) for key, value in writes]
+        about, payload = batch_record(stored)
+        return dataset.append(Kind.BATCH, version, author, {**header, **about}, payload)
+
+
+def _stored(dataset: Dataset, value: Value) -> Value:
+    """Put a large value into a blob; if the record that shall name it never comes, the blob is left for gc."""
+    large = isinstance(value, bytes | memoryview) and len(value) > LOGGED
+    return write_blob(dataset, value) if large else value  # type: ignore[arg-type]
 
 
 def delete_document(
     dataset: Dataset, version: int, key: bytes, author: Author, header: dict[str, Any]
 ) -> Position:
     """Delete a document in a version; ancestors keep theirs."""
-    with dataset.stripes.hold((key,)):
-        return dataset.append(Kind.DELETE, version, author, {**header, "k": len(key)}, key)
-
-
-def blob_key(dataset: Dataset, blob: str) -> str:
-    """Return the object key of a blob."""
-    return f"{dataset.prefix}/blobs/{blob}"
+    return put_documents(dataset, version, [(key, None, author, header)])
 
 
 def get_document(dataset: Dataset, key: bytes, lineage: Lineage) -> bytes | None:
@@ -142,3 +168,25 @@ def read_place(dataset: Dataset, key: bytes, place: Place) -> bytes:
             f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)"
         )
     return value
+
+
+def read_slice(dataset: Dataset, key: bytes, place: Place, start: int, stop: int) -> bytes:
+    """Return the bytes [start, stop) of a value; of one in a blob only these are read, so they are not checked."""
+    if place.segment != IN_BLOB:
+        return read_place(dataset, key, place)[start:stop]
+    name = blob_key(dataset, (place.value or b"").decode())
+    return dataset.context.backend.read_at(name, start, stop - start)
+
+
+def read_pieces(dataset: Dataset, key: bytes, place: Place, size: int = PIECE) -> Iterator[bytes]:
+    """Yield a value in pieces of `size` bytes; raise before the last one if it is not the value recorded."""
+    if place.length <= size:
+        yield read_place(dataset, key, place)
+        return
+    checksum = 0
+    for start in range(0, place.length, size):
+        piece = read_slice(dataset, key, place, start, min(start + size, place.length))
+        checksum = crc32c(piece, checksum)
+        if start + size >= place.length and checksum != place.checksum:
+            raise CorruptionError(f"the value of {key!r} is not the one recorded")
+        yield piece

@@ -1,6 +1,6 @@
 """The imageblk family over HTTP: the table of its endpoints, and those about the instance itself."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -9,10 +9,10 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes.voxels import http_arb, http_blocks, http_raw
 from dvidzarr.datatypes.voxels.http_pieces import row, voxel_view
-from dvidzarr.datatypes.voxels.info import axes, info, metadata
+from dvidzarr.datatypes.voxels.info import axes, metadata
 from dvidzarr.http.endpoint import Call, EndpointTable
 from dvidzarr.http.jsonbody import receive_json
-from dvidzarr.http.repojson import base_json
+from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.responses import empty, go_json, json_value, octets, text
 
 if TYPE_CHECKING:
@@ -30,24 +30,17 @@ async def get_help(call: Call) -> web.StreamResponse:
 
 
 async def get_info(call: Call) -> web.StreamResponse:
-    """Answer GET info."""
+    """Answer info."""
     view = await voxel_view(call)
-    extended, extents = _state(view)
-    return json_value(info(base_json(view.instance, extended), extended, extents))
-
-
-def _state(view: "VoxelView") -> "tuple[dict[str, Any], Box | None]":
-    """Return (Extended, extents)."""
-    return view.instance.extended(view.version), view.extents
+    return json_value(instance_json(view.instance, view.version))
 
 
 async def get_metadata(call: Call) -> web.StreamResponse:
     """Answer metadata; its JSON ends with a newline."""
     view = await voxel_view(call)
-    settings = view.instance.settings
-    extended, extents = _state(view)
+    settings, extents = view.instance.settings, view.extents
     nd_axes = axes(extents, settings.voxel_size_xyz, settings.voxel_units_xyz)
-    return octets(go_json(metadata(extended, nd_axes)) + b"\n", _ND_DATA)
+    return octets(go_json(metadata(view.instance.properties(extents), nd_axes)) + b"\n", _ND_DATA)
 
 
 async def post_extents(call: Call) -> web.StreamResponse:

@@ -50,11 +50,6 @@ def axes(extents: "Box | None", voxel_size_xyz: Sequence[float], units_xyz: Sequ
     ]
 
 
-def info(base: Mapping[str, object], extended: Mapping[str, object], extents: "Box | None") -> Json:
-    """Return the `info` object; the order of members is DVID's."""
-    return {"Base": base, "Extended": extended, "Extents": points(extents)}
-
-
 def metadata(extended: Mapping[str, object], nd_axes: list[Json]) -> Json:
     """Return the `metadata` object (the nd-data schema that pydvid and ilastik read)."""
     return {"Axes": nd_axes, "Properties": extended}

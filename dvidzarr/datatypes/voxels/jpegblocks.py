@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.wire.images import decode_jpeg_gray, encode_jpeg
 
@@ -15,7 +16,9 @@ def encode_block(block: NDArray[Any]) -> bytes:
 
 
 def lossy(voxels: NDArray[Any], chunk: ZYX) -> NDArray[Any]:
-    """Return what is left of a block-aligned volume after each block was stored as JPEG."""
+    """Return what is left of a block-aligned volume of uint8 after each block was stored as JPEG."""
+    if voxels.dtype != np.uint8:
+        raise InvalidInputError(f"JPEG compression holds 8-bit voxels only, not {voxels.dtype.name}")
     out = np.empty_like(voxels)
     for corner in np.ndindex(*(n // c for n, c in zip(voxels.shape, chunk, strict=True))):
         place = tuple(slice(i * c, (i + 1) * c) for i, c in zip(corner, chunk, strict=True))

@@ -15,7 +15,7 @@ from dvidzarr.datatypes.voxels.settings import VoxelSettings, parse_settings, pa
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance, View
 from dvidzarr.storage.chunks import ChunkStore
-from dvidzarr.storage.codecs import ChunkCodec
+from dvidzarr.storage.codecs import GRAY, ChunkCodec, Packing
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.zarrmeta import array_document, encoded, group_document, ngff
@@ -192,6 +192,11 @@ class VoxelInstance(Instance):
     values: ClassVar[tuple[tuple[str, str], ...]]
     """DVID's (DataType, Label) of each channel."""
 
+    packing: ClassVar[Packing] = GRAY
+    """How its chunks are compressed on the store."""
+
+    interpolable: ClassVar[bool] = True
+
     def __init__(self, repo: "Repo", record: "InstanceRecord", datatype: DataType) -> None:
         super().__init__(repo, record, datatype)
         self._created_with = self._settings = VoxelSettings.from_json(record.config)
@@ -223,7 +228,7 @@ class VoxelInstance(Instance):
 
     def declare(self, dataset: "Dataset") -> None:
         """Add the array of scale 0."""
-        dataset.add_array(0, ChunkCodec(self.chunk, self.dtype))
+        dataset.add_array(0, ChunkCodec(self.chunk, self.dtype, self.packing))
 
     def set_resolution(self, voxel_size_xyz: Iterable[float], author: Author = _NO_AUTHOR) -> None:
         """Set the voxel size (x, y, z) of all versions."""
@@ -283,13 +288,21 @@ class VoxelInstance(Instance):
         stored = self._inherited(ordinal)
         return self._latest if stored is None else stored
 
+    @classmethod
+    def samples(cls, plane: np.ndarray) -> np.ndarray:
+        """Return what a picture of a plane (y, x) is made of; colours get their channels as a last axis."""
+        return plane
+
     def extended(self, version: "Version") -> dict[str, Any]:
         """Return DVID's "Extended" members: spec-voxels §6.2."""
+        return self.properties(self.at(version).extents)
+
+    def properties(self, extents: Box | None) -> dict[str, Any]:
+        """Return the settings and these extents as DVID's "Extended" shows them."""
         settings = self.settings
-        extents = self.at(version).extents
         return {
             "Values": [{"DataType": kind, "Label": label} for kind, label in self.values],
-            "Interpolable": True,
+            "Interpolable": self.interpolable,
             "BlockSize": list(settings.block_size_zyx[::-1]),
             "VoxelSize": [float32_json(size) for size in settings.voxel_size_xyz],
             "VoxelUnits": list(settings.voxel_units_xyz),
@@ -366,20 +379,3 @@ class VoxelInstance(Instance):
 def _box(edges: Sequence[Iterable[int]]) -> Box:
     start, stop = edges
     return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
-
-
-class Uint8Instance(VoxelInstance):
-    """8-bit grayscale."""
-
-    dtype = np.dtype("u1")
-    values = (("uint8", "uint8"),)
-
-
-UINT8BLK = DataType(
-    name="uint8blk",
-    url="github.com/janelia-flyem/dvid/datatype/imageblk/uint8.go",
-    version="0.2",
-    instance=Uint8Instance,
-    endpoints="dvidzarr.datatypes.voxels.http:ENDPOINTS",
-    help="datatypes/voxels/help.md",
-)

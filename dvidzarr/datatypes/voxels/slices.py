@@ -54,7 +54,8 @@ def slice_image(view: "VoxelView", raw: Geometry, size: tuple[int, int], image: 
     """Return the picture of a plane, scaled to (width, height)."""
     if image.name == "jpeg":
         check_jpeg_size(size[1], size[0])
-    return encode_image(resize(read_slice(view, raw), size), image)
+    plane = view.instance.samples(read_slice(view, raw))
+    return encode_image(resize(plane, size), image)
 
 
 def volume_jpeg(view: "VoxelView", geometry: Geometry) -> bytes:

@@ -1,0 +1,78 @@
+"""The curves of scaling as pictures (matplotlib)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Figure
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by everybody (Okabe, Ito 2008)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Curves that share their axes. `names` are names of figures; their `who` is the place on the x axis."""
+
+    file: str
+    title: str
+    x: str
+    y: str
+    names: tuple[str, ...]
+
+
+PICTURES = (
+    Picture("depth", "Cost of history", "versions above", "ms", ("read 64³ of the root", "commit and new version")),
+    Picture(
+        "postings",
+        "Chunk index in memory",
+        "chunk versions",
+        "ms",
+        ("look up 1 chunk", "look up 512 chunks", "publish 1 chunk"),
+    ),
+    Picture("opening", "Opening a store", "chunk versions", "ms", ("open a store", "open without caches")),
+    Picture(
+        "changes",
+        "Changing a store",
+        "chunk versions",
+        "ms",
+        ("write 64³, durable", "commit and new version after a write"),
+    ),
+    Picture("memory", "Resident memory, opened", "chunk versions", "MB", ("resident memory, opened",)),
+)
+
+
+def draw(figures: Sequence[Figure], folder: Path) -> Iterator[Path]:
+    """Draw the pictures into a folder as SVG and yield their paths; nothing without matplotlib, which is said."""
+    try:
+        from matplotlib import use  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure as Sheet  # noqa: PLC0415
+    except ImportError as error:
+        print(f"no pictures: {error}")
+        return
+    use("Agg")
+    folder.mkdir(exist_ok=True)
+    for picture in PICTURES:
+        curves = {name: [f for f in figures if f.name == name] for name in picture.names}
+        if not any(curves.values()):
+            continue
+        sheet = Sheet(figsize=(6, 3.6), layout="constrained")
+        _plot(sheet.subplots(), picture, curves)
+        path = folder / f"{picture.file}.svg"
+        sheet.savefig(path, metadata={"Date": None})
+        yield path
+
+
+def _plot(axes: Any, picture: Picture, curves: dict[str, list[Figure]]) -> None:
+    for (name, figures), colour in zip(curves.items(), _COLOURS, strict=False):
+        scale = 1e3 if picture.y == "ms" else 1.0
+        x = [int(figure.who) for figure in figures]
+        axes.plot(x, [figure.value * scale for figure in figures], "o-", color=colour, label=name)
+        if any(figure.samples > 1 for figure in figures):
+            low, high = [f.low * scale for f in figures], [f.high * scale for f in figures]
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlabel=picture.x, ylabel=picture.y, title=picture.title)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low / 2, high * 2)  # a flat curve shall look flat
+    axes.grid(visible=True, which="major", alpha=0.3)
+    axes.legend(frameon=False)

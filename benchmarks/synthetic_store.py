@@ -1,0 +1,51 @@
+"""Stores of any size without their chunks: the records of many writes, for what never reads an object."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import dvidzarr
+from benchmarks.volumes import BLOCK, GRAY, settings
+from dvidzarr.core.ids import Author
+from dvidzarr.storage.chunks import Receipt
+from dvidzarr.storage.frames import Kind
+from dvidzarr.storage.postings import ROW
+
+_RECORD = 512
+"""Chunks in one record: a 512³ box of 64³ chunks."""
+_ENCODED = 197_000
+_EDGE = 1 << 10
+
+
+def coords_of(first: int, count: int) -> np.ndarray:
+    """Return `count` chunk coordinates (z, y, x) from the `first` on, along a volume of 1024 × 1024 columns."""
+    numbers = np.arange(first, first + count)
+    return np.stack((numbers // (_EDGE * _EDGE), numbers // _EDGE % _EDGE, numbers % _EDGE), axis=1)
+
+
+def rows_of(count: int, ordinals: int) -> np.ndarray:
+    """Return rows of `count` chunks spread over versions."""
+    rows = np.zeros(count, ROW)
+    rows["sequence"] = np.arange(1, count + 1)
+    rows["ordinal"] = rows["origin"] = np.arange(count) % ordinals
+    rows["length"] = _ENCODED
+    return rows
+
+
+def make(store: Path, chunks: int) -> None:
+    """Make a store whose log names `chunks` chunks that were never written."""
+    with dvidzarr.open(store, "w", settings("fast")) as catalog:
+        repo = catalog.create_repo("synthetic")
+        instance = repo.create_instance("uint8blk", GRAY, {"BlockSize": ",".join([str(BLOCK)] * 3)})
+        dataset = instance.dataset
+        array = dataset.arrays[0]
+        for receipts in _requests(chunks):
+            dataset.append(Kind.CHUNKS, 0, Author(), {"s": 0}, array.payload(receipts))
+        dataset.save_caches()
+
+
+def _requests(chunks: int) -> Iterator[list[Receipt]]:
+    for first in range(0, chunks, _RECORD):
+        coords = coords_of(first, min(_RECORD, chunks - first)).tolist()
+        yield [Receipt((z, y, x), 0, _ENCODED, first, 0, "") for z, y, x in coords]

@@ -1,0 +1,1 @@
+"""keyvalue: a versioned map from text to bytes."""

@@ -1,0 +1,78 @@
+"""What a record says about documents: one word (value or deletion) per key. `put` and `delete` hold one, `batch` many.
+
+A `put` has the key's length `k` and the value's checksum `c` in its header, and key and value in its payload; of a value
+in a blob the header has the id `blob` and the length `n`. A `batch` has in its header, for each key, `[key length]` (a
+deletion), `[key length, value length, checksum]` or `[key length, value length, checksum, blob id]`, and in its payload
+keys and values in this order, those in blobs left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crc32c import crc32c
+
+from dvidzarr.storage.frames import Entry, Kind
+
+DOCUMENT_KINDS = frozenset({Kind.PUT, Kind.DELETE, Kind.BATCH})
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A value that lies on the store as an object of its own."""
+
+    id: str
+    length: int
+    checksum: int
+
+
+Value = bytes | memoryview | Blob | None
+"""What is written: bytes, a blob that exists already, or None for a deletion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One key of a record: the payload holds the key from `start`, the value from `value_start`.
+
+    `length` is None for a deletion; `blob` is the id of the blob that holds the value, None if the payload does.
+    """
+
+    start: int
+    value_start: int
+    length: int | None
+    checksum: int
+    blob: str | None
+
+
+def words_of(entry: Entry) -> Iterator[Word]:
+    """Yield the words of a record of one of the `DOCUMENT_KINDS`."""
+    header = entry.header
+    if entry.kind == Kind.DELETE:
+        yield Word(0, header["k"], None, 0, None)
+    elif entry.kind == Kind.PUT:
+        size = header["k"]
+        blob = header.get("blob")
+        length = len(entry.payload) - size if blob is None else header["n"]
+        yield Word(0, size, length, header["c"], blob)
+    else:
+        at = 0
+        for size, *rest in header["items"]:
+            length, checksum, blob = (*rest, None, None, None)[:3]
+            yield Word(at, at + size, length, checksum or 0, blob)
+            at += size + (0 if blob is not None or length is None else length)
+
+
+def batch_record(writes: Sequence[tuple[bytes, Value]]) -> tuple[dict[str, Any], bytes]:
+    """Return header and payload of a `batch`."""
+    items: list[list[int | str]] = []
+    parts: list[bytes | memoryview] = []
+    for key, value in writes:
+        parts.append(key)
+        if value is None:
+            items.append([len(key)])
+        elif isinstance(value, Blob):
+            items.append([len(key), value.length, value.checksum, value.id])
+        else:
+            items.append([len(key), len(value), crc32c(value)])
+            parts.append(value)
+    return {"items": items}, b"".join(parts)

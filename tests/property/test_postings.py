@@ -1,0 +1,96 @@
+"""Look-ups in layers of rows against a dictionary."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import numpy as np
+
+from dvidzarr.storage import postings as module
+from dvidzarr.storage.postings import ROW, TOMBSTONE, Postings, pack_one, present
+from tests.property.dags import RandomVersions, version_graphs
+
+KEYS = [pack_one((z, y, x)) for z in (-1, 0) for y in (0, 1) for x in (0, 2)]
+
+Step = tuple[str, int, list[tuple[int, bool]]]
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(("publish", "publish", "publish", "fold", "settle", "restart", "again")),
+        st.integers(0, 8),
+        st.lists(st.tuples(st.sampled_from(KEYS), st.booleans()), max_size=6, unique_by=lambda item: item[0]),
+    ),
+    max_size=25,
+)
+
+
+class Dictionary:
+    """(key, version) → row, with nothing clever."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, int], dict[str, int]] = {}
+
+    def seen(self, versions: RandomVersions, ordinal: int, key: int) -> dict[str, int] | None:
+        for version in reversed(versions.chain(ordinal)):
+            if (key, version) in self.rows:
+                return self.rows[key, version]
+        return None
+
+
+def rows_of(sequence: int, ordinal: int, chunks: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.zeros(len(chunks), ROW)
+    rows["sequence"], rows["ordinal"], rows["origin"] = sequence, ordinal, ordinal
+    rows["location"] = [sequence * 100 + index for index in range(len(chunks))]
+    rows["flags"] = [TOMBSTONE if gone else 0 for _, gone in chunks]
+    return np.array([key for key, _ in chunks], np.int64), rows
+
+
+def compare(postings: Postings, expected: Dictionary, versions: RandomVersions) -> None:
+    for ordinal in range(len(versions.above)):
+        lineage = versions.lineage(ordinal)
+        rows = postings.resolve(np.array(KEYS), lineage)
+        for key, row in zip(KEYS, rows, strict=True):
+            want = expected.seen(versions, ordinal, key)
+            if want is None:
+                assert row["ordinal"] == -1
+            else:
+                assert {name: int(row[name]) for name in want} == want
+        shown = [key for key, row in zip(KEYS, rows, strict=True) if present(np.array([row]))[0]]
+        assert postings.visible(lineage).tolist() == sorted(shown)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_layers() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_NEWEST_LIMIT", 3)
+        yield
+
+
+@given(version_graphs(merges=False), steps)
+def test_the_nearest_version_wins_whatever_the_layers(versions: RandomVersions, todo: list[Step]) -> None:
+    postings, expected = Postings(), Dictionary()
+    published: list[tuple[np.ndarray, np.ndarray]] = []
+    for sequence, (what, number, chunks) in enumerate(todo, 1):
+        ordinal = number % len(versions.above)
+        if what == "publish":
+            keys, rows = rows_of(sequence, ordinal, chunks)
+            old = postings.publish(keys, rows)
+            before = [(key, expected.rows.get((key, ordinal))) for key, _ in chunks]
+            assert [(k, r[1]) for k, r in old] == [(k, r["location"]) for k, r in before if r is not None]
+            published.append((keys, rows))
+            for key, row in zip(keys.tolist(), rows, strict=True):
+                expected.rows[key, ordinal] = {name: int(row[name]) for name in ("sequence", "location", "flags")}
+        elif what == "fold":
+            postings.snapshot()
+        elif what == "settle":
+            postings.settle(ordinal)
+            for (_, version), row in expected.rows.items():
+                if version == ordinal:
+                    row["location"] = 0
+        elif what == "restart":
+            run = postings.snapshot()
+            postings = Postings()
+            postings.load(run)
+        elif what == "again":  # replay from before the stamp of a cache
+            for keys, rows in published[number % (len(published) + 1) :]:
+                assert postings.publish(keys, rows) == []
+        compare(postings, expected, versions)
