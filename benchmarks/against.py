@@ -85,7 +85,10 @@ def run(plan: Plan, groups: Sequence[str], revision: str, report: Report, consol
     short = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     package = plan.folder / "package"
     _extract(short, package)
-    with _worker(package, plan, groups, short) as old, _worker(CHECKOUT, plan, groups, "this checkout") as new:
+    with (
+        _worker(package, plan, groups, short) as old,
+        _worker(CHECKOUT, plan, groups, "this checkout") as new,
+    ):
         report.facts["against"] = short
         for group, cases in _pairs(old, new):
             figures = [figure for pair in cases for figure in interleave(pair, plan.seconds)]
@@ -115,7 +118,10 @@ def _pairs(old: Worker, new: Worker) -> Iterator[tuple[str, list[list[Timed]]]]:
     heard = (old.hear(), new.hear())
     while None not in heard:
         sides = [
-            [RemoteCase(worker, index, f"{name}, {who}", worker.name, nbytes, calls) for index, (name, who, nbytes, calls) in enumerate(said[1])]
+            [
+                RemoteCase(worker, index, f"{name}, {who}", worker.name, nbytes, calls)
+                for index, (name, who, nbytes, calls) in enumerate(said[1])
+            ]
             for worker, said in zip((old, new), heard, strict=True)
         ]
         yield heard[0][0], [[case for case in pair if case is not None] for pair in zip_longest(*sides)]

@@ -24,10 +24,16 @@ _SCALING = "scaling"
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute: less time per case, no scaling")
+    parser.add_argument(
+        "--quick", action="store_true", help="less than a minute: less time per case, no scaling"
+    )
     parser.add_argument("--full", action="store_true", help="also 10 000 versions and 10⁷ chunks (long)")
-    parser.add_argument("--only", metavar="GROUPS", help=f"of {', '.join((*GROUPS, _SCALING))}, separated by commas")
-    parser.add_argument("--against", metavar="REV", help="compare with another commit instead of other programs")
+    parser.add_argument(
+        "--only", metavar="GROUPS", help=f"of {', '.join((*GROUPS, _SCALING))}, separated by commas"
+    )
+    parser.add_argument(
+        "--against", metavar="REV", help="compare with another commit instead of other programs"
+    )
     parser.add_argument("--folder", type=Path, help="where stores are made; default: the temporary folder")
     parser.add_argument("--size", type=int, default=_SIZE, help="edge of the volume, a multiple of 64")
     parser.add_argument("--name", help="of the files in benchmarks/results; default: compare")
@@ -56,7 +62,9 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="dvidzarr-bench-", dir=options.folder) as name:
         plan = plan_of(options, Path(name))
         report = Report({**machine.facts(plan.folder), "volume": f"{plan.data.name} {plan.size}³"})
-        console.print("  ".join(f"{key}: {value}" for key, value in report.facts.items() if key != "packages"), "\n")
+        console.print(
+            "  ".join(f"{key}: {value}" for key, value in report.facts.items() if key != "packages"), "\n"
+        )
         if options.against:
             against.run(plan, options.groups, options.against, report, console)
         else:
@@ -65,7 +73,9 @@ def main(words: Sequence[str] | None = None) -> None:
             scaling.run(plan.folder, report, console, full=options.full)
     report.facts["load at end"] = machine.load()
     path = report.save(options.name or ("against" if options.against else "compare"))
-    console.print(f"load average {report.facts['load']} at the start, {report.facts['load at end']} at the end")
+    console.print(
+        f"load average {report.facts['load']} at the start, {report.facts['load at end']} at the end"
+    )
     console.print(f"{path}")
 
 

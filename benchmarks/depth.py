@@ -60,18 +60,30 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
             yield [_growth(chain, depth)]
         views = {depth: chain.instance.at(chain.uuids[depth]) for depth in plan.depths}
         yield [
-            Case("read 64³ of the root", f"dvidzarr, depth {depth}", lambda view=view: view.read(FIRST), BLOCK**3)
+            Case(
+                "read 64³ of the root",
+                f"dvidzarr, depth {depth}",
+                lambda view=view: view.read(FIRST),
+                BLOCK**3,
+            )
             for depth, view in views.items()
         ]
     with running(*serve(store)) as server:
         client = Client(server.url)
         paths = {depth: raw_path(chain.uuids[depth], FIRST, "deep") for depth in plan.depths}
         yield [
-            Case("GET 64³ of the root", f"dvidzarr serve, depth {d}", lambda path=path: client.get(path), BLOCK**3)
+            Case(
+                "GET 64³ of the root",
+                f"dvidzarr serve, depth {d}",
+                lambda path=path: client.get(path),
+                BLOCK**3,
+            )
             for d, path in paths.items()
         ]
         client.close()
 
 
 def _growth(chain: Chain, depth: int) -> Case:
-    return Case("commit and new version", f"dvidzarr, depth {depth}", lambda: chain.grow(write=False), calls=_COMMITS)
+    return Case(
+        "commit and new version", f"dvidzarr, depth {depth}", lambda: chain.grow(write=False), calls=_COMMITS
+    )

@@ -27,7 +27,9 @@ def main() -> None:
         if not isinstance(view, VoxelView):
             raise TypeError(f"{view!r} holds no voxels")
         edge = np.iinfo(np.int32).max // 2
-        view.reader(Box((edge,) * 3, (edge + 1,) * 3))  # a place where nothing lies: looks up, reads no object
+        view.reader(
+            Box((edge,) * 3, (edge + 1,) * 3)
+        )  # a place where nothing lies: looks up, reads no object
         seconds = perf_counter() - start
         rows = len(view.chunks.postings)
         print(orjson.dumps({"s": seconds, "MB": resident_mb(os.getpid()) - before, "rows": rows}).decode())

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.timing import Figure
 
+_ENOUGH_FOR_P99 = 500
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by everybody (Okabe, Ito 2008)
 
 
@@ -22,7 +23,17 @@ class Picture:
 
 
 PICTURES = (
-    Picture("depth", "Cost of history", "versions above", "ms", ("read 64³ of the root", "commit and new version")),
+    Picture(
+        "depth",
+        "Cost of history",
+        "versions",
+        "ms",
+        (
+            "read 64³ of the root",
+            "read 64³ of the root, 64 branches",
+            "commit and new version",
+        ),
+    ),
     Picture(
         "postings",
         "Chunk index in memory",
@@ -36,7 +47,7 @@ PICTURES = (
         "Changing a store",
         "chunk versions",
         "ms",
-        ("write 64³, durable", "commit and new version after a write"),
+        ("write 64³, durable", "commit and new version after a write", "shape of the array"),
     ),
     Picture("memory", "Resident memory, opened", "chunk versions", "MB", ("resident memory, opened",)),
 )
@@ -66,13 +77,17 @@ def draw(figures: Sequence[Figure], folder: Path) -> Iterator[Path]:
 def _plot(axes: Any, picture: Picture, curves: dict[str, list[Figure]]) -> None:
     for (name, figures), colour in zip(curves.items(), _COLOURS, strict=False):
         scale = 1e3 if picture.y == "ms" else 1.0
+        if not figures:
+            continue
         x = [int(figure.who) for figure in figures]
         axes.plot(x, [figure.value * scale for figure in figures], "o-", color=colour, label=name)
         if any(figure.samples > 1 for figure in figures):
             low, high = [f.low * scale for f in figures], [f.high * scale for f in figures]
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        if all(figure.samples >= _ENOUGH_FOR_P99 for figure in figures):
+            axes.plot(x, [figure.p99 * scale for figure in figures], ":", color=colour, label=f"{name}, p99")
     axes.set(xscale="log", yscale="log", xlabel=picture.x, ylabel=picture.y, title=picture.title)
     low, high = axes.get_ylim()
     axes.set_ylim(low / 2, high * 2)  # a flat curve shall look flat
     axes.grid(visible=True, which="major", alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize="small")

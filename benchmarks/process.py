@@ -58,7 +58,7 @@ def running(*words: object) -> Iterator[Server]:
         yield Server(_url_of(process), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(_PATIENCE_S)
+        process.communicate(timeout=_PATIENCE_S)
 
 
 def _url_of(process: "subprocess.Popen[str]") -> str:

@@ -40,10 +40,13 @@ def show(console: Console, title: str, figures: Sequence[Figure], reference: str
         table.add_column(heading)
     for heading in ("median", "p25 … p75", "p99", "MB/s", f"× {reference}"):
         table.add_column(heading, justify="right")
-    first: dict[str, Figure] = {}
+    together: dict[str, list[Figure]] = {}
     for figure in figures:
-        base = first.setdefault(figure.name, figure)
-        table.add_row("" if base is not figure else figure.name, figure.who, *_columns(figure, base))
+        together.setdefault(figure.name, []).append(figure)
+    for name, (base, *others) in together.items():
+        table.add_row(name, base.who, *_columns(base, base))
+        for figure in others:
+            table.add_row("", figure.who, *_columns(figure, base))
     console.print(table)
     console.print()
 
@@ -58,4 +61,6 @@ def _columns(figure: Figure, base: Figure) -> tuple[str, ...]:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:#.3g}".rstrip(".")
+    """Return milliseconds with three significant digits."""
+    ms = seconds * 1e3
+    return f"{ms:.0f}" if ms >= 1000 else f"{ms:#.3g}".rstrip(".")

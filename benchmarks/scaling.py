@@ -29,6 +29,7 @@ _DEPTHS = (1, 10, 100, 1000)
 _CHUNKS = (1_000, 10_000, 100_000, 1_000_000)
 _SECONDS = 0.5
 _COMMITS = 20
+_BRANCHES = 64
 _VERSIONS = 8
 _REBUILDS = 1
 _OPENINGS = 3
@@ -38,6 +39,7 @@ def run(folder: Path, report: Report, console: Console, *, full: bool) -> None:
     """Measure all curves, print them, draw them into `benchmarks/results`."""
     figures = [
         *depth_curves(folder, (*_DEPTHS, 10_000) if full else _DEPTHS),
+        *branch_curves(folder, (1, 10, 100) if full else (1, 10)),
         *postings_curves((*_CHUNKS, 10_000_000) if full else _CHUNKS),
         *store_curves(folder, _CHUNKS),
     ]
@@ -58,9 +60,34 @@ def depth_curves(folder: Path, depths: Sequence[int]) -> list[Figure]:
             figures += interleave([grow], _SECONDS)
         views = {depth: chain.instance.at(chain.uuids[depth]) for depth in depths}
         reads = [
-            Case("read 64³ of the root", f"{depth}", lambda view=view: view.read(FIRST)) for depth, view in views.items()
+            Case("read 64³ of the root", f"{depth}", lambda view=view: view.read(FIRST))
+            for depth, view in views.items()
         ]
         figures += interleave(reads, _SECONDS)
+    return figures
+
+
+def branch_curves(folder: Path, rounds: Sequence[int]) -> list[Figure]:
+    """Return the time of reading a chunk of the root from one of 64 branches, by the number of versions in all."""
+    with dvidzarr.open(folder / "branches", "w", settings("fast")) as catalog:
+        repo = catalog.create_repo("branches")
+        trunk = Chain.begin(repo, gray(BLOCK).voxels)
+        repo.commit(repo.root)
+        tips = [
+            Chain(repo, trunk.instance, trunk.chunk, [repo.branch(repo.root, f"branch{number}").uuid])
+            for number in range(_BRANCHES)
+        ]
+        figures = []
+        for depth in rounds:
+            for tip in tips:
+                tip.grow_to(depth - 1)
+            view = tips[-1].instance.at(tips[-1].uuids[-1])
+            case = Case(
+                "read 64³ of the root, 64 branches",
+                f"{depth * _BRANCHES}",
+                lambda view=view: view.read(FIRST),
+            )
+            figures += interleave([case], _SECONDS)
     return figures
 
 
@@ -139,8 +166,11 @@ def _changes(store: Path, count: int) -> list[Figure]:
             uuids.append(repo.new_version(uuids[-1]).uuid)
 
         wrote = Case("write 64³, durable", f"{count}", write, calls=_COMMITS * 2)
-        committed = Case("commit and new version after a write", f"{count}", grow, prepare=write, calls=_COMMITS)
-        return [*interleave([wrote], _SECONDS), *interleave([committed], _SECONDS)]
+        committed = Case(
+            "commit and new version after a write", f"{count}", grow, prepare=write, calls=_COMMITS
+        )
+        shaped = Case("shape of the array", f"{count}", lambda: instance.at(uuids[-1]).shape)
+        return [figure for case in (wrote, committed, shaped) for figure in interleave([case], _SECONDS)]
 
 
 def main(words: Sequence[str] | None = None) -> None:

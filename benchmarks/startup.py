@@ -42,7 +42,13 @@ def cases(plan: Plan) -> Iterator[list[Case] | Figure]:
     starter = Starter(plan)
     try:
         yield [
-            Case("start to first answer, empty", "dvidzarr serve", starter.begin, prepare=starter.end, calls=_STARTS)
+            Case(
+                "start to first answer, empty",
+                "dvidzarr serve",
+                starter.begin,
+                prepare=starter.end,
+                calls=_STARTS,
+            )
         ]
     finally:
         starter.end()

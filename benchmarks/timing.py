@@ -95,17 +95,22 @@ def of_samples(name: str, who: str, seconds: Sequence[float], nbytes: int = 0) -
 def interleave(cases: Sequence[Timed], seconds_each: float) -> list[Figure]:
     """Time cases in turns of about 20 ms each, at least 3, until each had its time (or its number of calls)."""
     first = [case.turn(1)[0] for case in cases]  # warms caches; counts only where calls are rare
-    samples = [[seconds] if 0 < case.calls <= _MIN_ROUNDS else [] for case, seconds in zip(cases, first, strict=True)]
+    samples = [
+        [seconds] if 0 < case.calls <= _MIN_ROUNDS else [] for case, seconds in zip(cases, first, strict=True)
+    ]
     sizes = [min(_MAX_CALLS, max(1, int(_TURN_S / max(seconds, 1e-9)))) for seconds in first]
     rounds = 0
-    while waiting := [index for index in range(len(cases)) if _goes_on(cases[index], samples[index], seconds_each)]:
+    while waiting := [
+        index for index in range(len(cases)) if _goes_on(cases[index], samples[index], seconds_each)
+    ]:
         shift = rounds % len(waiting)
         for index in waiting[shift:] + waiting[:shift]:  # nobody always follows the same neighbour
             left = cases[index].calls - len(samples[index]) if cases[index].calls else _MAX_CALLS
             samples[index] += cases[index].turn(min(sizes[index], left))
         rounds += 1
     return [
-        of_samples(case.name, case.who, seconds, case.nbytes) for case, seconds in zip(cases, samples, strict=True)
+        of_samples(case.name, case.who, seconds, case.nbytes)
+        for case, seconds in zip(cases, samples, strict=True)
     ]
 
 

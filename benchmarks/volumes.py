@@ -104,7 +104,9 @@ def boxes(size: int, edge: int, *, aligned: bool, seed: int = 7) -> list[Box]:
     step = BLOCK if aligned else 1
     starts = [[step * draw.randint(0, (size - edge) // step) for _ in range(3)] for _ in range(200)]
     if not aligned and size > edge:
-        starts = [[at + 1 if at % BLOCK == 0 and at + edge < size else at for at in start] for start in starts]
+        starts = [
+            [at + 1 if at % BLOCK == 0 and at + edge < size else at for at in start] for start in starts
+        ]
     return [Box((z, y, x), (z + edge, y + edge, x + edge)) for z, y, x in starts]
 
 

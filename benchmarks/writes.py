@@ -11,6 +11,7 @@ import orjson
 
 import dvidzarr
 from benchmarks.process import Client, running, serve
+from benchmarks.reads import slices
 from benchmarks.served import raw_path
 from benchmarks.timing import Case
 from benchmarks.volumes import BLOCK, Plan, boxes, ingest, over, settings
@@ -80,8 +81,10 @@ def _in_process(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
             catalog = stack.enter_context(dvidzarr.open(plan.folder / f"write-{mode}", "w", settings(mode)))
             fresh = Fresh(catalog.create_repo("write"))
             first = fresh.view
-            write = _next_chunk(lambda box, view=first: view.write(box, chunk))
-            again = over(boxes(BLOCK * 2, BLOCK, aligned=True), lambda box, view=first: view.write(box, chunk))
+            write = _next_chunk(plan, lambda box, view=first: view.write(box, chunk))
+            again = over(
+                boxes(BLOCK * 2, BLOCK, aligned=True), lambda box, view=first: view.write(box, chunk)
+            )
             who = f"dvidzarr, {mode}"
             one.append(Case("write 64³", who, write, chunk.nbytes, calls=_CHUNKS))
             rewrite.append(Case("write 64³ again", who, again, chunk.nbytes, calls=_CHUNKS))
@@ -94,10 +97,23 @@ def _in_process(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
         zarr = ZarrWriter(plan)
         one += [
             Case("write 64³", "file and record, synced", bare.write, chunk.nbytes, calls=_CHUNKS),
-            Case("write 64³", "zarr-python, not synced", _next_chunk(zarr.write_chunk(chunk)), chunk.nbytes, calls=_CHUNKS),
+            Case(
+                "write 64³",
+                "zarr-python, not synced",
+                _next_chunk(plan, zarr.write_chunk(chunk)),
+                chunk.nbytes,
+                calls=_CHUNKS,
+            ),
         ]
         whole.append(
-            Case(f"ingest {plan.size}³", "zarr-python, not synced", zarr.ingest, plan.data.voxels.nbytes, zarr.renew, _INGESTS)
+            Case(
+                f"ingest {plan.size}³",
+                "zarr-python, not synced",
+                zarr.ingest,
+                plan.data.voxels.nbytes,
+                zarr.renew,
+                _INGESTS,
+            )
         )
         yield one
         yield rewrite
@@ -128,7 +144,7 @@ class ZarrWriter:
         """Return a function that writes a chunk at a box."""
 
         def write(box: Box) -> None:
-            self._array[box.start[0] : box.stop[0], :BLOCK, :BLOCK] = chunk
+            self._array[slices(box)] = chunk
 
         return write
 
@@ -138,13 +154,14 @@ class ZarrWriter:
             self._array[z : z + BLOCK] = self._voxels[z : z + BLOCK]
 
 
-def _next_chunk(write: Callable[[Box], object]) -> Callable[[], object]:
-    """Return a function that writes one chunk farther along z at each call."""
-    numbers = count()
+def _next_chunk(plan: Plan, write: Callable[[Box], object]) -> Callable[[], object]:
+    """Return a function that writes one more chunk at each call: x fastest, as wide as the volume, endless in z."""
+    numbers, edge = count(), plan.size // BLOCK
 
     def run() -> None:
-        low = next(numbers) * BLOCK
-        write(Box((low, 0, 0), (low + BLOCK, BLOCK, BLOCK)))
+        number = next(numbers)
+        z, y, x = (at * BLOCK for at in (number // edge**2, number // edge % edge, number % edge))
+        write(Box((z, y, x), (z + BLOCK, y + BLOCK, x + BLOCK)))
 
     return run
 
@@ -157,7 +174,7 @@ def _over_http(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
             poster = Poster(server.url)
             stack.callback(poster.client.close)
             who = f"dvidzarr serve, {mode}"
-            write = _next_chunk(poster.write(chunk))
+            write = _next_chunk(plan, poster.write(chunk))
             again = over(boxes(BLOCK * 2, BLOCK, aligned=True), poster.write(chunk))
             one.append(Case("POST 64³", who, write, chunk.nbytes, calls=_CHUNKS))
             rewrite.append(Case("POST 64³ again", who, again, chunk.nbytes, calls=_CHUNKS))

@@ -10,7 +10,7 @@ from dvidzarr.cli.options import XYZ, integers, sizes
 from dvidzarr.cli.progress import Meter
 from dvidzarr.cli.sinks import Export, finished, writer_for
 from dvidzarr.cli.synthetic import Synthetic
-from dvidzarr.cli.target import StoreKind, Target, VolumeInfo, open_target
+from dvidzarr.cli.target import StoreKind, Target, VolumeInfo, is_url, open_target
 from dvidzarr.core.errors import ConflictError
 from dvidzarr.core.geometry import ZYX, Box
 
@@ -61,7 +61,8 @@ def demo(
         target.commit(root, "generated image")
         _edit_child(target, target.new_version(root, "artefact painted out"), box)
         _edit_branch(target, target.branch(root, "smoothed", "region smoothed"), box)
-    click.echo(f"repo {root}: try `dvidzarr repos {store}` and `dvidzarr serve {store}`", err=True)
+    then = "" if is_url(store) else f" and `dvidzarr serve {store}`"
+    click.echo(f"repo {root}: try `dvidzarr repos {store}`{then}", err=True)
 
 
 def _fill(target: Target, root: str, volume: Synthetic, box: Box) -> None:
@@ -89,6 +90,7 @@ def _edit_child(target: Target, version: str, box: Box) -> None:
     radius = np.sqrt(sum((np.linspace(-1, 1, size) ** 2).reshape(shape) for size, shape in _axes(part)))
     voxels[radius < 0.8] = int(voxels.mean())
     grayscale.write(part, voxels)
+    grayscale.set_extents(box)
 
 
 def _edit_branch(target: Target, version: str, box: Box) -> None:
@@ -99,6 +101,7 @@ def _edit_branch(target: Target, version: str, box: Box) -> None:
     height, width = part.shape[1:]
     total = sum(wide[:, y : y + height, x : x + width] for y in range(3) for x in range(3))
     grayscale.write(part, (np.asarray(total) // 9).astype(np.uint8))
+    grayscale.set_extents(box)
 
 
 def _axes(part: Box) -> tuple[tuple[int, tuple[int, ...]], ...]:

@@ -53,9 +53,7 @@ def export(store: str, place: str, target: Path, box: Box | None, memory: int, o
         volume = opened.volume(where.ref, where.name)
         whole = box or volume.info.extents
         if whole is None:
-            raise InvalidInputError(
-                f"instance {where.name!r} is empty at {volume.info.version}: nothing to export"
-            )
+            raise InvalidInputError(f"instance {where.name!r} is empty at {volume.info.version}")
         workers, stop = cores(), threading.Event()
         itemsize = volume.info.dtype.itemsize
         job = Export(

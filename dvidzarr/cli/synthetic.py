@@ -23,8 +23,10 @@ REACH = 2
 """Cells beyond a tile whose seeds can be nearest to a voxel in it."""
 COLUMN = 4
 """Cells in a column that may be one neurite."""
-MARGIN = 16.0 * SPACING
-"""How much farther (squared) than the nearest a seed may be and still shape a membrane."""
+DEEP = 5.0
+"""Distance to a membrane beyond which nothing depends on it; larger ones would differ between tiles."""
+MARGIN = 2 * DEEP * 2 * SPACING
+"""How much farther (squared) than the nearest a seed may be and still lie within `DEEP` of a voxel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Cells:
     label : uint64
         Cell, never 0.
     membrane : float32
-        Distance to the nearest other cell, in voxels.
+        Distance to the nearest other cell in voxels, at most `DEEP`.
     place : float32, shape (3, n)
         Vector from the nearest seed, along its neurite first.
     kind : uint64
@@ -127,6 +129,7 @@ class Synthetic:
         other = distance.argmin(axis=0)
         gap = np.linalg.norm(seeds[other] - seeds[nearest], axis=1)
         membrane = (distance[other, column] - best) / (2 * np.maximum(gap, 1))
+        membrane = np.minimum(membrane, np.float32(DEEP))
         place = points - seeds[nearest].T
         turn = axis[nearest]
         place = np.stack([np.take_along_axis(place, ((turn + shift) % 3)[None], 0)[0] for shift in range(3)])
@@ -201,7 +204,7 @@ class Synthetic:
         radius = 8.0 + 5.0 * ((cells.kind >> np.uint64(8)) % np.uint64(64)).astype(np.float32) / 64
         round_ = np.sqrt((along / 2.4) ** 2 + side**2 + up**2)
         depth = np.where(present, radius - round_, -9.0)
-        depth = np.minimum(depth, cells.membrane - 4.0)
+        depth = np.minimum(depth, cells.membrane - 2.0)
         body = np.clip(depth / 1.5, 0, 1)
         tilt = ((cells.kind >> np.uint64(16)) % np.uint64(256)).astype(np.float32) / 128 - 1
         cristae = np.clip(np.sin(along * 1.05 + tilt * side * 0.5 + 0.12 * up), 0, 1)

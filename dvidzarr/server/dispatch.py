@@ -10,7 +10,7 @@ from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target
 from dvidzarr.http.errors import not_found
-from dvidzarr.server import routes_nodes, routes_repos, routes_server
+from dvidzarr.server import routes_merges, routes_nodes, routes_repos, routes_server
 from dvidzarr.server.access import Access
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
@@ -19,6 +19,7 @@ from dvidzarr.server.tables import table_of
 FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_server.ENDPOINTS,
     *routes_repos.ENDPOINTS,
+    *routes_merges.ENDPOINTS,
     *routes_nodes.ENDPOINTS,
 )
 """All routes above the instances; their patterns start below `/api/`."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from dvidzarr.core.errors import DvidzarrError, InvalidInputError, VersionLockedError
+from dvidzarr.core.errors import InvalidInputError, VersionLockedError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.jsonbody import (
@@ -20,8 +20,6 @@ from dvidzarr.http.repojson import repo_json
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
-    from dvidzarr.repo.dag import Version
-    from dvidzarr.repo.repo import Repo
 
 
 async def get_repos_info(call: Call) -> web.StreamResponse:
@@ -139,32 +137,6 @@ async def get_branch_versions(call: Call) -> web.StreamResponse:
     return responses.json_value([version.uuid for version in versions])
 
 
-async def post_merge(call: Call) -> web.StreamResponse:
-    """Create a version with several parents. The repo is that of the first parent, as in DVID."""
-    members = struct_members(await receive_json(call), texts=("mergetype", "note"), lists=("parents",))
-    refs = members.get("parents", [])
-    if len(refs) < 2:
-        raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field")
-    found = [_parent(call.runtime.catalog, ref) for ref in refs]
-    if members.get("mergetype") != "conflict-free":
-        raise InvalidInputError("'mergeType' must be 'conflict-free' at this time")
-    repo = found[0][0]
-    if any(other.root != repo.root for other, _ in found):
-        raise InvalidInputError("server-specific version id is invalid")
-    note = str(members.get("note", ""))
-    child = await call.offload(
-        lambda: repo.merge([version for _, version in found], note=note, author=call.author)
-    )
-    return responses.json_member("child", child.uuid)
-
-
-def _parent(catalog: "Catalog", ref: str) -> "tuple[Repo, Version]":
-    try:
-        return catalog.resolve(ref)
-    except DvidzarrError as error:
-        raise type(error)(f'can\'t match parent "{ref}": {error}') from None
-
-
 def _text(given: Mapping[str, object], name: str, endpoint: str) -> str | None:
     try:
         return text_setting(given, name)
@@ -205,5 +177,4 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "getBranchVersions",
         "read",
     ),
-    Endpoint(("POST",), ("repo", "{uuid}", "merge"), post_merge, "postMerge", "write"),
 )

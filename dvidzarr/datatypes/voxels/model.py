@@ -87,6 +87,7 @@ class VoxelView(View):
                 author=author,
                 header=header,
             )
+            self.written(box.chunks(self.instance.chunk).coords(), author)
         self.instance.metadata_later()
 
     def write_blocks(self, coords: np.ndarray, blocks: np.ndarray, author: Author = _NO_AUTHOR) -> None:
@@ -104,7 +105,11 @@ class VoxelView(View):
             write_chunk_arrays(
                 dataset, self.chunks, self.ordinal, coords, blocks, scheduler, author=author, header=header
             )
+            self.written(coords, author)
         self.instance.metadata_later()
+
+    def written(self, coords: np.ndarray, author: Author) -> None:
+        """React to a write of these chunks (n, 3), while the version cannot be locked yet. For subclasses."""
 
     # --- extents ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""labelblk: 64-bit labels in blocks."""
