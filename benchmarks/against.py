@@ -42,7 +42,7 @@ class Worker:
             stdout=subprocess.PIPE,
         )
 
-    def ask(self, value: object) -> Any:
+    def ask(self, value: object) -> Any:  # noqa: ANN401 - JSON
         """Send a line and return the answer."""
         if self._process.stdin is None:
             raise WorkerError(f"{self.name} has no stdin")
@@ -50,7 +50,7 @@ class Worker:
         self._process.stdin.flush()
         return self.hear()
 
-    def hear(self) -> Any:
+    def hear(self) -> Any:  # noqa: ANN401 - JSON
         """Return the next line."""
         line = self._process.stdout.readline() if self._process.stdout else b""
         if not line:

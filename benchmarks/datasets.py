@@ -42,7 +42,7 @@ def _seeded(size: int, seed: int) -> np.ndarray:
     """Return a generated image, smoothed in-plane as a microscope does: plain pixel noise does not compress."""
     sharp = Synthetic(seed).grayscale(Box((0, 0, 0), (size,) * 3)).astype(np.float32)
     shifted = [np.roll(sharp, (dy, dx), (1, 2)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    smooth = np.add.reduce(shifted) / len(shifted)
+    smooth: np.ndarray = np.mean(shifted, axis=0)
     return (smooth // _GRAY_STEP * _GRAY_STEP).astype(np.uint8)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -9,9 +10,10 @@ import dvidzarr
 from benchmarks.process import Client, running, serve
 from benchmarks.served import raw_path
 from benchmarks.timing import Case
-from benchmarks.volumes import BLOCK, Plan, settings
+from benchmarks.volumes import BLOCK, Plan, settings, voxels_of
 from dvidzarr.core.geometry import Box
-from dvidzarr.datatypes.voxels.model import VoxelInstance
+from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.repo import Repo
 
 FIRST = Box((0, 0, 0), (BLOCK,) * 3)
@@ -25,7 +27,7 @@ class Chain:
     """A line of versions in which each writes one chunk; the root wrote another one too."""
 
     repo: Repo
-    instance: VoxelInstance
+    instance: Instance
     chunk: np.ndarray
     uuids: list[str] = field(default_factory=list)
 
@@ -34,13 +36,17 @@ class Chain:
         """Create the instance and the root's chunk."""
         instance = repo.create_instance("uint8blk", "deep", {"BlockSize": ",".join([str(BLOCK)] * 3)})
         chunk = np.ascontiguousarray(voxels[:BLOCK, :BLOCK, :BLOCK])
-        instance.at().write(FIRST, chunk)
+        voxels_of(instance.at()).write(FIRST, chunk)
         return Chain(repo, instance, chunk, [repo.root])
+
+    def view(self, depth: int) -> VoxelView:
+        """Return the volume at the version with that many ancestors."""
+        return voxels_of(self.instance.at(self.uuids[depth]))
 
     def grow(self, *, write: bool = True) -> None:
         """Lock the newest version and add a child."""
         if write:
-            self.instance.at(self.uuids[-1]).write(_OTHER, self.chunk)
+            self.view(-1).write(_OTHER, self.chunk)
         self.repo.commit(self.uuids[-1])
         self.uuids.append(self.repo.new_version(self.uuids[-1]).uuid)
 
@@ -58,12 +64,12 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
         for depth in plan.depths:
             chain.grow_to(depth)
             yield [_growth(chain, depth)]
-        views = {depth: chain.instance.at(chain.uuids[depth]) for depth in plan.depths}
+        views = {depth: chain.view(depth) for depth in plan.depths}
         yield [
             Case(
                 "read 64³ of the root",
                 f"dvidzarr, depth {depth}",
-                lambda view=view: view.read(FIRST),
+                partial(view.read, FIRST),
                 BLOCK**3,
             )
             for depth, view in views.items()
@@ -75,7 +81,7 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
             Case(
                 "GET 64³ of the root",
                 f"dvidzarr serve, depth {d}",
-                lambda path=path: client.get(path),
+                partial(client.get, path),
                 BLOCK**3,
             )
             for d, path in paths.items()
@@ -85,5 +91,5 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
 
 def _growth(chain: Chain, depth: int) -> Case:
     return Case(
-        "commit and new version", f"dvidzarr, depth {depth}", lambda: chain.grow(write=False), calls=_COMMITS
+        "commit and new version", f"dvidzarr, depth {depth}", partial(chain.grow, write=False), calls=_COMMITS
     )

@@ -1,4 +1,7 @@
-"""The ceiling of HTTP on this machine: `GET /N` answers N bytes that cost nothing to make. `python -m benchmarks.loopback`."""
+"""The ceiling of HTTP on this machine: `GET /N` answers N bytes that cost nothing to make.
+
+Run as `python -m benchmarks.loopback`.
+"""
 
 import socket
 

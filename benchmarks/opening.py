@@ -12,8 +12,8 @@ import orjson
 
 import dvidzarr
 from benchmarks.process import resident_mb
+from benchmarks.volumes import voxels_of
 from dvidzarr.core.geometry import Box
-from dvidzarr.datatypes.voxels.model import VoxelView
 
 
 def main() -> None:
@@ -23,9 +23,7 @@ def main() -> None:
     start = perf_counter()
     with dvidzarr.open(store, mode) as catalog:
         instance = catalog.repos[0].instance("gray")
-        view = instance.at()
-        if not isinstance(view, VoxelView):
-            raise TypeError(f"{view!r} holds no voxels")
+        view = voxels_of(instance.at())
         edge = np.iinfo(np.int32).max // 2
         view.reader(
             Box((edge,) * 3, (edge + 1,) * 3)

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from benchmarks.timing import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _ENOUGH_FOR_P99 = 500
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by everybody (Okabe, Ito 2008)
@@ -67,14 +70,16 @@ def draw(figures: Sequence[Figure], folder: Path) -> Iterator[Path]:
         curves = {name: [f for f in figures if f.name == name] for name in picture.names}
         if not any(curves.values()):
             continue
-        sheet = Sheet(figsize=(6, 3.6), layout="constrained")
+        sheet = Sheet(figsize=(6, 4), layout="constrained")
         _plot(sheet.subplots(), picture, curves)
+        sheet.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
         path = folder / f"{picture.file}.svg"
         sheet.savefig(path, metadata={"Date": None})
         yield path
 
 
-def _plot(axes: Any, picture: Picture, curves: dict[str, list[Figure]]) -> None:
+def _plot(axes: "Axes", picture: Picture, curves: dict[str, list[Figure]]) -> None:
+    dotted = False
     for (name, figures), colour in zip(curves.items(), _COLOURS, strict=False):
         scale = 1e3 if picture.y == "ms" else 1.0
         if not figures:
@@ -85,9 +90,15 @@ def _plot(axes: Any, picture: Picture, curves: dict[str, list[Figure]]) -> None:
             low, high = [f.low * scale for f in figures], [f.high * scale for f in figures]
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         if all(figure.samples >= _ENOUGH_FOR_P99 for figure in figures):
-            axes.plot(x, [figure.p99 * scale for figure in figures], ":", color=colour, label=f"{name}, p99")
-    axes.set(xscale="log", yscale="log", xlabel=picture.x, ylabel=picture.y, title=picture.title)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low / 2, high * 2)  # a flat curve shall look flat
+            dotted = True
+            axes.plot(x, [figure.p99 * scale for figure in figures], ":", color=colour)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel=picture.x,
+        ylabel=f"{picture.y} (dotted: p99)" if dotted else picture.y,
+        title=picture.title,
+    )
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom / 2, top * 2)  # a flat curve shall look flat
     axes.grid(visible=True, which="major", alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")

@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 
 def start(*words: object) -> "subprocess.Popen[str]":
-    """Start `python -m WORDS`."""
+    """Start `python -m WORDS`; its log is dropped, since a terminal that shows it would slow it down."""
     return subprocess.Popen(
         (sys.executable, "-P", "-m", *map(str, words)),
         env=environment(),
@@ -55,16 +55,19 @@ def running(*words: object) -> Iterator[Server]:
     """Run a server that prints its URL first; end it afterwards."""
     process = start(*words)
     try:
-        yield Server(_url_of(process), process.pid)
+        yield Server(url_of(process), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=_PATIENCE_S)
 
 
-def _url_of(process: "subprocess.Popen[str]") -> str:
+def url_of(process: "subprocess.Popen[str]") -> str:
+    """Wait until a server answers; return its URL, the first line it prints."""
     line = process.stdout.readline().strip() if process.stdout else ""
     if not line.startswith("http://"):
-        raise HttpError(f"the server {process.args!r} did not start")
+        raise HttpError(
+            f"the server ended with status {process.wait(_PATIENCE_S)}: run it by hand, {process.args!r}"
+        )
     return line
 
 

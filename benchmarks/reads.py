@@ -33,7 +33,7 @@ def peers(array: Path) -> dict[str, Read]:
     import zarr  # noqa: PLC0415
 
     plain = zarr.open_array(array, mode="r")
-    lazy = dask.array.from_zarr(plain)
+    lazy = dask.array.from_zarr(plain)  # type: ignore[no-untyped-call]
     found: dict[str, Read] = {
         "zarr-python": lambda box: plain[slices(box)],
         "dask from zarr": lambda box: lazy[slices(box)].compute(),

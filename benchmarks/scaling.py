@@ -1,11 +1,13 @@
 """How cost grows with versions and chunks: `python -m benchmarks.scaling`, or the last part of `./dev bench`."""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from benchmarks.depth import FIRST, Chain
 from benchmarks.process import environment
 from benchmarks.report import RESULTS, Report, show
 from benchmarks.timing import Case, Figure, interleave, of_samples, single
-from benchmarks.volumes import BLOCK, GRAY, settings
+from benchmarks.volumes import BLOCK, GRAY, settings, voxels_of
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.postings import Postings, Run, pack
@@ -56,11 +58,13 @@ def depth_curves(folder: Path, depths: Sequence[int]) -> list[Figure]:
         chain = Chain.begin(catalog.create_repo("line"), gray(BLOCK).voxels)
         for depth in depths:
             chain.grow_to(depth)
-            grow = Case("commit and new version", f"{depth}", lambda: chain.grow(write=False), calls=_COMMITS)
+            grow = Case(
+                "commit and new version", f"{depth}", partial(chain.grow, write=False), calls=_COMMITS
+            )
             figures += interleave([grow], _SECONDS)
-        views = {depth: chain.instance.at(chain.uuids[depth]) for depth in depths}
+        views = {depth: chain.view(depth) for depth in depths}
         reads = [
-            Case("read 64³ of the root", f"{depth}", lambda view=view: view.read(FIRST))
+            Case("read 64³ of the root", f"{depth}", partial(view.read, FIRST))
             for depth, view in views.items()
         ]
         figures += interleave(reads, _SECONDS)
@@ -81,11 +85,11 @@ def branch_curves(folder: Path, rounds: Sequence[int]) -> list[Figure]:
         for depth in rounds:
             for tip in tips:
                 tip.grow_to(depth - 1)
-            view = tips[-1].instance.at(tips[-1].uuids[-1])
+            view = tips[-1].view(-1)
             case = Case(
                 "read 64³ of the root, 64 branches",
                 f"{depth * _BRANCHES}",
-                lambda view=view: view.read(FIRST),
+                partial(view.read, FIRST),
             )
             figures += interleave([case], _SECONDS)
     return figures
@@ -103,8 +107,8 @@ def postings_curves(counts: Sequence[int]) -> list[Figure]:
         postings.load(built)
         sizes.append(single("memory per chunk version", f"{count}", _bytes(built) / count, "B"))
         some, many = (np.sort(draw.choice(keys, n)) for n in (1, 512))
-        looks.append(Case("look up 1 chunk", f"{count}", lambda p=postings, k=some: p.resolve(k, lineage)))
-        looks.append(Case("look up 512 chunks", f"{count}", lambda p=postings, k=many: p.resolve(k, lineage)))
+        looks.append(Case("look up 1 chunk", f"{count}", partial(postings.resolve, some, lineage)))
+        looks.append(Case("look up 512 chunks", f"{count}", partial(postings.resolve, many, lineage)))
         news.append(Case("publish 1 chunk", f"{count}", _Publisher(postings, count).publish, calls=2000))
     looks.sort(key=lambda case: case.name)
     return [*interleave(looks, _SECONDS / 2), *interleave(news, _SECONDS / 2), *sizes]
@@ -152,6 +156,7 @@ def _opened(store: Path, mode: str) -> tuple[float, float]:
 
 def _changes(store: Path, count: int) -> list[Figure]:
     """Return the time of writing one chunk and of committing in a store of many chunks."""
+    os.sync()  # else the first fsync pays for what was written and removed before
     with dvidzarr.open(store, "w", settings("full")) as catalog:
         repo = catalog.repos[0]
         instance = repo.instance(GRAY)
@@ -159,7 +164,7 @@ def _changes(store: Path, count: int) -> list[Figure]:
         uuids = [repo.root]
 
         def write() -> None:
-            instance.at(uuids[-1]).write(Box((0, 0, 0), chunk.shape), chunk)
+            voxels_of(instance.at(uuids[-1])).write(Box((0, 0, 0), chunk.shape), chunk)
 
         def grow() -> None:
             repo.commit(uuids[-1])
@@ -169,7 +174,7 @@ def _changes(store: Path, count: int) -> list[Figure]:
         committed = Case(
             "commit and new version after a write", f"{count}", grow, prepare=write, calls=_COMMITS
         )
-        shaped = Case("shape of the array", f"{count}", lambda: instance.at(uuids[-1]).shape)
+        shaped = Case("shape of the array", f"{count}", lambda: voxels_of(instance.at(uuids[-1])).shape)
         return [figure for case in (wrote, committed, shaped) for figure in interleave([case], _SECONDS)]
 
 

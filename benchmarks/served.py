@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from itertools import cycle
+from functools import partial
 
 from benchmarks.process import Client, running, serve
 from benchmarks.timing import Case
@@ -29,7 +29,7 @@ def cases(plan: Plan, built: Built) -> Iterator[list[Case]]:
             ours = over(places, lambda box: client.get(raw_path(built.root, box)))
             yield [
                 Case(name, "dvidzarr serve", ours, edge**3),
-                Case(name, "constant bytes", lambda size=edge**3: ceiling.get(f"/{size}"), edge**3),
+                Case(name, "constant bytes", partial(ceiling.get, f"/{edge**3}"), edge**3),
             ]
         yield from _pictures(plan.size, built.root, client)
         client.close()
@@ -52,7 +52,13 @@ def _pictures(size: int, root: str, client: Client) -> Iterator[list[Case]]:
         group = []
         for plane, offset in _SLICES.items():
             base = f"/api/node/{root}/{GRAY}/raw/{plane}/{size}_{size}"
-            paths = cycle([f"{base}/{offset.format(depth)}/{image}" for depth in depths])
-            run = lambda paths=paths: client.get(next(paths))  # noqa: E731 - a case wants a callable
-            group.append(Case(f"GET slice {size}² {image[:3]}", f"dvidzarr serve, {plane}", run, size**2))
+            paths = [f"{base}/{offset.format(depth)}/{image}" for depth in depths]
+            group.append(
+                Case(
+                    f"GET slice {size}² {image[:3]}",
+                    f"dvidzarr serve, {plane}",
+                    over(paths, client.get),
+                    size**2,
+                )
+            )
         yield group

@@ -1,13 +1,16 @@
 """Starting: until the first answer of an empty store, and memory when nothing happens."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from itertools import count
+from typing import TYPE_CHECKING
 
-from benchmarks.process import Client, resident_mb, running, serve, start
+from benchmarks.process import Client, resident_mb, running, serve, start, url_of
 from benchmarks.timing import Case, Figure, single
 from benchmarks.volumes import Plan
+
+if TYPE_CHECKING:
+    import subprocess
 
 _STARTS = 5
 _IDLE_S = 1.0
@@ -23,9 +26,7 @@ class Starter:
     def begin(self) -> None:
         """Start and wait for the first answer."""
         self._process = start(*serve(self._folder / f"empty{next(self._numbers)}"))
-        if self._process.stdout is None:
-            raise OSError("the server has no stdout")
-        client = Client(self._process.stdout.readline().strip())
+        client = Client(url_of(self._process))
         client.get("/api/server/info")
         client.close()
 

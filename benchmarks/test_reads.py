@@ -1,7 +1,5 @@
 """The cases of `./dev bench` over a small volume: they cannot rot, and with `--benchmark-enable` they are timed."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -47,7 +45,7 @@ def test_groups_of_reads_run(plan: Plan, built: Built) -> None:
 
 
 @pytest.mark.parametrize(("edge", "aligned"), [(BLOCK, True), (BLOCK, False), (SIZE, True)])
-def test_view_read(plan: Plan, built: Built, benchmark: object, edge: int, aligned: bool) -> None:  # noqa: FBT001
+def test_view_read(plan: Plan, built: Built, benchmark: object, edge: int, aligned: bool) -> None:
     with dvidzarr.open(built.store, "w", settings()) as catalog:
         view = gray_view(catalog, built.root)
         box = boxes(SIZE, edge, aligned=aligned)[0]
@@ -80,7 +78,7 @@ def test_turns_respect_the_number_of_calls() -> None:
 
 
 @pytest.mark.parametrize("real", [True, False])
-def test_volumes_are_cubes(real: bool) -> None:  # noqa: FBT001
+def test_volumes_are_cubes(real: bool) -> None:
     data = gray(160, real=real)
     assert data.voxels.shape == (160,) * 3
     assert data.voxels.dtype == np.uint8

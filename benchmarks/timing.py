@@ -15,10 +15,14 @@ _MIN_ROUNDS = 3
 class Timed(Protocol):
     """Something that can be called and timed, here or in another process."""
 
-    name: str
-    who: str
-    nbytes: int
-    calls: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def who(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
 
     def turn(self, calls: int) -> list[float]:
         """Call it that many times; return the seconds of each call."""

@@ -2,10 +2,11 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -16,6 +17,9 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.model import VoxelView
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.instance import View
+
+T = TypeVar("T")
 
 BLOCK = 64
 GRAY = "gray"
@@ -44,7 +48,7 @@ class Plan:
     @property
     def size(self) -> int:
         """Edge of the volume in voxels."""
-        return self.data.voxels.shape[0]
+        return len(self.data.voxels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def build(plan: Plan, name: str = "store") -> Built:
     with dvidzarr.open(store, "w", settings("fast")) as catalog:
         repo = catalog.create_repo("benchmark")
         instance = repo.create_instance("uint8blk", GRAY, {"BlockSize": ",".join([str(BLOCK)] * 3)})
-        ingest(instance.at(), plan.data.voxels)
+        ingest(voxels_of(instance.at()), plan.data.voxels)
         repo.commit(repo.dag.root)
         array = store / instance.prefix / "versions" / repo.dag.root.id / "0"
         _await_locked(array)
@@ -95,7 +99,14 @@ def _await_locked(array: Path) -> None:
 
 def gray_view(catalog: Catalog, root: str) -> VoxelView:
     """Return the volume of a store that `build` made."""
-    return catalog.repo(root).instance(GRAY).at(root)
+    return voxels_of(catalog.repo(root).instance(GRAY).at(root))
+
+
+def voxels_of(view: View) -> VoxelView:
+    """Return a view whose instance is known to hold voxels."""
+    if not isinstance(view, VoxelView):
+        raise TypeError(f"{view!r} holds no voxels")
+    return view
 
 
 def boxes(size: int, edge: int, *, aligned: bool, seed: int = 7) -> list[Box]:
@@ -110,7 +121,7 @@ def boxes(size: int, edge: int, *, aligned: bool, seed: int = 7) -> list[Box]:
     return [Box((z, y, x), (z + edge, y + edge, x + edge)) for z, y, x in starts]
 
 
-def over(places: list[Box], read: Callable[[Box], object]) -> Callable[[], object]:
-    """Return a function that reads the next of the boxes at each call."""
-    endless: Iterator[Box] = cycle(places)
-    return lambda: read(next(endless))
+def over(places: Sequence[T], do: Callable[[T], object]) -> Callable[[], object]:
+    """Return a function that does it with the next of the places at each call."""
+    endless = cycle(places)
+    return lambda: do(next(endless))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.process import Client, running, serve
 from benchmarks.reads import slices
 from benchmarks.served import raw_path
 from benchmarks.timing import Case
-from benchmarks.volumes import BLOCK, Plan, boxes, ingest, over, settings
+from benchmarks.volumes import BLOCK, Plan, boxes, ingest, over, settings, voxels_of
 from dvidzarr.core.geometry import Box
 from dvidzarr.datatypes.voxels.model import VoxelView
 from dvidzarr.repo.repo import Repo
@@ -59,17 +60,26 @@ class Fresh:
         self.view: VoxelView = self._next()
 
     def _next(self) -> VoxelView:
-        view: VoxelView = self._repo.create_instance("uint8blk", f"gray{next(self._numbers)}", _CONFIG).at()
-        return view
+        name = f"gray{next(self._numbers)}"
+        return voxels_of(self._repo.create_instance("uint8blk", name, _CONFIG).at())
 
     def renew(self) -> None:
         """Make the next one."""
         self.view = self._next()
 
+    def ingest(self, voxels: np.ndarray) -> None:
+        """Write the volume into the newest."""
+        ingest(self.view, voxels)
+
+
+def _write(view: VoxelView, chunk: np.ndarray, box: Box) -> None:
+    view.write(box, chunk)
+
 
 def cases(plan: Plan) -> Iterator[list[Case]]:
     """Yield groups of cases that do the same."""
     chunk = np.ascontiguousarray(plan.data.voxels[:BLOCK, :BLOCK, :BLOCK])
+    os.sync()  # else the first fsync pays for what the groups before wrote
     yield from _in_process(plan, chunk)
     yield from _over_http(plan, chunk)
 
@@ -81,14 +91,12 @@ def _in_process(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
             catalog = stack.enter_context(dvidzarr.open(plan.folder / f"write-{mode}", "w", settings(mode)))
             fresh = Fresh(catalog.create_repo("write"))
             first = fresh.view
-            write = _next_chunk(plan, lambda box, view=first: view.write(box, chunk))
-            again = over(
-                boxes(BLOCK * 2, BLOCK, aligned=True), lambda box, view=first: view.write(box, chunk)
-            )
+            write = partial(_write, first, chunk)
+            again = over(boxes(BLOCK * 2, BLOCK, aligned=True), write)
             who = f"dvidzarr, {mode}"
-            one.append(Case("write 64³", who, write, chunk.nbytes, calls=_CHUNKS))
+            one.append(Case("write 64³", who, _next_chunk(plan, write), chunk.nbytes, calls=_CHUNKS))
             rewrite.append(Case("write 64³ again", who, again, chunk.nbytes, calls=_CHUNKS))
-            run = lambda fresh=fresh: ingest(fresh.view, plan.data.voxels)  # noqa: E731 - a case wants a callable
+            run = partial(fresh.ingest, plan.data.voxels)
             whole.append(
                 Case(f"ingest {plan.size}³", who, run, plan.data.voxels.nbytes, fresh.renew, calls=_INGESTS)
             )
@@ -178,7 +186,7 @@ def _over_http(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
             again = over(boxes(BLOCK * 2, BLOCK, aligned=True), poster.write(chunk))
             one.append(Case("POST 64³", who, write, chunk.nbytes, calls=_CHUNKS))
             rewrite.append(Case("POST 64³ again", who, again, chunk.nbytes, calls=_CHUNKS))
-            run = lambda poster=poster: poster.ingest(plan.data.voxels)  # noqa: E731 - a case wants a callable
+            run = partial(poster.ingest, plan.data.voxels)
             whole.append(
                 Case(f"POST {plan.size}³ in slabs", who, run, plan.data.voxels.nbytes, poster.renew, _INGESTS)
             )

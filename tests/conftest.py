@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -13,11 +13,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 for name in [name for name in os.environ if name.startswith("DVIDZARR_") or name == "DVID_ADMIN_TOKEN"]:
     del os.environ[name]
 
-settings.register_profile("dev", max_examples=50, stateful_step_count=30, deadline=None)
-settings.register_profile("ci", max_examples=200, stateful_step_count=75, deadline=None, print_blob=True)
-settings.register_profile(
-    "nightly", max_examples=1000, stateful_step_count=500, deadline=None, print_blob=True
-)
+# A loaded machine is slow: that is no fault of a test.
+_CALM = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", _CALM, max_examples=50, stateful_step_count=30)
+settings.register_profile("ci", _CALM, max_examples=200, stateful_step_count=75)
+settings.register_profile("nightly", _CALM, max_examples=1000, stateful_step_count=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 

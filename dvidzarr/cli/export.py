@@ -38,7 +38,7 @@ COPIES = 3
 )
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
 def export(store: str, place: str, target: Path, box: Box | None, memory: int, overwrite: bool) -> None:
-    r"""Copy an instance at a version, or a box of it, to TARGET.
+    """Copy an instance at a version, or a box of it, to TARGET.
 
     The name says the format: .tif (one page per z, BigTIFF when large), .h5 (dataset `volume`), or .npy, or
     .zarr (OME-Zarr 0.5, Zarr v3, array `0`). An unfinished file never bears the name TARGET.

@@ -77,7 +77,7 @@ class IngestOptions:
 )
 @click.option("--fresh", is_flag=True, help="Begin anew, even if an earlier run was interrupted.")
 def ingest(store: str, place: str, source: str, dataset: str | None, fresh: bool, **options: object) -> None:
-    r"""Copy SOURCE into an instance at a version.
+    """Copy SOURCE into an instance at a version.
 
     SOURCE is a folder of images or a TIFF stack, an HDF5 dataset (file.h5:/path), a .npy or .npz file, or a
     Zarr array, v2 or v3, in a folder, a .zip or at any URL that fsspec knows. Axes are z, y, x.

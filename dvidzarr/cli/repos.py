@@ -101,7 +101,7 @@ def new_repo(store: str, alias: str, description: str, root: str | None) -> None
 def new_instance(
     store: str, repo: str, type_name: str, name: str, settings: tuple[tuple[str, str], ...], ref: str | None
 ) -> None:
-    r"""Make an instance of TYPE in REPO (any version of it).
+    """Make an instance of TYPE in REPO (any version of it).
 
     \b
     dvidzarr new instance my-store 3f8c uint8blk grayscale --set BlockSize=64,64,64 --set VoxelSize=8,8,8

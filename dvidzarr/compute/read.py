@@ -5,14 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import InvalidInputError, TooLargeError
+from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.chunks import ChunkStore, Row
+from dvidzarr.storage.chunks import ChunkStore, Row, SupersededError
 from dvidzarr.storage.postings import pack_one, pack_span, present, unpack, unpack_one
 
 CHUNKS_PER_REQUEST = 1 << 22
 """Largest number of chunks that one request may touch."""
+_ATTEMPTS = 100
 
 
 def resolvable(span: ChunkSpan) -> ChunkSpan:
@@ -44,8 +45,13 @@ class Reader:
         span = resolvable(box.chunks(self._grid))
         if span.count > CHUNKS_PER_REQUEST:
             raise TooLargeError(f"box {box} touches {span.count} chunks, the limit is {CHUNKS_PER_REQUEST}")
-        keys = pack_span(span)
-        rows = chunks.resolve(keys, lineage)
+        self._span = span
+        self._given = False  # whether somebody has seen a part of this state
+        self._resolve()
+
+    def _resolve(self) -> None:
+        keys = pack_span(self._span)
+        rows = self._chunks.resolve(keys, self._lineage)
         there = present(rows)
         self._keys: np.ndarray = keys if there.all() else keys[there]
         self._rows: np.ndarray = rows if there.all() else rows[there]
@@ -69,7 +75,25 @@ class Reader:
         -------
         ndarray
             Axes (z, y, x); voxels of absent chunks are 0.
+
+        Raises
+        ------
+        SupersededError
+            A part was read before, and the rest of that state is gone by now.
         """
+        for _ in range(_ATTEMPTS):
+            try:
+                voxels = self._read(sub_box, out)
+            except SupersededError:
+                if self._given:
+                    raise
+                self._resolve()
+            else:
+                self._given = True
+                return voxels
+        raise BusyError(f"box {self.box} is written again and again while it is read; try again")
+
+    def _read(self, sub_box: Box | None, out: np.ndarray | None) -> np.ndarray:
         box = sub_box or self.box
         chosen = slice(None) if sub_box is None else self._touching(box)
         keys, rows = self._keys[chosen].tolist(), self._rows[chosen].tolist()
@@ -102,10 +126,10 @@ class Reader:
             source.append(slice(a - begin, b - begin))
             target.append(slice(a - low, b - low))
         if full and out.shape == self._grid and out.flags.c_contiguous:
-            if self._chunks.read(key, row, self._lineage, out) is None:
+            if self._chunks.read(key, row, self._lineage, out, exact=True) is None:
                 out.fill(0)
             return
-        chunk = self._chunks.read(key, row, self._lineage, keep=not full)
+        chunk = self._chunks.read(key, row, self._lineage, keep=not full, exact=True)
         out[tuple(target)] = 0 if chunk is None else chunk[tuple(source)]
 
     def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:
@@ -116,5 +140,6 @@ class Reader:
             for y in range(span.start[1], span.stop[1]):
                 for x in range(span.start[2], span.stop[2]):
                     key = pack_one((z, y, x))
-                    chunk = self._chunks.read(key, held[key], self._lineage) if key in held else None
+                    row = held.get(key)
+                    chunk = None if row is None else self._chunks.read(key, row, self._lineage, exact=True)
                     yield (z, y, x), None if chunk is None else chunk.copy()

@@ -1,13 +1,13 @@
 """Answers made on the pool while they are sent: small ones whole, larger ones as a stream."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 
 from aiohttp import web
 
 from dvidzarr.http.endpoint import Call
-from dvidzarr.http.responses import octets, stream
+from dvidzarr.http.responses import stream
 
 BLOCK = 1 << 20
 """Pieces are gathered until they have so many bytes; a smaller answer is one body."""
@@ -16,7 +16,13 @@ _BLOCKS = 4  # one gathered, one joined, one sent, one in the transport
 
 
 async def gathered(
-    call: Call, pieces: Iterator[bytes], content_type: str = "application/octet-stream", length: int | None = None
+    call: Call,
+    pieces: Iterator[bytes],
+    content_type: str = "application/octet-stream",
+    *,
+    length: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    status: int = 200,
 ) -> web.StreamResponse:
     """Send bytes that a blocking iterator yields.
 
@@ -28,12 +34,13 @@ async def gathered(
         Size of the whole, if known; else a long answer goes out chunked.
     """
     blocks = _blocks(pieces)
+    more = {**(headers or {}), "Content-Type": content_type}
     async with call.runtime.admit(_BLOCKS * BLOCK):
         first, whole = await call.offload(next, blocks)
         if whole:
-            return octets(first, content_type)
+            return web.Response(status=status, body=first, headers=more)
         async with aclosing(_ahead(call, first, blocks)) as rest:
-            return await stream(call, rest, length, content_type)
+            return await stream(call, rest, length, headers=more, status=status)
 
 
 def _blocks(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:

@@ -10,6 +10,8 @@ from dvidzarr.core.errors import InvalidInputError, TooLargeError
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import BodyTimeoutError
 
+_BLOCK = 1 << 20
+
 
 async def pieces(call: Call) -> AsyncIterator[bytes]:
     """Yield the body as it arrives; `BodyTimeoutError` if nothing comes for the idle time allowed."""
@@ -89,6 +91,28 @@ async def receive_small(call: Call, limit: int | None = None) -> bytes:
             raise TooLargeError(f"the body has more than the limit of {limit} bytes")
         parts.append(piece)
     return b"".join(parts)
+
+
+async def write_pieces(
+    call: Call, write: Callable[[bytes], None], start: bytes, body: AsyncIterator[bytes]
+) -> None:
+    """Hand `start` and the rest of a body to a blocking function, in blocks of about 1 MiB.
+
+    Raises
+    ------
+    TooLargeError
+        The body exceeds the limit of this server.
+    """
+    parts, size, total = [start], len(start), len(start)
+    async for piece in body:
+        parts.append(piece)
+        size += len(piece)
+        total += len(piece)
+        if size >= _BLOCK:
+            check_size(call, total)
+            await call.offload(write, b"".join(parts))
+            parts, size = [], 0
+    await call.offload(write, b"".join(parts))
 
 
 def check_size(call: Call, size: int) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import orjson
 from aiohttp import web
@@ -84,6 +84,9 @@ async def stream(
     slabs: AsyncIterator[memoryview],
     length: int | None = None,
     content_type: str = "application/octet-stream",
+    *,
+    headers: Mapping[str, str] | None = None,
+    status: int = 200,
 ) -> web.StreamResponse:
     """Send slabs of bytes as they come.
 
@@ -94,13 +97,16 @@ async def stream(
         failure is a proper error answer.
     length : int, optional
         Size of the whole body; None sends it chunked.
+    headers : mapping, optional
+        More headers; they win over `content_type`.
 
     Notes
     -----
     A failure after the headers aborts the connection: a client must never take a part for the whole.
     """
     first = await anext(slabs, None)
-    response = web.StreamResponse(headers={**call.headers, "Content-Type": content_type})
+    own = {**call.headers, "Content-Type": content_type, **(headers or {})}
+    response = web.StreamResponse(status=status, headers=own)
     response.content_length = length
     await response.prepare(call.request)
     if call.method == "HEAD":

@@ -1,5 +1,6 @@
 """What a repo owns: its log, the state that follows from it, its instances, and the gates that writers pass."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
     from dvidzarr.repo.repo import Repo
 
+_logger = logging.getLogger("dvidzarr.repo")
 _IDS_AT_ONCE = 1000
 _NO_AUTHOR = Author()
 
@@ -161,8 +163,11 @@ class RepoBase:
         """Close the instances and the log."""
         for instance in self._instances.values():
             if instance.opened and self.writable:
-                flush(instance.dataset)
-                instance.dataset.save_caches()
+                try:
+                    flush(instance.dataset)
+                    instance.dataset.save_caches()
+                except StorageError as error:  # said before to those who wrote; the others must be closed all the same
+                    _logger.error("%s: %s", instance.prefix, error)  # noqa: TRY400 - no traceback
             instance.close()
         self._log.close()
 

@@ -13,6 +13,7 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError, StorageError
 from dvidzarr.core.ids import Author, is_uuid, new_id
 from dvidzarr.core.settings import Settings
+from dvidzarr.repo.blobstore import BlobStore
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType, Registry
 from dvidzarr.repo.names import VersionNames
@@ -81,12 +82,12 @@ class Catalog:
         self.broken: dict[str, str] = {}
         """Folders of repos that cannot be opened → why. The others are served."""
         self._listed = 0
-        folder = Path(path)
-        store_id = read_store(folder) or create_store(folder, create=mode != "r")
-        backend = LocalBackend(folder)
-        cache_dir = Path(settings.storage.cache_dir or folder / "cache") / store_id
+        backend = LocalBackend(path)
+        store_id = read_store(backend) or create_store(backend, create=mode != "r")
+        cache_dir = Path(settings.storage.cache_dir or Path(path) / "cache") / store_id
         cache = ChunkCache(settings.cache.chunk_bytes)
         self.context = StoreContext(backend, store_id, settings, cache_dir, cache, Housekeeper())
+        self.blobs = BlobStore(self)
         self._lock = WriterLock(f"{backend.root}/lock")
         if mode == "w":
             self.become_writer()
@@ -154,6 +155,7 @@ class Catalog:
             try:
                 for repo in self._repos.values():
                     repo.close()
+                self.blobs.close()
                 yield
             finally:
                 for repo in self._repos.values():
@@ -174,6 +176,7 @@ class Catalog:
         self.context.housekeeper.close()
         for repo in self._repos.values():
             repo.close()
+        self.blobs.close()
         self.scheduler.close()
         self._lock.release(clean=True)
         self.writing = False
@@ -211,11 +214,8 @@ class Catalog:
 
     def _discover(self) -> None:
         """Open repos that appeared. A folder without a whole first record is no repo."""
-        try:
-            changed = os.stat(f"{self.url}/repos").st_mtime_ns
-        except FileNotFoundError:
-            return
-        if changed == self._listed and not self.writing:
+        changed = self.context.backend.changed("repos")
+        if changed is None or (changed == self._listed and not self.writing):
             return
         for repo_id in self.context.backend.folders("repos"):
             if repo_id not in self._repos:

@@ -242,7 +242,9 @@ class View:
     def writing(self) -> Iterator[Dataset]:
         """Pass the gates of the instance and the version; raise if the version is locked."""
         with self.instance.repo.writing(self.instance, self.version):
-            yield self.instance.dataset
+            dataset = self.instance.dataset
+            dataset.log.check_writable()
+            yield dataset
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         repo = self.instance.repo

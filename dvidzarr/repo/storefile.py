@@ -1,7 +1,5 @@
 """`store.json`: the identity and the format version of a store. Created once; an unknown version is refused."""
 
-from pathlib import Path
-
 import orjson
 
 from dvidzarr.core.errors import ConflictError, StorageError
@@ -11,17 +9,19 @@ from dvidzarr.storage.local import LocalBackend
 FORMAT = 1
 
 
-def read_store(folder: Path) -> str | None:
+def read_store(backend: LocalBackend) -> str | None:
     """Return the id of the store in a folder, None if the folder is missing or empty."""
-    try:
-        note = orjson.loads((folder / "store.json").read_bytes())
-    except FileNotFoundError:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = backend.url
+    raw = backend.get("store.json")
+    if raw is None:
+        if not backend.is_empty():
             raise StorageError(
                 f"{folder} is no dvidzarr store: it has no store.json, and it is not an empty folder"
-            ) from None
+            )
         return None
-    except (OSError, orjson.JSONDecodeError) as error:
+    try:
+        note = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
         raise StorageError(f"{folder}/store.json cannot be read: {error}") from error
     version = note.get("format") if isinstance(note, dict) else None
     if version != FORMAT:
@@ -33,20 +33,15 @@ def read_store(folder: Path) -> str | None:
     return str(note["id"])
 
 
-def create_store(folder: Path, *, create: bool) -> str:
+def create_store(backend: LocalBackend, *, create: bool) -> str:
     """Create a store in a missing or empty folder; return its id."""
     if not create:
-        raise StorageError(f"{folder} is no dvidzarr store: it does not exist or is empty")
+        raise StorageError(f"{backend.url} is no dvidzarr store: it does not exist or is empty")
     store_id = new_id()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        backend = LocalBackend(folder)
-        note = orjson.dumps({"format": FORMAT, "id": store_id, "created": now()}, option=orjson.OPT_INDENT_2)
-        made = backend.create("store.json", note, sync=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}") from error
-    if not made:
-        raise ConflictError(f"{folder} is being created by another process; try again")
+    note = orjson.dumps({"format": FORMAT, "id": store_id, "created": now()}, option=orjson.OPT_INDENT_2)
+    backend.make_root()
+    if not backend.create("store.json", note, sync=True):
+        raise ConflictError(f"{backend.url} is being created by another process; try again")
     backend.make_folder("repos")
     backend.sync_folder("repos")
     return store_id

@@ -10,7 +10,7 @@ from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target
 from dvidzarr.http.errors import not_found
-from dvidzarr.server import routes_merges, routes_nodes, routes_repos, routes_server
+from dvidzarr.server import routes_blobs, routes_merges, routes_nodes, routes_repos, routes_server
 from dvidzarr.server.access import Access
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
@@ -21,8 +21,9 @@ FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_repos.ENDPOINTS,
     *routes_merges.ENDPOINTS,
     *routes_nodes.ENDPOINTS,
+    *routes_blobs.ENDPOINTS,
 )
-"""All routes above the instances; their patterns start below `/api/`."""
+"""All routes that do not depend on a datatype; their patterns start below `/api/`."""
 
 _MUTATING = ("POST", "PUT", "DELETE")
 _SUBROUTED = ("server", "repo", "node")
@@ -79,11 +80,13 @@ class Dispatcher:
         parts = words[1:]
         table = table_of(instance.datatype)
         method = facts.request.method
-        row = table.find(method, parts[0])
+        blobs = parts[0] == routes_blobs.KEYWORD  # every type has them, and no lock concerns them
+        row = routes_blobs.blob_endpoint(method) if blobs else table.find(method, parts[0])
         call = self._call(facts, parts, row, Target(target.repo, version, instance, target.version))
         if (
             instance.versioned
             and version.locked
+            and not blobs
             and method in _MUTATING
             and (row is None or row.effect != "query")
         ):

@@ -13,7 +13,7 @@ from itertools import count
 
 import numpy as np
 
-from dvidzarr.core.errors import CorruptionError
+from dvidzarr.core.errors import BusyError, CorruptionError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Backend
@@ -24,6 +24,11 @@ from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, pack, 
 
 _NUMBERS = count(1)
 _FIXED = struct.Struct("<I")
+
+
+class SupersededError(BusyError):
+    """What was resolved can no longer be read: it was written again, longer ago than the grace period."""
+
 
 Row = tuple[int, int, int, int, int, int, int]
 """A `ROW` as Python numbers: sequence, location, ordinal, origin, length, checksum, flags."""
@@ -158,7 +163,14 @@ class ChunkStore:
         return self.postings.resolve(keys, lineage)
 
     def read(
-        self, key: int, row: Row, lineage: Lineage, out: np.ndarray | None = None, *, keep: bool = False
+        self,
+        key: int,
+        row: Row,
+        lineage: Lineage,
+        out: np.ndarray | None = None,
+        *,
+        keep: bool = False,
+        exact: bool = False,
     ) -> np.ndarray | None:
         """Return one decoded chunk.
 
@@ -170,6 +182,8 @@ class ChunkStore:
             C-contiguous array to decode into; else the result is the thread's scratch array, valid until its next read.
         keep : bool
             Put the chunk into the cache of decoded chunks.
+        exact : bool
+            Raise `SupersededError` rather than return what a later request wrote: its other chunks may be missing.
 
         Returns
         -------
@@ -193,7 +207,10 @@ class ChunkStore:
             problem = self._load(key, row, target)
             if problem is None:
                 break
-            row = self._again(key, row, lineage, problem)
+            fresh = self._again(key, row, lineage, problem)
+            if exact and fresh[0] != row[0]:
+                raise SupersededError(f"chunk {unpack_one(key)} (z, y, x) was written again while it was read")
+            row = fresh
             if row[2] < 0 or row[6]:
                 return None
         if keep:

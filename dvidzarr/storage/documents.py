@@ -7,7 +7,7 @@ a deletion. Derived rows of merge versions are kept apart and rebuilt when neede
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,6 +56,20 @@ class Place:
     start: int
     length: int
     checksum: int
+
+    @property
+    def row(self) -> tuple[int, int, int, bytes | None, int, int, int, int]:
+        """All of it, in the order of the columns."""
+        return (
+            self.ordinal,
+            self.sequence,
+            self.state,
+            self.value,
+            self.segment,
+            self.start,
+            self.length,
+            self.checksum,
+        )
 
 
 class Documents:
@@ -139,7 +153,7 @@ class Documents:
         with self._lock:
             self._begin()
             for key, place in words:
-                self._db.execute(_PUT, (key, *astuple(place)))
+                self._db.execute(_PUT, (key, *place.row))
                 self._lists.note(key, place.ordinal, there=place.state == VALUE)
 
     # --- looking up ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
 
 _logger = logging.getLogger("dvidzarr.storage")
@@ -29,6 +30,7 @@ def begin(dataset: Dataset) -> None:
         return
     if dataset.log.unflushed_after is not None:
         _void_incomplete(dataset)
+        _sync_unflushed(dataset)
     dataset.log.durable = not is_fast(dataset)
     if is_fast(dataset) or dataset.log.unflushed_after is not None:
         _checkpoint(dataset, dataset.log.tail.sequence)
@@ -45,7 +47,7 @@ def note_unflushed(dataset: Dataset, keys: list[str]) -> None:
 
 def flush(dataset: Dataset) -> None:
     """Make everything acknowledged so far durable; nothing to do with durability `full`."""
-    if not is_fast(dataset) or not dataset.writable:
+    if not is_fast(dataset) or not dataset.writable or dataset.log.damage:
         return
     backend = dataset.context.backend
     with dataset.flushing:
@@ -83,6 +85,27 @@ def _void_incomplete(dataset: Dataset) -> None:
         )
         dataset.append(Kind.VOID, None, Author(), {"sequences": torn})
         dataset.skip_voided()
+
+
+def _sync_unflushed(dataset: Dataset) -> None:
+    """Sync what a killed process left to the operating system, before a checkpoint vouches for it."""
+    recent = [entry for entry in dataset.log.records() if entry.sequence > dataset.flushed]
+    names = {name for entry in recent for name in _objects(dataset, entry)}
+    backend = dataset.context.backend
+    backend.sync([name for name in names if backend.size(name) is not None], contents=True)
+
+
+def _objects(dataset: Dataset, entry: Entry) -> list[str]:
+    """Return the keys of the objects that a record names."""
+    if entry.kind in DOCUMENT_KINDS:
+        return [f"{dataset.prefix}/blobs/{word.blob}" for word in words_of(entry) if word.blob is not None]
+    ordinal = dataset.versions.ordinal_of(entry.header["v"]) if entry.kind == Kind.CHUNKS else None
+    if ordinal is None:
+        return []
+    store = dataset.arrays[entry.header["s"]]
+    keys, rows = store.rows_of(entry.payload, ordinal, entry.sequence)
+    coords = unpack(keys).tolist()
+    return [store.object_key(ordinal, at, row[1]) for at, row in zip(coords, rows.tolist(), strict=True) if not row[6]]
 
 
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:

@@ -138,8 +138,8 @@ def frame_end(data: memoryview, offset: int, expected: int, salt: int) -> int | 
     return end if crc32c(data[offset + 8 : end], salt) == checksum else None
 
 
-def decode_frame(data: memoryview, offset: int, segment: int) -> list[Entry]:
-    """Return the records of a frame that `frame_end` found valid."""
+def decode_frame(data: memoryview, offset: int, segment: int, base: int = 0) -> list[Entry]:
+    """Return the records of a frame that `frame_end` found valid; `data` starts at byte `base` of the segment."""
     length, _, sequence, count = _FRAME.unpack_from(data, offset)
     end, at = offset + 8 + length, offset + _FRAME.size
     entries = []
@@ -152,7 +152,8 @@ def decode_frame(data: memoryview, offset: int, segment: int) -> list[Entry]:
             raise CorruptionError(f"record {sequence + number} is longer than its frame")
         header = orjson.loads(data[body:payload])
         checksum = crc32c(data[at:stop])
-        entries.append(Entry(sequence + number, kind, header, data[payload:stop], checksum, segment, payload))
+        place = base + payload
+        entries.append(Entry(sequence + number, kind, header, data[payload:stop], checksum, segment, place))
         at = stop
     return entries
 

@@ -199,6 +199,28 @@ class LocalBackend:
             _fail(key, error)
         return True
 
+    def is_empty(self) -> bool:
+        """Tell whether the root is missing, or a folder with nothing in it."""
+        try:
+            with os.scandir(self.root) as entries:
+                return next(entries, None) is None
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            _fail(self.root, error)
+
+    def make_root(self) -> None:
+        """Create the root with its ancestors, durably."""
+        missing = [self.root]
+        while not os.path.isdir(parent := missing[-1].rpartition("/")[0] or "/"):
+            missing.append(parent)
+        try:
+            os.makedirs(self.root, exist_ok=True)
+        except OSError as error:
+            _fail(self.root, error)
+        for path in missing:
+            self._sync_path(path.rpartition("/")[0] or "/", path, _FOLDER)
+
     def make_folder(self, folder: str) -> None:
         """Create a folder with its ancestors; refuse links on the way."""
         with self._making:
@@ -294,6 +316,15 @@ class LocalBackend:
             return None
         except OSError as error:
             _fail(key, error)
+
+    def changed(self, folder: str) -> int | None:
+        """Return when something last came into a folder or left it, in ns; None if there is no such folder."""
+        try:
+            return os.stat(self.path(folder), follow_symlinks=False).st_mtime_ns
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _fail(folder, error)
 
     def trash(self, prefix: str) -> None:
         """Move a folder into `trash/` under a new name."""

@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
@@ -76,9 +76,9 @@ class Damage:
     before: int | None
 
     def __str__(self) -> str:
-        upto = "the end" if self.before is None else str(self.before)
+        upto = "the end" if self.before is None else str(self.before - 1)
         place = f"segment {self.segment:08d} is damaged at byte {self.offset}"
-        return f"{place}: records after {self.after} up to {upto} are lost"
+        return f"{place}: records {self.after + 1} to {upto} are lost"
 
 
 class LocalLog(LogReader):
@@ -218,7 +218,7 @@ class LocalLog(LogReader):
         """Append records in one frame: all of them become durable, or none. Returns the position of the last."""
         item = _Pending(records)
         with self._lock:
-            self._check_writable()
+            self.check_writable()
             self._queue.append(item)
             lead, self._leading = not self._leading, True
         if not lead:
@@ -249,7 +249,8 @@ class LocalLog(LogReader):
                     self._idle.notify_all()
             raise
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raise if records cannot be appended: the log is damaged, failed or closed."""
         if self.damage:
             raise BusyError(
                 f"{self._prefix} is damaged and takes no writes until `dvidzarr verify --repair`: {self.damage[0]}"
@@ -306,10 +307,10 @@ class LocalLog(LogReader):
         self._put_frame(frame)
         start = self._frame = self._offset
         self._offset += len(frame)
-        entries = iter(decode_frame(memoryview(frame), 0, self._segment))
+        entries = iter(decode_frame(memoryview(frame), 0, self._segment, start))
         for item in items:
             for entry in islice(entries, len(item.records)):
-                self._take(replace(entry, offset=entry.offset + start))
+                self._take(entry)
             item.position = self._tail
         self._mark()
         if self._word is not None:

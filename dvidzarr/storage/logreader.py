@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dvidzarr.core.errors import CorruptionError
 from dvidzarr.storage.frames import (
@@ -142,7 +142,7 @@ class LogReader:
 
     def _published(self) -> int | None:
         if self._word is None:
-            if self._backend.size(f"{self._prefix}/applied") is None:
+            if (self._backend.size(f"{self._prefix}/applied") or 0) < 8:  # also what a power loss left of it
                 return None
             self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=False)
         return self._word.value
@@ -179,8 +179,8 @@ class LogReader:
             end = frame_end(view, at, self._tail.sequence + 1, self._salt)
             if end is None:
                 break
-            for entry in decode_frame(view, at, self._segment):
-                self._take(replace(entry, offset=entry.offset + base))
+            for entry in decode_frame(view, at, self._segment, base):
+                self._take(entry)
             self._frame, self._offset = base + at, base + end
             self._mark()
             at, moved = end, True

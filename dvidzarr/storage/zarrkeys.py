@@ -211,17 +211,9 @@ class VersionKeys:
             put_document(dataset, lineage.ordinal, name, value, self.source.author, self.source.header())
 
     def change_metadata(self, key: str, given: dict[str, Any], derived: dict[str, Any]) -> None:
-        """Take over the shape and the attributes of a derived `zarr.json`.
+        """Take over shape and attributes of a derived `zarr.json`; raise `InvalidInputError` if more than that differs.
 
-        Parameters
-        ----------
-        given, derived
-            The document as it shall be, and as it follows from the instance, in the same spelling.
-
-        Raises
-        ------
-        InvalidInputError
-            Anything else differs.
+        `given` is the document as it shall be, `derived` as it follows from the instance, in the same spelling.
         """
         changed = {name for name in given | derived if given.get(name) != derived.get(name)} - {"attributes"}
         if "shape" in given and "shape" in derived:

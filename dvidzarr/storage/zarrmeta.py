@@ -45,7 +45,7 @@ def ngff(name: str, voxel_size_xyz: Sequence[float], units_xyz: Sequence[str]) -
     for axis, text in zip("zyx", reversed(units_xyz), strict=True):
         unit = _UNITS.get(text.strip().lower())
         axes.append({"name": axis, "type": "space"} | ({"unit": unit} if unit else {}))
-    scale = {"type": "scale", "scale": [float(size) for size in reversed(voxel_size_xyz)]}
+    scale = {"type": "scale", "scale": [float(str(np.float32(size))) for size in reversed(voxel_size_xyz)]}
     dataset = {"path": "0", "coordinateTransformations": [scale]}
     return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [dataset]}]}
 

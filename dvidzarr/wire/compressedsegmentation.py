@@ -42,9 +42,8 @@ def encode_segmentation(volume: NDArray[Any]) -> bytes:
     InvalidInputError
         A side is no multiple of 8, or the result is too large for 24-bit offsets.
     """
-    if any(size % SIDE or not size for size in volume.shape):
-        raise InvalidInputError("volume must be a multiple of the block size")
-    grid: ZYX = tuple(size // SIDE for size in volume.shape)  # type: ignore[assignment]
+    check_sides(volume.shape)
+    grid: ZYX = tuple(size // SIDE for size in volume.shape)
     total = grid[0] * grid[1] * grid[2]
     layers = max(1, _AT_ONCE // (grid[1] * grid[2]))
     at = 2 * total
@@ -56,6 +55,12 @@ def encode_segmentation(volume: NDArray[Any]) -> bytes:
         heads.append(head)
         bodies.append(body)
     return b"".join([np.array([1], "<u4"), *heads, *bodies])
+
+
+def check_sides(shape: ZYX) -> None:
+    """Raise `InvalidInputError` if a side is no multiple of 8."""
+    if any(size % SIDE or not size for size in shape):
+        raise InvalidInputError("volume must be a multiple of the block size")
 
 
 def _numbered(volume: NDArray[Any]) -> tuple[Numbers, Labels]:
@@ -108,7 +113,7 @@ def _encode_blocks(blocks: Numbers, names: Labels, start: int) -> "tuple[Words, 
 
 
 def _tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
-    """Number the labels of each sub-block by first appearance.
+    """Return, per sub-block, its labels in order of first appearance, and the place of each voxel among them.
 
     Returns
     -------
@@ -117,7 +122,9 @@ def _tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
     """
     indices = np.zeros(blocks.shape, np.uint16)
     everything = np.arange(len(blocks))
-    found = [(everything, np.zeros(len(blocks), np.int64), blocks[:, 0])]
+    found: list[tuple[Places, Places, Numbers]] = [
+        (everything, np.zeros(len(blocks), np.int64), blocks[:, 0])
+    ]
     rows, left = everything, blocks
     fresh = left != left[:, :1]
     for rank in range(1, _SCANS):
@@ -132,9 +139,9 @@ def _tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
         fresh &= left != number[:, None]
     many = rows[fresh.any(axis=1)]
     if len(many):
-        indices[many], *entries = _sorted_tables(blocks[many])
-        new = entries[1] >= _SCANS
-        found.append((many[entries[0][new]], entries[1][new], entries[2][new]))
+        indices[many], members, ranks, numbers = _sorted_tables(blocks[many])
+        new = ranks >= _SCANS
+        found.append((many[members[new]], ranks[new], numbers[new]))
     return indices, *(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
 
 
@@ -155,11 +162,11 @@ def _packed(indices: Indices, width: int) -> Words:
     """Return the words of the values: `width` bits per voxel, the first in the lowest bits."""
     if width == 16:
         return indices.view("<u4")
-    small = indices.astype(np.uint8)
+    small: Numbers = indices.astype(np.uint8)
     if width == 1:
         small = np.packbits(small, axis=1, bitorder="little")
     while width in (2, 4):
-        small = small[:, ::2] | small[:, 1::2] << width
+        small = small[:, ::2] | small[:, 1::2] << np.uint8(width)
         width *= 2
     return np.ascontiguousarray(small).view("<u4")
 
@@ -172,8 +179,7 @@ def decode_segmentation(data: "Buffer", shape: ZYX) -> Labels:
     FormatError
         Offsets point outside the data, or a width is unknown.
     """
-    if any(size % SIDE or not size for size in shape):
-        raise InvalidInputError("volume must be a multiple of the block size")
+    check_sides(shape)
     nz, ny, nx = (size // SIDE for size in shape)
     total = nz * ny * nx
     view = memoryview(data).cast("B")

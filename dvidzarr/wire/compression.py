@@ -6,7 +6,7 @@ caller's geometry gives, never by what the bytes claim.
 
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import lz4.block
 from isal import isal_zlib
@@ -15,6 +15,17 @@ from dvidzarr.core.errors import FormatError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+class Packer(Protocol):
+    """Compresses a stream piece by piece."""
+
+    def compress(self, data: "Buffer", /) -> bytes:
+        """Return what is ready of the stream."""
+
+    def flush(self) -> bytes:
+        """Return the rest."""
+
 
 _GZIP_WINDOW = 31
 _GZIP_FIRST_WINDOW, _GZIP_LAST_WINDOW = 1 << 10, 1 << 20
@@ -65,6 +76,12 @@ def gzip_encode(data: "Buffer", level: int = _ISAL_LEVEL) -> bytes:
         return packer.compress(data) + packer.flush()
     effort = _ISAL_BEST_LEVEL if level > _ISAL_LEVEL else _ISAL_LEVEL
     return isal_zlib.compress(data, level=effort, wbits=_GZIP_WINDOW)
+
+
+def gzip_packer() -> "Packer":
+    """Return what compresses a gzip stream piece by piece: `compress(piece)` and, at the end, `flush()`."""
+    packer: Packer = isal_zlib.compressobj(level=_ISAL_LEVEL, wbits=_GZIP_WINDOW)
+    return packer
 
 
 def gzip_decode(data: "Buffer", size: int) -> bytes:

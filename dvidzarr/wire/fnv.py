@@ -75,7 +75,7 @@ def _added(data: np.ndarray, low: int) -> np.ndarray:
         carried <<= np.uint8(bit)
         before[1:] |= carried
     product = before * _LOW_PRIME
-    added = np.subtract(product ^ data, product, dtype=np.int16)
+    added: np.ndarray = np.subtract(product ^ data, product, dtype=np.int16)
     return added.astype(np.float64)
 
 

@@ -186,6 +186,7 @@ def test_demo(shell: Shell, tmp_path: Path) -> None:
         for ref in (":master", ":smoothed"):
             assert not np.array_equal(instance.at(ref).read(box), wanted)
             assert instance.at(ref).read(middle).any()
+            assert instance.at(ref).extents == box
         assert [version.locked for version in repo.dag] == [True, False, False]
     assert np.array_equal(np.load(labels), Synthetic(5).labels(box))
     assert "already" in shell.fails("demo", store, "--size", "10")

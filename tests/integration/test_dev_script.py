@@ -48,6 +48,7 @@ def dev(checkout: Path, *words: str, path: Path | None = None) -> subprocess.Com
 
 def fake_python(tools: Path, script: str) -> None:
     place = tools / "python3"
+    place.unlink(missing_ok=True)  # never write through a link
     place.write_text(f"#!/bin/sh\n{script}\n")
     place.chmod(0o755)
 

@@ -18,7 +18,13 @@ from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachi
 from zarr.testing.store import StoreTests
 
 import dvidzarr
-from dvidzarr.core.errors import CorruptionError, DvidzarrError, FormatError, InvalidInputError, VersionLockedError
+from dvidzarr.core.errors import (
+    CorruptionError,
+    DvidzarrError,
+    FormatError,
+    InvalidInputError,
+    VersionLockedError,
+)
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.arrays import VoxelSource, zarr_store
@@ -53,8 +59,7 @@ async def listed(names: AsyncIterator[str]) -> list[str]:
 def child_of(view: VoxelView) -> VoxelView:
     repo = view.instance.repo
     repo.commit(view.version)
-    child = view.instance.at(repo.new_version(view.version))
-    return child
+    return view.instance.at(repo.new_version(view.version))
 
 
 # --- zarr's own tests --------------------------------------------------------------------------------------------
@@ -101,7 +106,9 @@ class TestAsAnyStore(StoreTests[VersionedStore, cpu.Buffer]):
 
 def few(examples: int, steps: int) -> settings:
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow)
+    return settings(
+        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,6 +191,22 @@ async def test_a_damaged_chunk_is_no_value(view: VoxelView) -> None:
         await zarr_store(view).get(KEYS[1])
     with pytest.raises(CorruptionError):
         view.array()[:]
+
+
+async def test_an_object_that_goes_while_it_is_read(view: VoxelView, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rewrite in an open version removes what it supersedes."""
+    backend = view.instance.dataset.context.backend
+    get, new = backend.get, np.full((8, 8, 8), 42, np.uint8)
+
+    def late(key: str) -> bytes | None:
+        monkeypatch.setattr(backend, "get", get)
+        view.write(Box((0, 0, 0), (8, 8, 8)), new)
+        backend.remove([key])
+        return get(key)
+
+    view.write(Box((0, 0, 0), (8, 8, 8)), new - 1)  # from now on it lies apart from its Zarr key
+    monkeypatch.setattr(backend, "get", late)
+    assert (view.array()[:8, :8, :8] == new).all()
 
 
 async def test_writing_chunks(view: VoxelView) -> None:
@@ -340,6 +363,7 @@ async def test_unversioned_and_merged(catalog: Catalog, view: VoxelView) -> None
     assert merged.array()[0, 0, 8] == 9
     config = {**CONFIG, "Versioned": "false"}
     loose = repo.create_instance("uint8blk", "loose", config, merged.version).at(view.version.uuid)
+    assert not loose.instance.versioned
     loose.write(Box((0, 0, 0), (4, 4, 4)), np.full((4, 4, 4), 6, np.uint8))
     loose.array()[1:, 1:, 1:] = 7
     assert int(loose[0:4, 0:4, 0:4].max()) == 7

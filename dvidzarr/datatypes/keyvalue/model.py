@@ -11,7 +11,14 @@ from dvidzarr.repo.instance import Instance, View
 from dvidzarr.storage.blobs import BlobWriter, remove_blob
 from dvidzarr.storage.documents import Place
 from dvidzarr.storage.words import Blob, Value
-from dvidzarr.storage.writing import put_documents, read_pieces, read_place, read_slice, write_documents
+from dvidzarr.storage.writing import (
+    PIECE,
+    put_documents,
+    read_pieces,
+    read_place,
+    read_slice,
+    write_documents,
+)
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
@@ -134,11 +141,14 @@ class KeyValueView(View, MutableMapping[str, bytes]):
                 writer.write(piece)
             self.put_all([Put(raw, writer.finish(), author)])
 
-    def update(self, other: Any = (), /, *, author: Author = _NO_AUTHOR, **more: bytes) -> None:  # noqa: ANN401
+    def update(self, other: Any = (), /, **more: bytes) -> None:  # noqa: ANN401 - as dict has it
         """Set many values (a mapping, or pairs) as one request: all of them, or none."""
         pairs = other.items() if isinstance(other, Mapping) else other
-        writes = {key_bytes(key): bytes(value) for key, value in (*pairs, *more.items())}
-        self.write(list(writes.items()), author)
+        self.put_many(dict((*pairs, *more.items())))
+
+    def put_many(self, values: Mapping[str, bytes], author: Author = _NO_AUTHOR) -> None:
+        """Set many values as one request: all of them, or none."""
+        self.write([(key_bytes(key), bytes(value)) for key, value in values.items()], author)
 
     def remove(self, keys: Iterable[str], author: Author = _NO_AUTHOR) -> None:
         """Delete keys, whether they exist or not, as one request."""
@@ -186,6 +196,11 @@ class KeyValueView(View, MutableMapping[str, bytes]):
     def read_pieces(self, key: bytes, place: Place) -> Iterator[bytes]:
         """Yield the value at a place in pieces of at most 1 MiB."""
         return read_pieces(self.instance.dataset, key, place)
+
+    def slice_pieces(self, key: bytes, place: Place, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes [start, stop) of the value at a place in pieces of at most 1 MiB."""
+        for at in range(start, stop, PIECE):
+            yield self.read_slice(key, place, at, min(at + PIECE, stop))
 
     def put_all(self, puts: Sequence[Put]) -> None:
         """Write what several requests want, in order, one log record each, at the price of one."""

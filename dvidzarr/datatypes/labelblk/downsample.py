@@ -1,5 +1,6 @@
 """Half the resolution of labels: the most frequent one of each 2×2×2 group (spec-voxels §7.2)."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def downsampled(labels: NDArray[Any]) -> Labels:
     nz, ny, nx = (size // 2 for size in labels.shape)
     groups = np.asarray(labels, np.uint64).reshape(nz, 2, ny, 2, nx, 2).transpose(1, 3, 5, 0, 2, 4)
     corners: Labels = np.ascontiguousarray(groups).reshape(_GROUP, -1)
-    out = corners[0].copy()
+    out: Labels = corners[0].copy()
     mixed = np.flatnonzero((corners[1:] != out).any(axis=0))
     if len(mixed):
         out[mixed] = _most_frequent(corners[:, mixed])
@@ -42,10 +43,10 @@ def _most_frequent(corners: Labels) -> Labels:
         smaller = np.minimum(corners[low], corners[high])
         np.maximum(corners[low], corners[high], out=corners[high])
         corners[low] = smaller
-    best = corners[0].copy()
+    best: Labels = corners[0].copy()
     length = np.ones(len(best), np.uint8)
     longest = length.copy()
-    for before, label in zip(corners[:-1], corners[1:], strict=True):
+    for before, label in pairwise(corners):
         length = np.where(label == before, length + 1, 1).astype(np.uint8)
         wins = length >= longest  # labels come in ascending order: a tie goes to the later one
         best[wins], longest[wins] = label[wins], length[wins]

@@ -1,20 +1,21 @@
 """Labels as Python: a uint64 volume at a version, look-up at points, and half-resolution followers. No web in here."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
-from dvidzarr.datatypes.labelblk.following import Source, Tickets, follow
+from dvidzarr.datatypes.labelblk.following import Tickets, follow
 from dvidzarr.datatypes.voxels.model import VoxelInstance, VoxelView
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.codecs import LABELS
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import pack, present
+from dvidzarr.storage.postings import pack, present, unpack
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dvidzarr.storage.dataset import Dataset
 
 _NO_AUTHOR = Author()
+_logger = logging.getLogger("dvidzarr.datatypes")
 
 
 class LabelView(VoxelView):
@@ -79,7 +81,7 @@ class LabelInstance(VoxelInstance):
     def __init__(self, repo: "Repo", record: "InstanceRecord", datatype: DataType) -> None:
         super().__init__(repo, record, datatype)
         self.tickets = Tickets()
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, int] = {}
 
     # --- what DVID shows -------------------------------------------------------------------------------------
 
@@ -95,21 +97,31 @@ class LabelInstance(VoxelInstance):
     # --- synced instances ------------------------------------------------------------------------------------
 
     @property
-    def sources(self) -> dict[str, Source]:
-        """The instances it follows, by id."""
+    def sources(self) -> dict[str, int]:
+        """The instances it follows: id → the last record of it that is known to be taken in."""
         _ = self.dataset  # the log may hold changes
         return self._sources
 
     @property
     def syncs(self) -> tuple[str, ...]:
         """Names of the instances it is synced with."""
-        names = {instance.id: name for name, instance in self.repo.instances.items()}
-        return tuple(names[source] for source in self.sources if source in names)
+        return tuple(source.name for source in self._followed())
 
     def followers(self) -> "list[LabelInstance]":
         """Return the instances that follow this one."""
-        labels = [each for each in self.repo.instances.values() if isinstance(each, LabelInstance)]
-        return [each for each in labels if self.id in each.sources]
+        return [each for each in self._all_labels().values() if self.id in each.sources]
+
+    def _followed(self) -> "list[LabelInstance]":
+        labels = self._all_labels()
+        return [labels[source] for source in self.sources if source in labels]
+
+    def _all_labels(self) -> "dict[str, LabelInstance]":
+        instances = self.repo.instances.values()
+        return {each.id: each for each in instances if isinstance(each, LabelInstance)}
+
+    def follows(self, other: "LabelInstance") -> bool:
+        """Tell whether this is another instance, or follows it directly or through others."""
+        return self is other or any(source.follows(other) for source in self._followed())
 
     def set_syncs(self, names: Iterable[str], author: Author = _NO_AUTHOR, *, replace: bool = False) -> None:
         """Follow the named label instances, as their half resolution, beside those followed now or instead of them.
@@ -118,17 +130,15 @@ class LabelInstance(VoxelInstance):
         """
         chosen = [self._syncable(name) for name in names]
         with self.repo.writing_unversioned(self):
-            kept = {} if replace else dict(self.sources)
-            fresh = {each.id: Source(each.dataset.log.tail.sequence) for each in chosen}
-            sources = {**fresh, **kept}
+            kept = {} if replace else self.sources
+            fresh = {each.id: each.dataset.log.tail.sequence for each in chosen}
             if replace or fresh.keys() - kept.keys():
-                header = {"sources": {name: source.upto for name, source in sources.items()}}
-                self.dataset.append(Kind.SETTINGS, None, author, header)
+                self.dataset.append(Kind.SETTINGS, None, author, {"sources": {**fresh, **kept}})
 
     def _syncable(self, name: str) -> "LabelInstance":
         try:
             source = self.repo.instance(name)
-        except LookupError as error:
+        except NotFoundError as error:
             raise InvalidInputError(f'issue with requested sync name "{name}": {error}') from error
         if not isinstance(source, LabelInstance):
             raise InvalidInputError(
@@ -136,40 +146,70 @@ class LabelInstance(VoxelInstance):
             )
         if source.versioned != self.versioned:
             raise InvalidInputError(f'of "{self.name}" and "{name}", only one is versioned')
-        if source.depends_on(self):
-            raise InvalidInputError(f'"{name}" is "{self.name}", or follows it: nothing can follow itself')
+        if source.follows(self):
+            raise InvalidInputError(f'"{name}" is or follows "{self.name}": nothing can follow itself')
         return source
 
-    def depends_on(self, other: "LabelInstance") -> bool:
-        """Tell whether this is another instance, or follows it directly or not."""
-        return self is other or any(source.depends_on(self) for source in other.followers())
-
     def take(self, source: "LabelInstance", version: "Version", coords: np.ndarray, author: Author) -> None:
-        """Downsample chunks (n, 3) of a source into a version; the caller has passed the version's gate."""
-        with (
-            self.repo.writing_unversioned(self),
-            self.tickets.open(self.dataset.log.tail.sequence),
-        ):
-            view = self.at(version)
-            upto = source.tickets.settled(source.dataset.log.tail.sequence, source.at(version).ordinal)
-            touched = follow(source.at(version), view, coords, upto, author)
-            view.written(touched, author)
+        """Downsample chunks (n, 3) of a source into a version whose gate the caller has passed."""
+        with self.repo.gates.shared(("instance", self.id)):
+            if self.repo.instances.get(self.name) is not self:  # deleted meanwhile
+                return
+            with self.tickets.open(self.dataset.log.tail.sequence):
+                upto = source.tickets.settled(source.dataset.log.tail.sequence)
+                view = self.at(version)
+                view.written(follow(source.at(version), view, coords, upto, author), author)
 
     def opened_as(self, dataset: "Dataset") -> None:
         """Look after what an earlier process left undone: also sources written just before it ended."""
         super().opened_as(dataset)
         if dataset.writable:
-            self._catch_up()
+            for source in self._followed():
+                try:
+                    self._catch_up(source)
+                except DvidzarrError as error:  # the labels themselves can be read and written
+                    _logger.warning("%s could not catch up with %s: %s", self.name, source.name, error)
 
-    def _catch_up(self) -> None:
-        """Take in what sources wrote last; locked versions lack nothing, for locking waits for followers."""
-        instances = {each.id: each for each in self.repo.instances.values()}
-        for source_id, cursor in self._sources.items():
-            source = instances.get(source_id)
-            if not isinstance(source, LabelInstance):
-                continue
-            upto = source.dataset.log.tail.sequence
-            for ordinal, coords in source.written_since(cursor.upto if cursor.upto <= upto else 0).items():
-                version = self.repo.dag.versions[ordinal]
-                if not self.sealed(version):
-                    follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR)
+    def _catch_up(self, source: "LabelInstance") -> None:
+        """Take in what a source has written last. Locked versions lack nothing: locking waits for followers."""
+        upto = source.dataset.log.tail.sequence
+        seen = self._sources[source.id]
+        run = source.dataset.arrays[0].postings.snapshot()
+        # a cursor beyond the end: a power loss took records that the follower had seen
+        fresh = run.rows["sequence"] > (seen if seen <= upto else 0)
+        for ordinal in np.unique(run.rows["ordinal"][fresh]).tolist():
+            version = self.repo.dag.versions[ordinal]
+            if not self.sealed(version):
+                coords = unpack(run.keys[fresh & (run.rows["ordinal"] == ordinal)])
+                follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR)
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry, ordinal: int) -> None:
+        """Take in a record of its log."""
+        super().apply(entry, ordinal)
+        header = entry.header
+        if entry.kind == Kind.SETTINGS and "sources" in header:
+            self._sources = header["sources"]
+        elif entry.kind == Kind.CHUNKS and header.get("from") in self._sources:
+            name = header["from"]
+            self._sources = {**self._sources, name: max(self._sources[name], header["upto"])}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as JSON."""
+        return {**super().snapshot(), "sources": self._sources}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Set the state to a snapshot; an empty one = as created."""
+        super().restore(state)
+        self._sources = state.get("sources", {})
+
+
+LABELBLK = DataType(
+    name="labelblk",
+    url="github.com/janelia-flyem/dvid/datatype/labelblk",
+    version="0.1",
+    instance=LabelInstance,
+    endpoints="dvidzarr.datatypes.labelblk.http:ENDPOINTS",
+    help="datatypes/labelblk/help.md",
+)

@@ -49,7 +49,7 @@ async def post_extents(call: Call) -> web.StreamResponse:
     if not isinstance(body, dict):
         raise InvalidInputError("extents must be an object with MinPoint and MaxPoint")
     members = {key.lower(): value for key, value in body.items()}
-    low, high = (_point(members.get(name)) for name in ("minpoint", "maxpoint"))
+    low, high = (int32_point(members.get(name)) for name in ("minpoint", "maxpoint"))
     box = Box.from_xyz(low, [b - a + 1 for a, b in zip(low, high, strict=True)])
     await call.offload(_set_extents, await voxel_view(call), box, call)
     return empty()
@@ -59,7 +59,7 @@ def _set_extents(view: "VoxelView", box: Box, call: Call) -> None:
     view.set_extents(box, author=call.author)
 
 
-def _point(value: object) -> tuple[int, int, int]:
+def int32_point(value: object) -> tuple[int, int, int]:
     """Return x, y, z as Go decodes `[3]int32`: null and missing numbers are 0, surplus ones ignored."""
     numbers = [] if value is None else value
     if not isinstance(numbers, list):

@@ -33,6 +33,10 @@ _PIECE_BYTES = 2 << 20
 """Blocks are collected up to this size: smaller answers are one body, larger ones a stream of such pieces."""
 
 
+def _encoder(call: Call, view: "VoxelView") -> Encoder:
+    return _payload_encoder(view.instance.compression.lower(), call.query.get("compression", ""))
+
+
 def _payload_encoder(stored: str, asked: str) -> Encoder:
     """Return how a block becomes a payload.
 
@@ -89,7 +93,7 @@ async def get_blocks(call: Call) -> web.StreamResponse:
     def bare(block: Block) -> Iterable["Buffer"]:
         return (absent if block[1] is None else np.ascontiguousarray(block[1]),)
 
-    return await _answer(call, view, [_span(coord, count)], bare, size)
+    return await answer_blocks(call, view, [_span(coord, count)], bare, size)
 
 
 async def post_blocks(call: Call) -> web.StreamResponse:
@@ -136,15 +140,20 @@ def _block_bytes(view: "VoxelView") -> int:
 
 async def get_subvolblocks(call: Call) -> web.StreamResponse:
     """Answer GET subvolblocks: the blocks of an aligned box, by z, y, x."""
-    size, offset = call.require('"subvolblocks" must be followed by size/offset', "size", "offset")
     with throttle(call):
         view = await voxel_view(call)
-        limit = call.runtime.settings.limits.max_response_bytes
-        box = parse_geometry("vol", size, offset).check(view.instance.dtype.itemsize, limit).box
-        if not box.is_aligned(view.instance.chunk):
-            raise InvalidInputError(block_refusal("cannot use labels via 'block' endpoint", box))
-        frames = _framer(view, call.query.get("compression", ""))
-        return await _answer(call, view, [box.chunks(view.instance.chunk).check()], frames)
+        span = aligned_span(call, view)
+        return await answer_blocks(call, view, [span], framer(_encoder(call, view)))
+
+
+def aligned_span(call: Call, view: "VoxelView") -> ChunkSpan:
+    """Return the blocks of the `size` and `offset` in the path, which are voxels."""
+    size, offset = call.require(f'"{call.parts[0]}" must be followed by size/offset', "size", "offset")
+    limit = call.runtime.settings.limits.max_response_bytes
+    box = parse_geometry("vol", size, offset).check(view.instance.dtype.itemsize, limit).box
+    if not box.is_aligned(view.instance.chunk):
+        raise InvalidInputError(block_refusal("cannot use labels via 'block' endpoint", box))
+    return box.chunks(view.instance.chunk).check()
 
 
 async def get_specificblocks(call: Call) -> web.StreamResponse:
@@ -154,9 +163,9 @@ async def get_specificblocks(call: Call) -> web.StreamResponse:
     # DVID only warms its cache for prefetch=on and answers nothing
     if not coords or call.query.get("prefetch") in ("on", "true"):
         return octets(b"")
-    frames = _framer(view, call.query.get("compression", ""))
+    frames = framer(_encoder(call, view))
     spans = [_span(coord, 1) for coord in coords]
-    return await _answer(call, view, spans, frames)
+    return await answer_blocks(call, view, spans, frames)
 
 
 def _listed(text: str) -> list[ZYX]:
@@ -168,8 +177,8 @@ def _listed(text: str) -> list[ZYX]:
     return list(zip(numbers[2::3], numbers[1::3], numbers[::3], strict=True))
 
 
-def _framer(view: "VoxelView", asked: str) -> Callable[[Block], Iterable["Buffer"]]:
-    encode = _payload_encoder(view.instance.compression.lower(), asked)
+def framer(encode: Encoder) -> Callable[[Block], Iterable["Buffer"]]:
+    """Return what makes a frame of a block, nothing of an absent one."""
 
     def frame(block: Block) -> Iterable["Buffer"]:
         coord, voxels = block
@@ -181,7 +190,7 @@ def _framer(view: "VoxelView", asked: str) -> Callable[[Block], Iterable["Buffer
     return frame
 
 
-async def _answer(
+async def answer_blocks(
     call: Call,
     view: "VoxelView",
     spans: Iterable[ChunkSpan],

@@ -1,6 +1,7 @@
 """`raw` and `isotropic`: boxes of voxels and slices (spec-voxels §6.5)."""
 
 import math
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from dvidzarr.datatypes.voxels.http_pieces import ahead, refuse_roi, row, thrott
 from dvidzarr.datatypes.voxels.jpegblocks import lossy
 from dvidzarr.datatypes.voxels.slices import (
     MAX_PICTURE_BYTES,
+    Samples,
     isotropic_geometry,
     parse_format,
     slice_image,
@@ -32,17 +34,27 @@ _WHOLE_BYTES = 1 << 20
 _SLAB_BYTES = 8 << 20
 """Aim for the slabs that are decoded while the one before is sent: enough chunks for all threads."""
 
+Produce = Callable[[], memoryview | None]
+"""Gives the next piece of an answer, None after the last."""
+
+Repack = Callable[[Produce], Produce]
+
+Receive = Callable[[Call, int, Callable[[int], str]], Awaitable[np.ndarray]]
+"""Receives a body that becomes the given number of bytes; the function words the error if it does not."""
+
 _BUFFERS = 3
 """Pieces that exist at a time: one decoded, one sent, one whose last bytes may still lie in the transport."""
 
 
-def _shape(call: Call) -> Shape:
+def asked_shape(call: Call) -> Shape:
+    """Return the shape that the path names; refuse a path that is too short."""
     keyword = call.parts[0]
     dims, _, _ = call.require(f'"{keyword}" must be followed by shape/size/offset', "dims", "size", "offset")
     return parse_shape(dims)
 
 
-def _geometry(call: Call, shape: Shape) -> Geometry:
+def asked_geometry(call: Call, shape: Shape) -> Geometry:
+    """Return the geometry that the path names."""
     return parse_geometry(shape, call.words["size"], call.words["offset"])
 
 
@@ -52,14 +64,15 @@ def _limit(call: Call) -> int:
 
 async def get_voxels(call: Call) -> web.StreamResponse:
     """Answer GET raw and GET isotropic, which differ for planes only."""
-    shape = _shape(call)
+    shape = asked_shape(call)
     if shape.is_plane:
-        return await _get_slice(call, _geometry(call, shape))
+        return await get_slice(call, asked_geometry(call, shape))
     with throttle(call):
-        return await _get_volume(call, _geometry(call, shape))
+        return await _get_volume(call, asked_geometry(call, shape))
 
 
-async def _get_slice(call: Call, asked: Geometry) -> web.StreamResponse:
+async def get_slice(call: Call, asked: Geometry, samples: Samples | None = None) -> web.StreamResponse:
+    """Answer the picture of a plane, from the instance's own samples or others."""
     view = await voxel_view(call)
     itemsize = view.instance.dtype.itemsize
     image = parse_format(call.words.get("format", ""))
@@ -72,7 +85,7 @@ async def _get_slice(call: Call, asked: Geometry) -> web.StreamResponse:
     width, height = asked.size
     # voxels, filtered lines and compressed bytes
     async with call.runtime.admit(3 * itemsize * max(width * height, raw.box.volume)):
-        body = await call.offload(slice_image, view, raw, (width, height), image)
+        body = await call.offload(slice_image, view, raw, (width, height), image, samples)
         return octets(body, image.media_type)
 
 
@@ -84,10 +97,17 @@ async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
     if call.words.get("format") in ("jpg", "jpeg"):
         async with call.runtime.admit(2 * geometry.box.volume):
             return octets(await call.offload(volume_jpeg, view, geometry), "image/jpeg")
-    size = geometry.box.volume * view.instance.dtype.itemsize
-    if size > _WHOLE_BYTES:
-        return await _stream_volume(call, view, geometry.box, size)
-    return octets(await _read_whole(call, view, geometry.box))
+    return await send_box(call, view, geometry.box)
+
+
+async def send_box(
+    call: Call, view: "VoxelView", box: "Box", repack: Repack | None = None
+) -> web.StreamResponse:
+    """Answer the plain bytes of a box; if it is large, piece by piece. `repack` makes other pieces of those."""
+    size = box.volume * view.instance.dtype.itemsize
+    if size > _WHOLE_BYTES or repack:
+        return await _stream_volume(call, view, box, size, repack)
+    return octets(await _read_whole(call, view, box))
 
 
 async def _read_whole(call: Call, view: "VoxelView", box: "Box") -> memoryview:
@@ -103,7 +123,9 @@ def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
 
 
-async def _stream_volume(call: Call, view: "VoxelView", box: "Box", size: int) -> web.StreamResponse:
+async def _stream_volume(
+    call: Call, view: "VoxelView", box: "Box", size: int, repack: Repack | None
+) -> web.StreamResponse:
     """Send a box slab by slab; the reader resolves it once, so all slabs show one state."""
     reader = await call.offload(view.reader, box)
     dtype = view.instance.dtype
@@ -127,31 +149,42 @@ async def _stream_volume(call: Call, view: "VoxelView", box: "Box", size: int) -
 
     async with (
         call.runtime.admit(min(size, _BUFFERS * largest * dtype.itemsize)),
-        aclosing(ahead(call, read)) as pieces,
+        aclosing(ahead(call, repack(read) if repack else read)) as pieces,
     ):
-        return await stream(call, pieces, size)
+        return await stream(call, pieces, None if repack else size)
 
 
 async def post_voxels(call: Call) -> web.StreamResponse:
     """Answer POST raw: whole blocks only. `mutate` changes nothing that is stored (§6.5)."""
-    shape = _shape(call)
+    shape = asked_shape(call)
     if shape.is_plane:
         raise InvalidInputError("DVID does not permit 2d mutations, only 3d block-aligned stores")
     with throttle(call):
-        return await _post_volume(call, _geometry(call, shape))
+        return await post_box(call, asked_geometry(call, shape), receive_exact)
 
 
-async def _post_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
+async def post_box(
+    call: Call, geometry: Geometry, receive: Receive, noun: str = "voxels", copies: int = 1
+) -> web.StreamResponse:
+    """Store the voxels of a block-aligned box.
+
+    Parameters
+    ----------
+    receive
+        Gets the body; it needs memory for `copies` times the box.
+    noun
+        What the data are, in messages.
+    """
     view = await voxel_view(call)
     instance, box = view.instance, geometry.box
     geometry.check(instance.dtype.itemsize, call.runtime.settings.limits.max_request_bytes)
     size = box.volume * instance.dtype.itemsize
 
     def wrong_length(count: int) -> str:
-        return f"voxels data was {count} bytes, expected {size} bytes for {geometry}"
+        return f"{noun} data was {count} bytes, expected {size} bytes for {geometry}"
 
-    async with call.runtime.admit(size):
-        body = await receive_exact(call, size, wrong_length)
+    async with call.runtime.admit(copies * size):
+        body = await receive(call, size, wrong_length)
         refuse_roi(call)
         if not box.is_aligned(instance.chunk):
             raise InvalidInputError(block_refusal("cannot store voxels", box))

@@ -207,6 +207,7 @@ class VoxelInstance(Instance):
         self._created_with = self._settings = VoxelSettings.from_json(record.config)
         self._extents: dict[int, Box] = {}
         self._latest: Box | None = self._created_with.extents
+        self._shapes: dict[int, tuple[int, ZYX]] = {}
 
     @classmethod
     def parse_config(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -325,7 +326,15 @@ class VoxelInstance(Instance):
     # --- as a Zarr hierarchy ---------------------------------------------------------------------------------
 
     def shape_at(self, ordinal: int) -> ZYX:
-        """Return the shape (z, y, x) of the Zarr array of a version."""
+        """Return the shape (z, y, x) of the Zarr array of a version; of a locked one it is worked out once."""
+        locked = self.versioned and self.repo.dag.versions[ordinal].locked
+        state = -1 if locked else self.dataset.log.tail.sequence
+        known = self._shapes.get(ordinal)
+        if known is None or known[0] != state:
+            known = self._shapes[ordinal] = (state, self._hull(ordinal))
+        return known[1]
+
+    def _hull(self, ordinal: int) -> ZYX:
         extents = self._inherited(ordinal)
         shape = (0, 0, 0) if extents is None else extents.stop
         store = self.dataset.arrays[0]

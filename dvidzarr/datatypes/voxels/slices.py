@@ -1,5 +1,6 @@
 """Two-dimensional pictures of a volume: which voxels, and in which format."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dvidzarr.datatypes.voxels.model import VoxelView
+
+Samples = Callable[["NDArray[Any]"], "NDArray[Any]"]
+"""Makes samples of a plane of voxels (height, width): channels are a third axis."""
 
 MAX_PICTURE_BYTES = 1 << 30
 """A picture is made in one piece, so its limit is below that of streamed volumes (DVID: 3 GiB for both)."""
@@ -50,11 +54,17 @@ def read_slice(view: "VoxelView", geometry: Geometry) -> "NDArray[Any]":
     return np.squeeze(view.read(geometry.box), axis=2 - across)
 
 
-def slice_image(view: "VoxelView", raw: Geometry, size: tuple[int, int], image: ImageFormat) -> bytes:
-    """Return the picture of a plane, scaled to (width, height)."""
+def slice_image(
+    view: "VoxelView",
+    raw: Geometry,
+    size: tuple[int, int],
+    image: ImageFormat,
+    samples: Samples | None = None,
+) -> bytes:
+    """Return the picture of a plane, scaled to (width, height); its samples are the instance's own, or `samples`."""
     if image.name == "jpeg":
         check_jpeg_size(size[1], size[0])
-    plane = view.instance.samples(read_slice(view, raw))
+    plane = (samples or view.instance.samples)(read_slice(view, raw))
     return encode_image(resize(plane, size), image)
 
 

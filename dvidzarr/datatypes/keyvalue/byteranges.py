@@ -1,0 +1,97 @@
+"""Which bytes of a value a request wants: query values and the `Range` header (spec-keyvalue §2.4)."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dvidzarr.core.errors import InvalidInputError
+
+_UINT64 = 1 << 64
+_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
+_LIMIT = 20  # digits of a 64-bit number
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Bytes [start, stop); `partial` asks for 206, else it is the answer of 200."""
+
+    start: int
+    stop: int
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unsatisfiable:
+    """A `Range` that the value cannot satisfy: 416 with this text."""
+
+    text: str
+
+
+def wanted_by_query(query: Mapping[str, str], key: str, length: int) -> Wanted | None:
+    """Return what `byte_start` and `byte_end` (inclusive) ask for, None if neither is given."""
+    given = [query.get(name) for name in ("byte_start", "byte_end")]
+    if given == [None, None]:
+        return None
+    start, end = given
+    if not start or not end:
+        raise InvalidInputError(f"range read for key {go_quote(key)} requires both byte_start and byte_end")
+    return slice_of(_unsigned("byte_start", start), _unsigned("byte_end", end), key, length)
+
+
+def asks_by_query(query: Mapping[str, str]) -> bool:
+    """Tell whether a byte range is given in the query."""
+    return "byte_start" in query or "byte_end" in query
+
+
+def _unsigned(name: str, text: str) -> int:
+    digits = text.lstrip("0") or "0"
+    number = int(digits) if text.isascii() and text.isdigit() and len(digits) <= _LIMIT else _UINT64
+    if number >= _UINT64:
+        raise InvalidInputError(f'{name} must be an unsigned integer, got "{text[:80]}"')
+    return number
+
+
+def slice_of(start: int, end: int, key: str, length: int) -> Wanted:
+    """Return the bytes from `start` to `end`, both inclusive, of a value; raise unless they lie in it."""
+    shown = go_quote(key)
+    if start > end:
+        raise InvalidInputError(f"byte_start {start} must be <= byte_end {end} for key {shown}")
+    for name, place in (("byte_start", start), ("byte_end", end)):
+        if place >= length:
+            raise InvalidInputError(f"{name} {place} is outside value for key {shown} with {length} bytes")
+    return Wanted(start, end + 1)
+
+
+def wanted_by_header(header: str, length: int) -> Wanted | Unsatisfiable | None:
+    """Return what a `Range` header asks for; None if it is to be ignored: other units, several ranges, nonsense."""
+    match = _SPEC.fullmatch(header[6:].strip()) if header.startswith("bytes=") else None
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = (None if text == "" else int(text[-_LIMIT:]) for text in match.groups())
+    if length == 0:
+        return Unsatisfiable(f'Range "{header}" is not satisfiable for an empty value')
+    if first is None:
+        count = min(last or 0, length)
+        text = f'Range "{header}" is not satisfiable'
+        return Wanted(length - count, length, partial=True) if count else Unsatisfiable(text)
+    if first >= length:
+        return Unsatisfiable(f"Range start {first} is outside value with {length} bytes")
+    if last is not None and first > last:
+        return None
+    stop = length if last is None else min(last + 1, length)
+    return Wanted(first, stop, partial=True)
+
+
+def go_quote(text: str) -> str:
+    """Return a text as Go's `%q` shows it, as far as keys need it."""
+    shown = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(char if char.isprintable() else _escape(char) for char in shown) + '"'
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,121 @@
+"""Several keys and values as one answer: JSON, tar or protocol buffers, made piece by piece (spec-keyvalue §2.3, §2.5)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.datatypes.keyvalue.byteranges import go_quote
+from dvidzarr.datatypes.keyvalue.model import key_text
+from dvidzarr.wire.keyvalues import key_value_head
+from dvidzarr.wire.tarstream import END, tar_header, tar_padding
+
+if TYPE_CHECKING:
+    from dvidzarr.datatypes.keyvalue.model import KeyValueView
+    from dvidzarr.storage.documents import Place
+
+
+class BadValueError(InvalidInputError):
+    """A value is not the JSON that it was to be checked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A key in an answer, and which bytes [start, stop) of its value; `place` is None for a missing key."""
+
+    key: bytes
+    place: "Place | None"
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value that are answered."""
+        return self.stop - self.start
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is not the whole value."""
+        return self.place is not None and self.size != self.place.length
+
+    def pieces(self, view: "KeyValueView") -> Iterator[bytes]:
+        """Yield the bytes."""
+        if self.place is None or not self.size:
+            return iter(())
+        if self.is_slice:
+            return view.slice_pieces(self.key, self.place, self.start, self.stop)
+        return view.read_pieces(self.key, self.place)
+
+
+Format = Callable[["KeyValueView", Iterable[Item]], Iterator[bytes]]
+
+
+def as_protobuf(view: "KeyValueView", items: Iterable[Item]) -> Iterator[bytes]:
+    """Yield a `KeyValues` message."""
+    for item in items:
+        yield key_value_head(item.key, item.size)
+        yield from item.pieces(view)
+
+
+def as_tar(view: "KeyValueView", items: Iterable[Item]) -> Iterator[bytes]:
+    """Yield a tar archive with a file per key."""
+    for item in items:
+        yield tar_header(key_text(item.key), item.size)
+        yield from item.pieces(view)
+        yield tar_padding(item.size)
+    yield END
+
+
+def as_json(view: "KeyValueView", items: Iterable[Item], *, check: bool = False) -> Iterator[bytes]:
+    """Yield an object of the values as they are; a missing or empty one is `{}`. With `check` they must be JSON."""
+    head = b"{"
+    for item in items:
+        yield head + json_text(item.key) + b":"
+        head = b","
+        if check and item.size:
+            yield _checked(b"".join(item.pieces(view)), item)
+        else:
+            yield from item.pieces(view) if item.size else (b"{}",)
+    yield b"{}" if head == b"{" else b"}"
+
+
+def _checked(value: bytes, item: Item) -> bytes:
+    if not is_json(value):
+        raise BadValueError(f"bad JSON for key {go_quote(key_text(item.key))}")
+    return value
+
+
+def is_json(value: bytes) -> bool:
+    """Tell whether bytes are one JSON value."""
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def json_text(raw: bytes) -> bytes:
+    """Return a key as a JSON text, bytes that are no UTF-8 as U+FFFD each, as Go does."""
+    return _escaped(orjson.dumps(_shown(raw)))
+
+
+def json_texts(keys: list[bytes]) -> bytes:
+    """Return keys as a JSON list of texts."""
+    return _escaped(orjson.dumps([_shown(raw) for raw in keys]))
+
+
+def _shown(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("utf-8", "surrogateescape")
+        return "".join("\ufffd" if "\udc80" <= char <= "\udcff" else char for char in text)
+
+
+def _escaped(json: bytes) -> bytes:
+    for raw, escaped in ((b"&", b"\\u0026"), (b"<", b"\\u003c"), (b">", b"\\u003e")):
+        if raw in json:
+            json = json.replace(raw, escaped)
+    return json

@@ -1,0 +1,165 @@
+"""`key/<key>`: one value (spec-keyvalue §2.4)."""
+
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import web
+
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.datatypes.keyvalue.byteranges import (
+    Unsatisfiable,
+    Wanted,
+    asks_by_query,
+    go_quote,
+    wanted_by_header,
+    wanted_by_query,
+)
+from dvidzarr.datatypes.keyvalue.model import Put, key_bytes
+from dvidzarr.http.ahead import BLOCK, gathered
+from dvidzarr.http.body import check_size, pieces, write_pieces
+from dvidzarr.http.endpoint import Call
+from dvidzarr.http.errors import PlainError
+from dvidzarr.http.responses import empty
+from dvidzarr.storage.documents import INLINE, LOGGED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from dvidzarr.datatypes.keyvalue.model import KeyValueView
+    from dvidzarr.storage.documents import Place
+
+_WITH_RANGES = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+_RANGES = {"Accept-Ranges": "bytes"}
+
+
+async def keyvalue_view(call: Call) -> "KeyValueView":
+    """Return the view that the path names, its instance opened (the first time, that reads logs)."""
+    view = cast("KeyValueView", call.instance.at(call.named_version))
+    if not view.instance.opened:
+        await call.offload(lambda: view.instance.dataset)
+    return view
+
+
+def _key(call: Call) -> str:
+    return call.require("expect key string to follow 'key' endpoint", "key")[0]
+
+
+async def _find(call: Call, view: "KeyValueView", key: bytes) -> "Place":
+    known, place = view.find_now(key)
+    if not known:
+        place = await call.offload(view.find, key)
+    if place is None:
+        raise PlainError(404, f"Key {go_quote(call.words['key'])} not found")
+    return place
+
+
+async def get_key(call: Call) -> web.StreamResponse:
+    """Answer a value, or the bytes of it that are asked for."""
+    text = _key(call)
+    header = call.request.headers.get("Range", "")
+    by_query = bool(call.query) and asks_by_query(call.query)
+    if by_query and header:
+        raise InvalidInputError("cannot combine Range header with byte_start/byte_end query parameters")
+    view, key = await keyvalue_view(call), key_bytes(text)
+    place = await _find(call, view, key)
+    wanted = None
+    if by_query:
+        wanted = wanted_by_query(call.query, text, place.length)
+    elif header:
+        found = wanted_by_header(header, place.length)
+        if isinstance(found, Unsatisfiable):
+            return _unsatisfiable(found, place)
+        wanted = found
+    if wanted is not None:
+        return await _send_slice(call, view, key, place, wanted)
+    if place.length <= INLINE:
+        return web.Response(body=view.read(key, place), headers=_WITH_RANGES)
+    return await gathered(call, view.read_pieces(key, place), length=place.length, headers=_RANGES)
+
+
+async def _send_slice(
+    call: Call, view: "KeyValueView", key: bytes, place: "Place", wanted: Wanted
+) -> web.StreamResponse:
+    headers = dict(_RANGES)
+    if wanted.partial:
+        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{place.length}"
+    parts = view.slice_pieces(key, place, wanted.start, wanted.stop)
+    length, status = wanted.stop - wanted.start, 206 if wanted.partial else 200
+    return await gathered(call, parts, length=length, headers=headers, status=status)
+
+
+def _unsatisfiable(why: Unsatisfiable, place: "Place") -> web.Response:
+    headers = {"Content-Range": f"bytes */{place.length}", "X-Content-Type-Options": "nosniff"}
+    headers["Content-Type"] = "text/plain; charset=utf-8"
+    return web.Response(status=416, text=why.text + "\n", headers=headers)
+
+
+async def head_key(call: Call) -> web.StreamResponse:
+    """Answer whether a key exists; byte ranges are ignored."""
+    text = _key(call)
+    view = await keyvalue_view(call)
+    await _find(call, view, key_bytes(text))
+    return web.Response(headers=_RANGES)
+
+
+async def post_key(call: Call) -> web.StreamResponse:
+    """Set a value. Small ones that come at the same time share one write; large ones go to the disk as they come."""
+    key = key_bytes(_key(call))
+    view = await keyvalue_view(call)
+    check_size(call, 0)
+    value = _arrived(call)
+    if value is None:
+        body = pieces(call)
+        value, whole = await _first(body, call)
+        if not whole:
+            await _post_large(call, view, key, value, body)
+            return empty()
+    await put(call, view, Put(key, value, call.author))
+    return empty()
+
+
+def _arrived(call: Call) -> bytes | None:
+    """Return a small body that came together with the headers, without the cost of waiting; None if it did not."""
+    content = call.request.content
+    if content.is_eof() and content.exception() is None and content.total_bytes <= LOGGED:
+        return content.read_nowait()
+    return None
+
+
+async def _first(body: "AsyncIterator[bytes]", call: Call) -> tuple[bytes, bool]:
+    """Return what arrives up to the size of values that need no blob, and whether that is all."""
+    parts: list[bytes] = []
+    size = 0
+    if (call.request.content_length or 0) <= LOGGED:
+        async for piece in body:
+            parts.append(piece)
+            size += len(piece)
+            if size > LOGGED:
+                return b"".join(parts), False
+        return b"".join(parts), True
+    return b"", False
+
+
+async def put(call: Call, view: "KeyValueView", item: Put) -> None:
+    """Write a value together with those of other requests for the same version."""
+    await call.runtime.together((view.instance.id, view.version.id), view.put_all, item)
+
+
+async def _post_large(
+    call: Call, view: "KeyValueView", key: bytes, start: bytes, body: "AsyncIterator[bytes]"
+) -> None:
+    async with call.runtime.admit(2 * BLOCK):
+        writer = await call.offload(view.blob_writer)
+        try:
+            await write_pieces(call, writer.write, start, body)
+            blob = await call.offload(writer.finish)
+        finally:
+            await call.offload(writer.close)
+        await put(call, view, Put(key, blob, call.author))
+
+
+async def delete_key(call: Call) -> web.StreamResponse:
+    """Delete a key in this version, whether it exists or not."""
+    key = key_bytes(_key(call))
+    view = await keyvalue_view(call)
+    await put(call, view, Put(key, None, call.author))
+    return empty()

@@ -1,0 +1,395 @@
+"""What is acknowledged is on the disk; what cannot be put there is refused whole; what a power loss leaves is whole."""
+
+import errno
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dvidzarr
+from dvidzarr.core.errors import NoSpaceError, StorageError
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.ids import Author
+from dvidzarr.core.settings import Settings
+from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage import local, log
+from dvidzarr.storage.durability import flush
+from dvidzarr.storage.frames import Kind
+from dvidzarr.storage.writing import get_document, put_document
+
+ROOT = Path(__file__).resolve().parents[2]
+AUTHOR = Author("durability", "test")
+BOX = Box((0, 0, 0), (8, 8, 8))
+
+
+def settings_for(durability: str, interval: float = 1000) -> Settings:
+    overrides = {"storage.durability": durability, "storage.rewrite_grace_s": 0, "compute.threads": 1}
+    return Settings.load(env={}, overrides={**overrides, "storage.flush_interval_s": interval})
+
+
+FULL, FAST = settings_for("full"), settings_for("fast")
+
+
+def write(view: VoxelView, value: int, box: Box = BOX) -> None:
+    view.write(box, np.full(box.shape, value, np.uint8), AUTHOR)
+
+
+def gray(catalog: Catalog, name: str = "gray") -> VoxelView:
+    return catalog.repos[0].instance(name).at()
+
+
+def new_store(folder: Path, settings: Settings, *names: str) -> None:
+    with dvidzarr.open(folder, "w", settings) as catalog:
+        repo = catalog.create_repo("durability")
+        for name in names or ("gray",):
+            repo.create_instance("uint8blk", name, {"BlockSize": "4,4,4"})
+            write(gray(catalog, name), 1)
+
+
+# --- the order of system calls ---------------------------------------------------------------------------------
+
+SCRIPT = """
+import os, sys, numpy as np, dvidzarr
+from dvidzarr.core.geometry import Box
+with dvidzarr.open(sys.argv[1], "w") as catalog:
+    repo = catalog.create_repo("traced")
+    view = repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
+    for number in range(3):
+        view.write(Box((0, 0, 0), (8, 8, 8)), np.full((8, 8, 8), number, np.uint8))
+        os.write(1, b"ACKNOWLEDGED")
+    repo.commit(repo.dag.root)
+    os.write(1, b"ACKNOWLEDGED")
+"""
+_CALL = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<rest>.*)")
+_RESUMED = re.compile(r"^(?P<pid>\d+) +<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)")
+_PATH = re.compile(r"<([^>]*)>")
+
+
+def completed_calls(trace: str) -> Iterator[tuple[str, str]]:
+    """Yield (call, arguments) in the order in which the calls ended."""
+    begun: dict[str, str] = {}
+    for line in trace.splitlines():
+        resumed = _RESUMED.match(line)
+        if resumed:
+            yield resumed["name"], begun.pop(resumed["pid"], "") + resumed["rest"]
+            continue
+        call = _CALL.match(line)
+        if call and call["rest"].endswith("<unfinished ...>"):
+            begun[call["pid"]] = call["rest"].removesuffix("<unfinished ...>")
+            if call["name"] in {"write", "pwrite64"}:
+                yield f"begin {call['name']}", call["rest"]
+        elif call:
+            yield call["name"], call["rest"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> None:
+    trace, folder = tmp_path / "trace", str((tmp_path / "store").resolve())
+    calls = "trace=openat,write,pwrite64,fsync,fdatasync"
+    command = ["strace", "-f", "-y", "-e", calls, "-o", str(trace), sys.executable, "-c", SCRIPT, folder]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if ran.returncode and not trace.exists():
+        pytest.skip("strace cannot trace here")
+    assert ran.returncode == 0, ran.stderr.decode()
+    unsynced, unnamed, acknowledged, objects = set(), set(), 0, 0
+    for name, rest in completed_calls(trace.read_text()):
+        if "ACKNOWLEDGED" in rest:
+            if not name.startswith("begin"):
+                acknowledged += 1
+            left = {path for path in unsynced | unnamed if "/repos/" in path and "zarr.json" not in path}
+            assert left == set(), f"acknowledgement {acknowledged} came before these were synced"
+            continue
+        paths = [path for path in _PATH.findall(rest) if path.startswith(folder)]
+        if name == "openat" and "O_CREAT" in rest and "O_EXCL" in rest and paths and "zarr.json" not in rest:
+            objects += 1
+            unnamed.add(paths[-1].rpartition("/")[0])
+        elif name in {"write", "pwrite64", "begin write", "begin pwrite64"} and paths:
+            unsynced.add(paths[0])
+        elif name in {"fsync", "fdatasync"} and paths:
+            unsynced.discard(paths[0])
+            unnamed.discard(paths[0])
+    assert acknowledged == 4
+    assert objects >= 24
+
+
+# --- full disks and broken disks -------------------------------------------------------------------------------
+
+
+class FaultyOS:
+    """The module `os`, whose n-th call of one function fails; later calls of it too if `sticky`."""
+
+    def __init__(self, name: str, after: int, number: int, *, only: Callable[..., bool], sticky: bool = False) -> None:
+        self._name, self._left, self._number = name, after, number
+        self._only, self._sticky = only, sticky
+        self.hits = 0
+
+    def __getattr__(self, name: str) -> object:
+        real = getattr(os, name)
+        if name != self._name:
+            return real
+
+        def call(*args: object, **options: object) -> object:
+            if self._only(*args):
+                self._left -= 1
+                if self._left == -1 or (self._sticky and self._left < 0):
+                    self.hits += 1
+                    raise OSError(self._number, os.strerror(self._number))
+            return real(*args, **options)
+
+        return call
+
+
+@contextmanager
+def fault(name: str, after: int, number: int, only: Callable[..., bool] = lambda *_: True, *, sticky: bool = False) -> Iterator[FaultyOS]:
+    faulty = FaultyOS(name, after, number, only=only, sticky=sticky)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "os", faulty)
+        yield faulty
+
+
+def creates(*args: object) -> bool:
+    return len(args) > 1 and bool(int(args[1]) & os.O_CREAT)  # type: ignore[call-overload]
+
+
+CALLS = [("open", creates), ("write", None), ("pwrite", None), ("fsync", None), ("fdatasync", None), ("makedirs", None)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+@pytest.mark.parametrize(("name", "only"), CALLS, ids=[name for name, _ in CALLS])
+def test_each_call_that_fails_refuses_the_whole_request(
+    tmp_path: Path, name: str, only: Callable[..., bool] | None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SEGMENT_SIZE", 2000)
+    new_store(tmp_path / "store", FULL)
+    box = Box((0, 0, 0), (12, 8, 8))
+    shown, after, hit = 1, 0, True
+    while hit:
+        hit = False
+        with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+            view = gray(catalog)
+            view.read(BOX)
+            for value in (after * 3 + 2, after * 3 + 3):
+                with fault(name, after, number, *((only,) if only else ())) as faulty:
+                    try:
+                        write(view, value, box)
+                        shown = value
+                    except StorageError as error:
+                        full = number == errno.ENOSPC and "sync" not in name
+                        assert isinstance(error, NoSpaceError) if full else "until restart" in str(error) or faulty.hits
+                hit = hit or bool(faulty.hits)
+                assert (view.read(BOX) == shown).all()
+            if number == errno.ENOSPC and "sync" not in name:
+                write(view, value, box)  # there is space again
+                shown = value
+        with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+            found = np.unique(gray(catalog).read(BOX))
+            assert len(found) == 1
+            assert found[0] == shown or (name == "fdatasync" and found[0] in {after * 3 + 2, after * 3 + 3})
+            shown = int(found[0])
+            assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+        after += 1
+    assert after > (1 if name != "makedirs" else 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_log_that_cannot_be_synced_takes_no_writes_until_restart(tmp_path: Path, number: int) -> None:
+    new_store(tmp_path / "store", FULL, "gray", "other")
+    with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+        view = gray(catalog)
+        view.read(BOX)
+        write(gray(catalog, "other"), 2)
+        with fault("fdatasync", 0, number), pytest.raises(StorageError):
+            write(view, 3)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="until restart"):
+                write(view, 4)
+        assert (view.read(BOX) == 1).all()
+        write(gray(catalog, "other"), 5)
+    with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+        assert np.unique(gray(catalog).read(BOX)).tolist() in ([1], [3])
+        write(gray(catalog), 6)
+        assert (gray(catalog).read(BOX) == 6).all()
+        assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+
+
+def test_documents_on_a_full_disk(tmp_path: Path) -> None:
+    new_store(tmp_path / "store", FULL)
+    with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+        view = gray(catalog)
+
+        def put(value: bytes) -> None:
+            with view.writing() as dataset:
+                put_document(dataset, view.ordinal, b"key", value, AUTHOR, {})
+
+        put(b"old")
+        for name in ("write", "pwrite"):
+            for size in (10, 100_000):
+                with fault(name, 0, errno.ENOSPC) as faulty:
+                    try:
+                        put(b"n" * size)
+                        assert not faulty.hits
+                        put(b"old")
+                    except NoSpaceError:
+                        assert faulty.hits
+                assert get_document(view.instance.dataset, b"key", view.lineage()) == b"old"
+
+
+# --- durability `fast` after a power loss ----------------------------------------------------------------------
+
+
+def lose_power(source: Path, target: Path, chance: random.Random, at_risk: set[str], start: int, log_key: str) -> tuple[int, set[str]]:
+    """Copy a store as a power loss may leave it; return the length of the log that is left, and the lost objects."""
+    shutil.copytree(source, target)
+    if chance.random() < 0.5:
+        shutil.rmtree(target / "cache", ignore_errors=True)
+    lost = {key for key in at_risk if chance.random() < 0.3}
+    for key in lost:
+        path = target / key
+        size = path.stat().st_size
+        how = chance.choice((path.unlink, lambda: os.truncate(path, 0), lambda: path.write_bytes(bytes(size))))  # noqa: B023
+        how()
+    path = target / log_key
+    cut = chance.randint(start, path.stat().st_size)
+    if chance.random() < 0.3:
+        cut = path.stat().st_size
+    whole = path.read_bytes()
+    filler = chance.choice((b"", bytes(len(whole) - cut), chance.randbytes(len(whole) - cut)))
+    path.write_bytes(whole[:cut] + filler)
+    word = path.with_name("applied")
+    chance.choice((lambda: None, word.unlink, lambda: word.write_bytes(bytes(8))))()
+    return cut, lost
+
+
+def prepare(folder: Path, chance: random.Random) -> tuple[int, int, list[tuple[int, int, set[str]]], str]:
+    """Write some flushed and some unflushed requests.
+
+    Returns the flushed value, the end of the log then, (value, end in the log, objects) of each later request, and the
+    key of the log. The process is left as it is.
+    """
+    catalog = dvidzarr.open(folder, "w", FAST)
+    view = gray(catalog) if catalog.repos else None
+    assert view is not None
+    dataset = view.instance.dataset
+    flushed = 0
+    for flushed in range(2, chance.randint(3, 6)):
+        write(view, flushed)
+    flush(dataset)
+    assert dataset.log.unflushed_after is not None
+    key = f"{dataset.prefix}/log/00000001.log"
+    start = (folder / key).stat().st_size
+    later = []
+    for value in range(100, 100 + chance.randint(1, 6)):
+        before = set(dataset.unflushed)
+        write(view, value)
+        later.append((value, (folder / key).stat().st_size, set(dataset.unflushed) - before))
+    if chance.random() < 0.5:
+        dataset.save_caches()
+    assert catalog.context.housekeeper.settle()
+    prepare.open.append(catalog)  # type: ignore[attr-defined]
+    return flushed, start, later, key
+
+
+prepare.open = []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_after_a_power_loss_requests_are_whole_or_gone(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    new_store(tmp_path / "store", FAST)
+    flushed, start, later, key = prepare(tmp_path / "store", chance)
+    try:
+        for number in range(4):
+            folder = tmp_path / str(number)
+            at_risk = {name for _, _, objects in later for name in objects}
+            cut, lost = lose_power(tmp_path / "store", folder, chance, at_risk, start, key)
+            alive = [value for value, end, objects in later if end <= cut and not objects & lost]
+            want = alive[-1] if alive else flushed
+            for settings in (chance.choice((FAST, FULL)), FULL, FAST):
+                with dvidzarr.open(folder, "w", settings) as catalog:
+                    view = gray(catalog)
+                    assert np.unique(view.read(BOX)).tolist() == [want]
+                    assert catalog.context.housekeeper.settle()
+                    assert np.unique(view.read(BOX)).tolist() == [want]
+                    assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+                with dvidzarr.open(folder, "r", settings) as catalog:
+                    assert np.unique(gray(catalog).read(BOX)).tolist() == [want]
+            with dvidzarr.open(folder, "w", FAST) as catalog:
+                write(gray(catalog), 255)
+            with dvidzarr.open(folder, "w", FULL) as catalog:
+                assert np.unique(gray(catalog).read(BOX)).tolist() == [255]
+    finally:
+        prepare.open.pop().close()  # type: ignore[attr-defined]
+
+
+def test_what_a_killed_process_left_is_synced_before_it_is_vouched_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After kill -9 all bytes can be read, but they need not be on the disk."""
+    new_store(tmp_path / "store", FAST)
+    _, _, later, key = prepare(tmp_path / "store", random.Random(3))
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    prepare.open.pop().close()  # type: ignore[attr-defined]
+    synced: set[str] = set()
+    real = local.LocalBackend._sync_path
+
+    def note(path: str, name: str, flags: int) -> None:
+        synced.add(name)
+        real(path, name, flags)
+
+    monkeypatch.setattr(local.LocalBackend, "_sync_path", staticmethod(note))
+    with dvidzarr.open(tmp_path / "copy", "w", FAST) as catalog:
+        dataset = gray(catalog).instance.dataset
+        assert dataset.flushed >= len(later)
+        assert {name for _, _, objects in later for name in objects} <= synced
+        assert key == f"{dataset.prefix}/log/00000001.log"
+
+
+def test_damage_before_the_last_checkpoint_is_no_power_loss(tmp_path: Path) -> None:
+    """What was flushed must not go with the first bad frame: that is damage, which nobody may overlook."""
+    folder = tmp_path / "store"
+    new_store(folder, FAST)
+    with dvidzarr.open(folder, "w", FAST) as catalog:
+        for value in range(2, 6):
+            write(gray(catalog), value)
+        flush(gray(catalog).instance.dataset)
+        entries = [e for e in gray(catalog).instance.records() if e.kind == Kind.CHUNKS]
+        path = folder / gray(catalog).instance.prefix / "log/00000001.log"
+    data = bytearray(path.read_bytes())
+    data[entries[2].offset] ^= 1
+    path.write_bytes(data)
+    for keep_word in (True, False):
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        if not keep_word:
+            path.with_name("applied").unlink()
+        with dvidzarr.open(folder, "w", FAST) as catalog:
+            with pytest.raises(StorageError, match="lost"):
+                gray(catalog).read(BOX)
+            assert any(f.severity == "error" for f in catalog.verify())
+        assert path.read_bytes() == data
+
+
+def test_objects_that_cannot_be_synced_stop_the_instance(tmp_path: Path) -> None:
+    """They were acknowledged: a later sync that seems to work would not bring them to the disk."""
+    new_store(tmp_path / "store", FAST)
+    with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
+        view = gray(catalog)
+        write(view, 2)
+        repo = catalog.repos[0]
+        with fault("fsync", 0, errno.EIO), pytest.raises(StorageError):
+            repo.commit(repo.dag.root)
+        assert not repo.dag.root.locked
+        with pytest.raises(StorageError, match="until restart"):
+            write(view, 3)
+        with pytest.raises(StorageError):
+            repo.commit(repo.dag.root)
+    with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
+        assert np.unique(gray(catalog).read(BOX)).tolist() == [2]

@@ -1,0 +1,237 @@
+"""Threads of one process that do at the same time what must not mix."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dvidzarr
+from dvidzarr.core.errors import DvidzarrError, NotFoundError, StorageError, VersionLockedError
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.ids import Author
+from dvidzarr.core.settings import Settings
+from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.repo import Repo
+from dvidzarr.storage import log
+
+AUTHOR = Author("races", "test")
+BOX = Box((0, 0, 0), (8, 8, 8))
+
+
+def settings_for(durability: str = "full") -> Settings:
+    overrides = {"storage.rewrite_grace_s": 0, "storage.durability": durability, "storage.flush_interval_s": 0.01}
+    return Settings.load(env={}, overrides=overrides)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with dvidzarr.open(tmp_path / "store", "w", settings_for()) as opened:
+        opened.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
+        yield opened
+
+
+def at_once(*tasks: Callable[[], object]) -> list[BaseException]:
+    """Run tasks in threads that start together; return what they raised."""
+    barrier, raised = threading.Barrier(len(tasks)), []
+
+    def run(task: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            task()
+        except Exception as error:  # noqa: BLE001 - judged by the caller
+            raised.append(error)
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def write(view: VoxelView, box: Box, value: int) -> None:
+    view.write(box, np.full(box.shape, value, np.uint8), AUTHOR)
+
+
+def test_disjoint_writes_into_one_chunk_both_survive(catalog: Catalog) -> None:
+    view = catalog.repos[0].instance("gray").at()
+    low, high = Box((0, 0, 0), (2, 4, 4)), Box((2, 0, 0), (4, 4, 4))
+    for number in range(1, 101):
+        raised = at_once(lambda n=number: write(view, low, n), lambda n=number: write(view, high, n + 100))  # type: ignore[misc]
+        assert raised == []
+        assert (view.read(low) == number).all()
+        assert (view.read(high) == number + 100).all()
+
+
+def test_requests_never_mix(catalog: Catalog) -> None:
+    """Two writers of the same eight chunks, and readers that see one or the other."""
+    view, done = catalog.repos[0].instance("gray").at(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            values = np.unique(view.read(BOX))
+            assert len(values) == 1, values
+
+    def write_many(start: int) -> None:
+        try:
+            for number in range(start, start + 100):
+                write(view, BOX, number)
+        finally:
+            done.set()
+
+    assert at_once(lambda: write_many(0), lambda: write_many(100), read, read) == []
+
+
+def test_a_commit_and_writers(catalog: Catalog) -> None:
+    """What was acknowledged is in the locked version; its bytes never change afterwards."""
+    repo: Repo = catalog.repos[0]
+    for _ in range(25):
+        version = repo.dag.head("")
+        view = repo.instance("gray").at(version)
+        acknowledged, seen = [0, 0], []
+
+        def write_many(thread: int, view: VoxelView = view, acknowledged: list[int] = acknowledged) -> None:
+            box = Box((4 * thread, 0, 0), (4 * thread + 4, 8, 8))
+            try:
+                for number in range(1, 200):
+                    write(view, box, number)
+                    acknowledged[thread] = number
+            except VersionLockedError:
+                return
+
+        def commit(seen: list[bytes] = seen, view: VoxelView = view) -> None:
+            time.sleep(0.005)
+            repo.commit(view.version)
+            seen.append(view.read(BOX).tobytes())
+
+        assert at_once(lambda: write_many(0), lambda: write_many(1), commit) == []
+        after = view.read(BOX)
+        assert after.tobytes() == seen[0]
+        assert [after[0, 0, 0], after[4, 0, 0]] == acknowledged or 0 in acknowledged
+        child = repo.new_version(version)
+        write(repo.instance("gray").at(child), BOX, 255)
+        assert view.read(BOX).tobytes() == seen[0]
+    assert catalog.context.housekeeper.settle()
+    assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+
+
+def test_deleting_an_instance_while_it_is_written(catalog: Catalog) -> None:
+    repo: Repo = catalog.repos[0]
+    for number in range(15):
+        name = f"volume-{number}"
+        instance = repo.create_instance("uint8blk", name, {"BlockSize": "4,4,4"})
+        view = instance.at()
+
+        def write_many(view: VoxelView = view) -> None:
+            for value in range(1000):
+                write(view, BOX, value % 256)
+
+        def read_many(view: VoxelView = view) -> None:
+            while True:
+                view.read(BOX)
+
+        raised = at_once(write_many, write_many, read_many, lambda name=name: repo.delete_instance(name))  # type: ignore[misc]
+        assert len(raised) == 3
+        assert all(isinstance(error, (NotFoundError, StorageError)) for error in raised), raised
+        assert name not in repo.instances
+        assert not (Path(catalog.url) / instance.prefix / "log").exists()
+
+
+@pytest.mark.parametrize("round_number", range(6))
+def test_the_first_writes_of_many_threads(tmp_path: Path, round_number: int) -> None:
+    """Mode "a": all threads find the store unlocked, one makes it writable, none writes before that."""
+    folder = tmp_path / "store"
+    with dvidzarr.open(folder, "w", settings_for()) as first:
+        first.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
+        for value in range(30):
+            write(first.repos[0].instance("gray").at(), BOX, value)
+    with dvidzarr.open(folder, "a", settings_for()) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        if round_number % 2:
+            view.read(BOX)
+        boxes = [Box((4 * n, 0, 0), (4 * n + 4, 8, 8)) for n in range(8)]
+        raised = at_once(*(lambda n=n, box=box: write(view, box, n + 1) for n, box in enumerate(boxes)))  # type: ignore[misc]
+        assert raised == []
+        assert [int(view.read(box).max()) for box in boxes] == list(range(1, 9))
+    with dvidzarr.open(folder, "r", settings_for()) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        assert [int(view.read(box).min()) for box in boxes] == list(range(1, 9))
+        assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+
+
+@pytest.mark.parametrize("durability", ["full", "fast"])
+def test_closing_while_writing(tmp_path: Path, durability: str) -> None:
+    """A write that races with `close` is acknowledged and there, or refused."""
+    for number in range(8):
+        folder = tmp_path / str(number)
+        catalog = dvidzarr.open(folder, "w", settings_for(durability))
+        view = catalog.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
+        done = [-1, -1]
+
+        def write_many(thread: int, view: VoxelView = view, done: list[int] = done) -> None:
+            for value in range(250):
+                write(view, Box((4 * thread, 0, 0), (4 * thread + 4, 4, 4)), value)
+                done[thread] = value
+
+        def close(catalog: Catalog = catalog) -> None:
+            time.sleep(0.02)
+            catalog.close()
+
+        raised = at_once(lambda: write_many(0), lambda: write_many(1), close)
+        assert all(isinstance(error, (DvidzarrError, RuntimeError)) for error in raised), raised
+        with dvidzarr.open(folder, "w", settings_for(durability)) as again:
+            voxels = again.repos[0].instance("gray").at().read(BOX)
+            for thread in range(2):
+                assert done[thread] <= voxels[4 * thread, 0, 0] <= done[thread] + 1 or done[thread] == -1
+            assert [f for f in again.verify(deep=True) if f.severity == "error"] == []
+
+
+def test_flushes_and_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durability `fast`: background flushes while the log begins new segments and superseded objects go."""
+    monkeypatch.setattr(log, "SEGMENT_SIZE", 2000)
+    with dvidzarr.open(tmp_path / "store", "w", settings_for("fast")) as catalog:
+        view = catalog.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
+
+        def write_many(start: int) -> None:
+            for value in range(150):
+                write(view, Box((start, 0, 0), (start + 4, 4, 4)), value)
+
+        assert at_once(lambda: write_many(0), lambda: write_many(4), lambda: write_many(8)) == []
+        repo = catalog.repos[0]
+        repo.commit(repo.dag.root)
+    with dvidzarr.open(tmp_path / "store", "w", settings_for("fast")) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        assert [int(view.read(Box((z, 0, 0), (z + 4, 4, 4))).min()) for z in (0, 4, 8)] == [149] * 3
+
+
+def test_threads_that_follow(tmp_path: Path) -> None:
+    """Many readers of one follower read on in the log at the same time."""
+    with (
+        dvidzarr.open(tmp_path / "store", "w", settings_for()) as writer,
+        dvidzarr.open(tmp_path / "store", "r", settings_for()) as reader,
+    ):
+        target = writer.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
+        write(target, BOX, 1)
+        view = reader.repos[0].instance("gray").at()
+        done = threading.Event()
+
+        def follow() -> None:
+            last = 0
+            while not done.is_set():
+                values = np.unique(view.read(BOX))
+                assert len(values) == 1
+                assert values[0] >= last
+                last = int(values[0])
+
+        def write_many() -> None:
+            try:
+                for value in range(2, 250):
+                    write(target, BOX, value)
+            finally:
+                done.set()
+
+        assert at_once(write_many, follow, follow, follow) == []

@@ -1,0 +1,78 @@
+"""Neuroglancer's compressed segmentation: round trips, DVID's byte examples, hostile bytes."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dvidzarr.core.errors import FormatError, InvalidInputError
+from dvidzarr.wire.compressedsegmentation import decode_segmentation, encode_segmentation
+
+SHAPES = st.tuples(*[st.integers(1, 3).map(lambda count: 8 * count)] * 3)
+
+
+def volume(shape: tuple[int, int, int], kinds: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    names = random.integers(0, 2**64 - 1, kinds, np.uint64, endpoint=True)
+    return names[random.integers(0, kinds, shape)]
+
+
+def slowly(labels: np.ndarray) -> bytes:
+    """Encode a volume of one sub-block, step by step."""
+    table = list(dict.fromkeys(labels.ravel().tolist()))
+    bits = next(width for width in (0, 1, 2, 4, 8, 16) if len(table) <= 1 << width)
+    packed = sum(table.index(label) << bits * at for at, label in enumerate(labels.ravel().tolist()))
+    head = np.array([1, 2 + 16 * bits | bits << 24, 2], "<u4").tobytes()
+    return head + packed.to_bytes(64 * bits, "little") + np.array(table, "<u8").tobytes()
+
+
+@given(SHAPES, st.sampled_from([1, 2, 3, 5, 17, 24, 25, 26, 40, 257, 600]), st.integers(0, 2**32))
+def test_round_trip(shape: tuple[int, int, int], kinds: int, seed: int) -> None:
+    labels = volume(shape, kinds, seed)
+    assert np.array_equal(decode_segmentation(encode_segmentation(labels), shape), labels)
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 3, 4, 5, 16, 17, 23, 24, 25, 26, 256, 257, 512])
+def test_one_sub_block_byte_by_byte(kinds: int) -> None:
+    labels = volume((8, 8, 8), kinds, kinds)
+    assert encode_segmentation(labels) == slowly(labels)
+
+
+def test_examples_of_the_specification() -> None:
+    labels = np.full((8, 8, 8), 5, np.uint64)
+    assert encode_segmentation(labels).hex() == "0100000002000000020000000500000000000000"
+    labels[0, 0, 1] = 9
+    data = encode_segmentation(labels)
+    assert len(data) == 92
+    assert data[:16].hex() == "01000000120000010200000002000000"
+    assert data[-16:].hex() == "05000000000000000900000000000000"
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (8, 9, 8), (8, 8, 12)])
+def test_other_sizes_are_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(InvalidInputError, match="multiple of the block size"):
+        encode_segmentation(np.zeros(shape, np.uint64))
+
+
+def test_offsets_beyond_24_bits_are_refused() -> None:
+    unlike = np.arange(256 * 128 * 512, dtype=np.uint64).reshape(256, 128, 512)
+    with pytest.raises(InvalidInputError, match="smaller volume"):
+        encode_segmentation(unlike)
+
+
+@given(st.binary(max_size=300), st.sampled_from([(8, 8, 8), (8, 8, 16)]))
+def test_random_bytes(data: bytes, shape: tuple[int, int, int]) -> None:
+    with pytest.raises(FormatError):
+        decode_segmentation(data, shape)
+
+
+@given(st.data())
+def test_changed_bytes_never_crash(data: st.DataObject) -> None:
+    encoded = bytearray(encode_segmentation(volume((8, 8, 16), data.draw(st.sampled_from([1, 3, 30])), 1)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        encoded[data.draw(st.integers(0, min(24, len(encoded) - 1)))] = data.draw(st.integers(0, 255))
+    kept = bytes(encoded[: data.draw(st.integers(0, len(encoded)))])
+    with suppress(FormatError):
+        assert decode_segmentation(kept, (8, 8, 16)).shape == (8, 8, 16)

@@ -1,0 +1,365 @@
+"""A seeded workload on a simulated disk, and everything that a store shows, to be compared before and after a crash."""
+
+import heapq
+import random
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from dvidzarr.compute.schedule import Scheduler
+from dvidzarr.core.errors import DvidzarrError, NoSpaceError
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.ids import Author
+from dvidzarr.core.settings import Settings
+from dvidzarr.datatypes import BUILTIN
+from dvidzarr.repo import catalog as catalog_module
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.dag import Version
+from dvidzarr.repo.instance import View
+from dvidzarr.repo.repo import Repo
+from dvidzarr.storage import log, writing
+from dvidzarr.storage.caches import DatasetCaches
+from dvidzarr.storage.documents import Documents
+from dvidzarr.storage.writing import get_document, put_document, write_documents
+from tests.simulation.simdisk import Disk
+from tests.simulation.simos import Fault, SimOs, mounted
+
+STORE = "/simulated/store"
+AUTHOR = Author("simulation", "test")
+WHOLE = Box((0, 0, 0), (8, 8, 32))
+REGIONS = (
+    Box((0, 0, 0), (8, 8, 16)),  # two chunks
+    Box((0, 0, 16), (8, 8, 24)),
+    Box((1, 2, 25), (6, 7, 31)),  # a part of a chunk
+)
+KEYS = (b"small", b"large", b"other")
+SIZES = (10, 200, 70)
+LOGGED = 100
+"""Values above this are blobs here, so that blobs are cheap."""
+SEGMENT_SIZE = 3000
+
+Cells = dict[Hashable, Any]
+"""(repo, instance, version, place) → what is shown there."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a store shows: versions, instances and notes; the cells; and what may be in use of the mutation ids."""
+
+    structure: Any
+    cells: Cells
+    mutations: int
+
+
+class InlineHousekeeper:
+    """Background tasks, run when the test says so."""
+
+    def __init__(self) -> None:
+        self._tasks: list[tuple[float, int, Hashable, Callable[[], None]]] = []
+        self._count = 0
+
+    def schedule(
+        self, delay: float, name: Hashable, task: Callable[[], None], *, at_close: bool = True
+    ) -> None:
+        """Keep a task, unless one of that name waits."""
+        if all(name != waiting for _, _, waiting, _ in self._tasks):
+            self._count += 1
+            heapq.heappush(self._tasks, (delay, self._count, name, task))
+
+    def run(self) -> None:
+        """Run what waits, the most urgent first; what that schedules waits for the next time."""
+        tasks, self._tasks = self._tasks, []
+        for _, _, _, task in sorted(tasks):
+            task()
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._tasks.clear()
+
+
+class InlineScheduler(Scheduler):
+    """Work in the calling thread."""
+
+    def write(self, work: Callable[[int], Any], count: int) -> list[Any]:
+        """Call one after the other."""
+        return [work(index) for index in range(count)]
+
+
+def _index_in_memory(caches: DatasetCaches) -> Documents:
+    return Documents(":memory:", caches._versions)
+
+
+@contextmanager
+def small_and_calm() -> Iterator[None]:
+    """Let files be small and everything happen in one thread."""
+    with ExitStack() as stack:
+        for target, name, value in (
+            (catalog_module, "Housekeeper", InlineHousekeeper),
+            (catalog_module, "Scheduler", InlineScheduler),
+            (log, "SEGMENT_SIZE", SEGMENT_SIZE),
+            (writing, "LOGGED", LOGGED),
+            (DatasetCaches, "_open", _index_in_memory),
+        ):
+            stack.enter_context(patch.object(target, name, value))
+        yield
+
+
+def settings_for(durability: str, cache_dir: str) -> Settings:
+    """Return settings with caches outside the simulated disk."""
+    overrides = {
+        "storage.durability": durability,
+        "storage.cache_dir": cache_dir,
+        "storage.drain_timeout_s": 0,
+        "compute.threads": 1,
+        "cache.chunk_cache_mb": 0,
+    }
+    return Settings.load(env={}, overrides=overrides)
+
+
+def open_store(settings: Settings) -> Catalog:
+    """Open the store on the mounted disk for writing."""
+    return Catalog(STORE, "w", settings, BUILTIN, None)
+
+
+def abandon(catalog: Catalog) -> None:
+    """Let go of what is not on the simulated disk, as the death of the process does."""
+    for repo in catalog._repos.values():
+        for instance in repo._instances.values():
+            if instance.opened:
+                instance.dataset.caches.close()
+
+
+# --- what is shown -------------------------------------------------------------------------------------------
+
+
+def observe(catalog: Catalog) -> World:
+    """Return everything that a store shows."""
+    structure, cells, mutations = [], {}, 0
+    for repo in catalog.repos:
+        versions = [
+            (v.uuid, v.branch, v.locked, v.parents, v.note, v.log, v.number, v.created, v.updated)
+            for v in repo.dag
+        ]
+        instances = sorted((name, each.uuid) for name, each in repo.instances.items())
+        structure.append((repo.root, repo.alias, repo.description, repo.log, versions, instances))
+        mutations = max(mutations, repo.mutation_id)
+        for instance in repo.instances.values():
+            for version in repo.dag:
+                for place, value in shown(instance.at(version)):
+                    cells[repo.root, instance.uuid, version.uuid, place] = value
+    return World(structure, cells, mutations)
+
+
+def shown(view: Any) -> Iterator[tuple[Hashable, Any]]:  # noqa: ANN401 - a voxel view
+    """Yield the places of a view and what they show."""
+    voxels = view.read(WHOLE)
+    for index, box in enumerate(REGIONS[:2]):
+        z, y, x = (slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
+        yield index, voxels[z, y, x].tobytes()
+    yield 2, voxels[:, :, 24:].tobytes()
+    lineage = view.lineage()
+    for key in KEYS:
+        yield key, get_document(view.instance.dataset, key, lineage)
+    yield "extents", view.extents
+
+
+# --- what happens --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """After `done` operations of the disk the store showed `world`; what world number `safe` held was durable."""
+
+    done: int
+    world: World
+    safe: int
+    what: str
+
+
+class Workload:
+    """Requests one after the other. `acks` says what the store showed after each."""
+
+    def __init__(self, seed: int, durability: str, cache_dir: str) -> None:
+        self.chance = random.Random(seed)
+        self.settings = settings_for(durability, cache_dir)
+        self.system = SimOs(Disk())
+        self.acks: list[Ack] = []
+        self._number = 0
+        self._safe = 0
+
+    def run(self, requests: int) -> "Workload":
+        """Make a store and do so many random things."""
+        with mounted(self.system):
+            self.catalog = open_store(self.settings)
+            self.repo = self.catalog.create_repo("first", author=AUTHOR)
+            self._acknowledged("create")
+            self.repo.create_instance("uint8blk", "gray", {"BlockSize": "8,8,8"}, author=AUTHOR)
+            self._acknowledged("instance")
+            for _ in range(requests):
+                self._step()
+            abandon(self.catalog)
+        return self
+
+    def _step(self) -> None:
+        names, weights = zip(*_WEIGHTS.items(), strict=True)
+        name = self.chance.choices(names, weights)[0]
+        if getattr(self, f"_do_{name}")() is not False:
+            self._acknowledged(name)
+
+    def _acknowledged(self, what: str) -> None:
+        """Note what is shown now, and from when on it is safe."""
+        self.system.note_words()
+        durable = self.settings.storage.durability == "full" or what in _FLUSHING
+        self._safe = len(self.acks) if durable else self._safe
+        self.acks.append(Ack(len(self.system.trace), observe(self.catalog), self._safe, what))
+
+    # --- requests: False = nothing was done --------------------------------------------------------------------
+
+    def _view(self) -> View | None:
+        versions = [version for version in self.repo.dag if not version.locked]
+        instances = sorted(self.repo.instances.values(), key=lambda each: each.name)
+        if not versions or not instances:
+            return None
+        return self.chance.choice(instances).at(self.chance.choice(versions))
+
+    def _do_voxels(self) -> bool | None:
+        view = self._view()
+        if view is None:
+            return False
+        box = self.chance.choice(REGIONS)
+        self._number += 1
+        view.write(box, np.full(box.shape, self._number % 251 + 1, np.uint8), AUTHOR)  # type: ignore[attr-defined]
+        return None
+
+    def _do_document(self) -> bool | None:
+        return self._documents(self.chance.randrange(3))
+
+    def _documents(self, index: int) -> bool | None:
+        view = self._view()
+        if view is None:
+            return False
+        self._number += 1
+        value = b"%d " % self._number * (SIZES[index] // 4)
+        with view.writing() as dataset:
+            put_document(dataset, view.ordinal, KEYS[index], value, AUTHOR, {})
+        return None
+
+    def _do_batch(self) -> bool | None:
+        view = self._view()
+        if view is None:
+            return False
+        self._number += 1
+        values = [b"%d " % self._number * (size // 4) for size in SIZES]
+        words: list[Any] = list(zip(KEYS, [None, *values[1:]] if self._number % 2 else values, strict=True))
+        with view.writing() as dataset:
+            write_documents(dataset, view.ordinal, words, AUTHOR, {})
+        return None
+
+    def _versions(self, *, locked: bool) -> list[Version]:
+        return [version for version in self.repo.dag if version.locked == locked]
+
+    def _do_commit(self) -> bool | None:
+        if not (versions := self._versions(locked=False)):
+            return False
+        self.repo.commit(self.chance.choice(versions), "locked", author=AUTHOR)
+        return None
+
+    def _do_child(self) -> bool | None:
+        if len(self.repo.dag) > 4 or not (versions := self._versions(locked=True)):
+            return False
+        parent = self.chance.choice(versions)
+        self._number += 1
+        self.repo.branch(parent, f"b{self._number}", author=AUTHOR)
+        return None
+
+    def _do_note(self) -> bool | None:
+        if not (versions := self._versions(locked=False)):
+            return False
+        self._number += 1
+        self.repo.set_note(self.chance.choice(versions), f"note {self._number}", AUTHOR)
+        return None
+
+    def _do_housekeeping(self) -> None:
+        self.catalog.context.housekeeper.run()  # type: ignore[attr-defined]
+
+    def _do_instance(self) -> bool | None:
+        if len(self.repo.instances) > 1 or not self._versions(locked=False):
+            return False
+        self._number += 1
+        version = self._versions(locked=False)[0]
+        settings = {"BlockSize": "8,8,8", "versioned": "0" if self._number % 2 else "1"}
+        self.repo.create_instance("uint8blk", f"gray{self._number}", settings, version, AUTHOR)
+        return None
+
+    def _do_rename(self) -> bool | None:
+        if not self.repo.instances:
+            return False
+        self._number += 1
+        self.repo.rename_instance(sorted(self.repo.instances)[0], f"gray{self._number}", AUTHOR)
+        return None
+
+    def _do_removal(self) -> bool | None:
+        if len(self.repo.instances) < 2:
+            return False
+        self.repo.delete_instance(sorted(self.repo.instances)[1], AUTHOR)
+        return None
+
+    def _do_repo(self) -> bool | None:
+        others = [repo for repo in self.catalog.repos if repo.root != self.repo.root]
+        if others:
+            self.catalog.delete_repo(others[0].root, author=AUTHOR)
+        else:
+            self.catalog.create_repo("second", author=AUTHOR)
+        return None
+
+    def _do_restart(self) -> None:
+        self.catalog.close()
+        self._reopen()
+
+    def _do_kill(self) -> None:
+        abandon(self.catalog)
+        self._reopen()
+
+    def _reopen(self) -> None:
+        root = self.repo.root
+        self.catalog = open_store(self.settings)
+        assert not self.catalog.broken, self.catalog.broken
+        self.repo = self.catalog.repo(root)
+
+    def _do_full_disk(self) -> None:
+        """Fill the disk for one request: it is refused, and nothing changes."""
+        kind = self.chance.choice(("write", "write", "create"))
+        self.system.faults.append(Fault(kind, self.chance.randrange(1, 5), 28))
+        request = self.chance.choice((self._do_voxels, self._do_document, partial(self._documents, 1)))
+        try:
+            request()
+        except NoSpaceError:
+            return
+        finally:
+            self.system.faults.clear()
+
+
+_WEIGHTS = {
+    "voxels": 12,
+    "document": 5,
+    "batch": 3,
+    "commit": 3,
+    "child": 4,
+    "note": 1,
+    "housekeeping": 4,
+    "instance": 2,
+    "rename": 1,
+    "removal": 1,
+    "repo": 1,
+    "restart": 1,
+    "kill": 1,
+    "full_disk": 3,
+}
+_FLUSHING = {"commit", "restart", "create"}
+
+
