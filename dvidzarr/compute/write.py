@@ -26,8 +26,14 @@ def write_box(
     *,
     author: Author,
     header: dict[str, Any],
+    places: np.ndarray | None = None,
 ) -> Position:
     """Write the voxels of a box, axes (z, y, x), into the version that `lineage` ends in, as one request.
+
+    Parameters
+    ----------
+    places : ndarray of int, shape (n, 3), optional
+        Those chunks (z, y, x) of the box that are to be written; by default all.
 
     Raises
     ------
@@ -40,7 +46,8 @@ def write_box(
             f"of shape {box.shape} and type {store.codec.dtype}"
         )
     grid = store.codec.shape
-    coords: list[ZYX] = [tuple(coord) for coord in box.chunks(grid).check().coords().tolist()]
+    span = box.chunks(grid).check()
+    coords: list[ZYX] = [tuple(coord) for coord in (span.coords() if places is None else places).tolist()]
 
     def chunk_of(index: int) -> np.ndarray:
         coord = coords[index]

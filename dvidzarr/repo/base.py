@@ -240,11 +240,12 @@ class RepoBase:
         """Return, per instance written since the last commit, the last sequence and that record's checksum."""
         seals = {}
         for instance in self._instances.values():
+            if instance.opened:
+                flush(instance.dataset)
             if not instance.versioned:
                 continue
             if instance.dataset.log.damage:  # a seal would vouch for records that are lost
                 raise BusyError(f"{instance.prefix} is damaged: no version can be locked until it is repaired")
-            flush(instance.dataset)
             tail = instance.dataset.log.tail
             before = self.state.seals.get(instance.id, ())
             if tail.sequence != (before[-1][1] if before else 0):

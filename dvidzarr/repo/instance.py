@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from dvidzarr.core.errors import ForbiddenError, NotFoundError
+from dvidzarr.core.errors import ForbiddenError, InvalidInputError, NotFoundError
+from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.repo.dag import Version
@@ -16,6 +17,8 @@ from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.merging import Unversioned, Versions
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dvidzarr.repo.repo import Repo
     from dvidzarr.repo.state import InstanceRecord
 
@@ -29,6 +32,8 @@ class Instance:
     """
 
     view_class: "type[View]"
+    unites: ClassVar[bool] = False
+    """Whether a merge shows the documents of all its parents together, so that none are in conflict."""
 
     def __init__(self, repo: "Repo", record: "InstanceRecord", datatype: DataType) -> None:
         self.repo = repo
@@ -148,9 +153,13 @@ class Instance:
                 dataset = Dataset(self.repo.context, self.prefix, self.id, self.versions, self)
                 self.declare(dataset)
                 writable = self.repo.writable
-                dataset.open(writable=writable)
-                if writable:
-                    begin(dataset)
+                try:
+                    dataset.open(writable=writable)
+                    if writable:
+                        begin(dataset)
+                except BaseException:
+                    dataset.close()
+                    raise
                 self._dataset = dataset
                 self.opened_as(dataset)
             return self._dataset
@@ -208,6 +217,14 @@ class Instance:
         self._tags = state.get("tags", self._record.tags)
 
 
+class BlockMask(Protocol):
+    """A set of blocks that restricts what is read or written."""
+
+    def contains(self, blocks: "np.ndarray") -> "np.ndarray":
+        """Tell of blocks (n, 3), z, y, x, whether they are inside."""
+        ...
+
+
 class View:
     """An instance at a version: what library users, handlers and dask hold. Pickles read-only."""
 
@@ -245,6 +262,10 @@ class View:
             dataset = self.instance.dataset
             dataset.log.check_writable()
             yield dataset
+
+    def block_mask(self, box: Box) -> BlockMask:
+        """Return which blocks count when a box of an image is asked for within this region. For regions of interest."""
+        raise InvalidInputError(f'Data name "{self.instance.name}" was not of roi data type')
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         repo = self.instance.repo

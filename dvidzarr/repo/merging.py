@@ -60,7 +60,7 @@ def conflicts(instance: "Instance", parents: "Sequence[Version]") -> Conflicts:
 
 
 def _keys(instance: "Instance", ordinals: Sequence[int]) -> list[tuple[bytes, tuple[int, ...]]]:
-    if not instance.dataset.caches.has_documents:
+    if instance.unites or not instance.dataset.caches.has_documents:
         return []
     found = []
     keys, seen, winners = instance.dataset.documents.contest(ordinals)

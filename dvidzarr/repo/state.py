@@ -6,6 +6,7 @@ from typing import Any
 
 from immutables import Map
 
+from dvidzarr.core.errors import CorruptionError
 from dvidzarr.repo.dag import Version, VersionDAG
 from dvidzarr.storage.frames import Entry, Kind
 
@@ -53,7 +54,10 @@ class RepoState:
     def applied(self, entry: Entry) -> "RepoState":
         """Return the state after one more record; kinds of other logs change nothing."""
         change = _CHANGES.get(Kind(entry.kind))
-        return self if change is None else replace(change(self, entry.header), updated=entry.header["t"])
+        try:
+            return self if change is None else replace(change(self, entry.header), updated=entry.header["t"])
+        except KeyError as error:  # after a gap in a damaged log
+            raise CorruptionError(f"record {entry.sequence} of the repo's log needs {error}, which is lost") from None
 
     def record_of(self, instance_id: str) -> InstanceRecord | None:
         """Return the instance with an id, None if it does not exist (any more)."""

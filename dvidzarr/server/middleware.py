@@ -73,7 +73,7 @@ class Front:
         response: web.StreamResponse | None
         try:
             path = decoded_path(request)
-            response = self._access.preflight(request) or redirect_of(request, path)
+            response = self._access.preflight(request) or redirect_of(request)
             if response is None:
                 self._access.check_origin(request)
                 response = await self._dispatcher.answer(request, path, headers)

@@ -20,10 +20,7 @@ def decoded_path(request: web.BaseRequest) -> str:
     PlainError
         400 for a broken escape.
     """
-    target = request.raw_path.partition("?")[0]
-    if "://" in target and not target.startswith("/"):
-        target = "/" + target.partition("://")[2].partition("/")[2]  # absolute form, as proxies send it
-    raw = target.encode("utf-8", "surrogateescape")
+    raw = _target(request).encode("utf-8", "surrogateescape")
     if b"%" not in raw:
         return raw.decode("utf-8", "surrogateescape")
     if _BAD_ESCAPE.search(raw):
@@ -31,12 +28,23 @@ def decoded_path(request: web.BaseRequest) -> str:
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
 
 
-def redirect_of(request: web.BaseRequest, path: str) -> web.Response | None:
-    """Return 307 to the cleaned path if this one has empty, `.` or `..` words; verb and body are kept."""
+def _target(request: web.BaseRequest) -> str:
+    target = request.raw_path.partition("?")[0]
+    if "://" in target and not target.startswith("/"):
+        target = "/" + target.partition("://")[2].partition("/")[2]  # absolute form, as proxies send it
+    return target
+
+
+def redirect_of(request: web.BaseRequest) -> web.Response | None:
+    """Return 307 to the cleaned path if this one has empty, `.` or `..` words; verb and body are kept.
+
+    Words are looked at as they came: `%2E%2E` is a word like any other, a key for example (spec-keyvalue §1.1).
+    """
+    path = _target(request)
     cleaned = clean_path(path)
     if cleaned == path:
         return None
-    location = quote_from_bytes(cleaned.encode("utf-8", "surrogateescape"), safe="/:~,;=@!$&'()*+")
+    location = quote_from_bytes(cleaned.encode("utf-8", "surrogateescape"), safe="/:~,;=@!$&'()*+%")
     if request.query_string:
         location += "?" + request.raw_path.partition("?")[2]
     return web.Response(status=307, headers={"Location": location})

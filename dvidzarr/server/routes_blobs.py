@@ -28,7 +28,8 @@ async def get_blob(call: Call) -> web.StreamResponse:
     if not _REFERENCE.fullmatch(reference):
         raise InvalidInputError(f'bad GET BLOB for data "{call.instance.name}": illegal base64 data')
     found = await call.offload(_get, _store(call), reference)
-    if found is None or not found[0]:  # DVID does not find an empty blob again, whoever stored it (blobstore/refused)
+    # DVID does not find an empty blob again, whoever stored it (blobstore/refused)
+    if found is None or not found[0]:
         raise PlainError(404, f'Reference "{reference}" not found')
     length, contents = found
     return await gathered(call, contents, length=length)

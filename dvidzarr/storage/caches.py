@@ -68,10 +68,15 @@ class DatasetCaches:
                 self._remove_index()
             return True
         try:
-            if self._checksum() != checksum:  # SQLite would not notice a changed value
-                return False
-            if not self.owner:
-                self._documents = self._copy()
+            if self.owner:
+                if self._checksum() != checksum:  # SQLite would not notice a changed value
+                    return False
+                self._remove(_FILES[1:])  # all of it was in the file when it was marked
+            else:
+                data = (self._folder / _FILES[0]).read_bytes()
+                if crc32c(data) != checksum:
+                    return False
+                self.documents.load(data)
             return self.documents.stamp() == _text(stamp)
         except (OSError, sqlite3.Error):
             return False
@@ -115,16 +120,6 @@ class DatasetCaches:
             self._remove_index()
             return Documents(path, self._versions)
 
-    def _copy(self) -> Documents:
-        """Return a copy in memory of what the writer committed; only its stamp tells what it is worth."""
-        documents = Documents(":memory:", self._versions)
-        try:
-            documents.copy_from(str(self._folder / _FILES[0]))
-        except sqlite3.Error:
-            documents.close()
-            raise
-        return documents
-
     def take_over(self) -> None:
         """Become the owner: what was followed in memory replaces the files."""
         self.owner = True
@@ -143,7 +138,10 @@ class DatasetCaches:
             self._remove_index()
 
     def _remove_index(self) -> None:
-        for name in _FILES:
+        self._remove(_FILES)
+
+    def _remove(self, names: tuple[str, ...]) -> None:
+        for name in names:
             (self._folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:

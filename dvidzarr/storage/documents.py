@@ -89,6 +89,9 @@ class Documents:
         self._lists = KeyLists()
         self._dirty = False
         try:
+            # Only the writing process opens the file with SQLite: no locks, which reading the file would drop, and
+            # no shared memory, which would kill this process if somebody cut it.
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
@@ -113,14 +116,10 @@ class Documents:
             self._dirty = False
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    def copy_from(self, path: str) -> None:
-        """Take over the committed contents of another index (followers start from the writer's)."""
-        source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        try:
-            with self._lock:
-                source.backup(self._db)
-        finally:
-            source.close()
+    def load(self, data: bytes) -> None:
+        """Take over the bytes of another index (followers start from the writer's file)."""
+        with self._lock:
+            self._db.deserialize(data[:18] + b"\1\1" + data[20:])  # a database in memory has no write-ahead log
 
     def copy_to(self, other: "Documents") -> None:
         """Put all rows, also those not yet committed, into an empty index."""

@@ -31,9 +31,9 @@ def begin(dataset: Dataset) -> None:
     if dataset.log.unflushed_after is not None:
         _void_incomplete(dataset)
         _sync_unflushed(dataset)
-    dataset.log.durable = not is_fast(dataset)
     if is_fast(dataset) or dataset.log.unflushed_after is not None:
-        _checkpoint(dataset, dataset.log.tail.sequence)
+        _checkpoint(dataset, dataset.log.tail.sequence)  # durable before anything is acknowledged that is not
+    dataset.log.durable = not is_fast(dataset)
 
 
 def note_unflushed(dataset: Dataset, keys: list[str]) -> None:

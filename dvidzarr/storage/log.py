@@ -121,7 +121,8 @@ class LocalLog(LogReader):
             if not self.damage and self._segment:
                 self._open_tail()
             self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=True)
-            self._word.value = self._tail.sequence
+            if not self.damage:  # else it is the evidence that something is missing
+                self._word.value = self._tail.sequence
             self._writing = True
 
     def _settle(self, word: int | None) -> None:

@@ -27,9 +27,14 @@ _AT_ONCE = 2048
 _SCANS = 24
 """Labels of a sub-block that are found one by one; a sub-block with more is sorted."""
 
+_SLOTS = 1 << 13
+_HASH_SHIFT = np.uint64(64 - 13)
+_FACTORS = tuple(map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)))
+"""Odd numbers without pattern: the high bits of a product with one are a hash; one without collision is looked for."""
+
 Labels = NDArray[np.uint64]
 Numbers = NDArray[np.unsignedinteger[Any]]
-Indices = NDArray[np.uint16]
+Indices = NDArray[np.uint8] | NDArray[np.uint16]
 Places = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
@@ -70,10 +75,24 @@ def _numbered(volume: NDArray[Any]) -> tuple[Numbers, Labels]:
     """
     flat = np.ascontiguousarray(volume, np.uint64).ravel()
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    labels, inverse = np.unique(flat[starts], return_inverse=True)
-    numbers = inverse.astype(np.min_scalar_type(len(labels) - 1))
+    labels, numbers = _distinct(flat[starts])
+    small = numbers.astype(np.min_scalar_type(len(labels) - 1))
     lengths = np.diff(starts, append=flat.size)
-    return np.repeat(numbers, lengths).reshape(volume.shape), labels
+    return np.repeat(small, lengths).reshape(volume.shape), labels
+
+
+def _distinct(labels: Labels) -> tuple[Labels, Places]:
+    """Return the distinct labels and the place of each label among them: by hashing where few differ, else sorting."""
+    for factor in _FACTORS:
+        slots = labels * factor >> _HASH_SHIFT
+        table = np.zeros(_SLOTS, np.uint64)
+        table[slots] = labels
+        if np.array_equal(table[slots], labels):
+            used = np.zeros(_SLOTS, bool)
+            used[slots] = True
+            return table[used], (np.cumsum(used) - 1)[slots]
+    distinct, numbers = np.unique(labels, return_inverse=True)
+    return distinct, numbers
 
 
 def _sub_blocks(numbers: Numbers, grid: ZYX) -> Numbers:
@@ -120,7 +139,7 @@ def _tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
     indices : (n, 512), the index of each voxel in the table of its sub-block.
     rows, ranks, numbers : per entry of all tables, its sub-block, its place in there, and its label.
     """
-    indices = np.zeros(blocks.shape, np.uint16)
+    indices: Indices = np.zeros(blocks.shape, np.uint8)
     everything = np.arange(len(blocks))
     found: list[tuple[Places, Places, Numbers]] = [
         (everything, np.zeros(len(blocks), np.int64), blocks[:, 0])
@@ -139,6 +158,7 @@ def _tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
         fresh &= left != number[:, None]
     many = rows[fresh.any(axis=1)]
     if len(many):
+        indices = indices.astype(np.uint16)
         indices[many], members, ranks, numbers = _sorted_tables(blocks[many])
         new = ranks >= _SCANS
         found.append((many[members[new]], ranks[new], numbers[new]))
@@ -162,7 +182,7 @@ def _packed(indices: Indices, width: int) -> Words:
     """Return the words of the values: `width` bits per voxel, the first in the lowest bits."""
     if width == 16:
         return indices.view("<u4")
-    small: Numbers = indices.astype(np.uint8)
+    small: Numbers = indices.astype(np.uint8, copy=False)
     if width == 1:
         small = np.packbits(small, axis=1, bitorder="little")
     while width in (2, 4):

@@ -67,7 +67,8 @@ def _added(data: np.ndarray, low: int) -> np.ndarray:
     before = np.zeros(len(data), np.uint8)  # the lowest byte before each step, found bit by bit from below
     before[0] = low
     for bit in range(8):
-        product = before * _LOW_PRIME  # right up to this bit, whose own share is still missing behind the first byte
+        # right up to this bit, whose own share is still missing behind the first byte
+        product = before * _LOW_PRIME
         product ^= data
         product >>= np.uint8(bit)
         product &= np.uint8(1)

@@ -215,3 +215,39 @@ def test_info_and_verbs(seg: Segmentation) -> None:
     assert seg.ask("DELETE", "raw/0_1_2/16_16_16/0_0_0", bytes(32768)).status_code == 400
     assert seg.ask("POST", "resolution", b"[4,4,40]").status_code == 200
     assert seg.get("info").json()["Extended"]["VoxelSize"] == [4, 4, 40]
+
+
+def test_sync(seg: Segmentation) -> None:
+    for name, kind in (("half", "labelblk"), ("gray", "uint8blk")):
+        body = {"typename": kind, "dataname": name, "BlockSize": "16,16,16"}
+        seg.client.post(f"/api/repo/{seg.root}/instance", json=body).raise_for_status()
+    path = f"/api/node/{seg.root}/half"
+
+    def sync(body: bytes, query: str = "") -> int:
+        return seg.client.post(f"{path}/sync{query}", content=body).status_code
+
+    def syncs() -> list[str]:
+        names: list[str] = seg.client.get(f"{path}/info").json()["Base"]["Syncs"]
+        return names
+
+    refused = (
+        b"",
+        b"{",
+        b"{}",
+        b'{"sync": 1}',
+        b'{"sync": "nosuch"}',
+        b'{"sync": "gray"}',
+        b'{"sync": "half"}',
+    )
+    assert [sync(body) for body in refused] == [400] * len(refused)
+    assert seg.client.get(f"{path}/sync").status_code == 400
+    assert (syncs(), sync(b'{"sync": "seg"}'), syncs()) == ([], 200, ["seg"])
+    labels = labels_of((32, 32, 32))
+    for query in ("", "?mutate=true&compression=gzip"):
+        body = gzip.compress(labels.tobytes()) if "gzip" in query else labels.tobytes()
+        assert seg.ask("POST", f"raw/0_1_2/32_32_32/0_0_0{query}", body).status_code == 200
+        half = seg.client.get(f"{path}/raw/0_1_2/16_16_16/0_0_0").content
+        assert half == labels[::2, ::2, ::2].tobytes()  # cubes of 4³
+        labels = labels_of((32, 32, 32))
+    assert (sync(b'{"sync": ""}'), syncs()) == (200, ["seg"])
+    assert (sync(b'{"sync": ""}', "?replace=true"), syncs()) == (200, [])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dvidzarr
-from dvidzarr.core.errors import DvidzarrError, NotFoundError, StorageError, VersionLockedError
+from dvidzarr.core.errors import BusyError, DvidzarrError, NotFoundError, StorageError, VersionLockedError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
@@ -235,3 +235,46 @@ def test_threads_that_follow(tmp_path: Path) -> None:
                 done.set()
 
         assert at_once(write_many, follow, follow, follow) == []
+
+
+def test_reading_while_a_version_is_locked_and_finished(catalog: Catalog) -> None:
+    """Finishing puts rewritten chunks under their Zarr keys: who resolved older ones must not see some of each."""
+    repo: Repo = catalog.repos[0]
+    for _ in range(20):
+        version = repo.dag.head("")
+        view, done = repo.instance("gray").at(version), threading.Event()
+        write(view, BOX, 1)
+
+        def read(view: VoxelView = view, done: threading.Event = done) -> None:
+            while not done.is_set():
+                assert len(np.unique(view.read(BOX))) == 1
+
+        def rewrite(view: VoxelView = view, done: threading.Event = done) -> None:
+            try:
+                for value in range(2, 6):
+                    write(view, BOX, value)
+                repo.commit(view.version)
+                assert catalog.context.housekeeper.settle()
+            finally:
+                done.set()
+
+        assert at_once(rewrite, read, read) == []
+        repo.new_version(version)
+
+
+def test_a_reader_of_a_state_that_is_gone_is_told_so(catalog: Catalog) -> None:
+    view = catalog.repos[0].instance("gray").at()
+    for value in (1, 2):
+        write(view, BOX, value)
+    reader = view.reader(BOX)
+    lower, upper = Box((0, 0, 0), (4, 8, 8)), Box((4, 0, 0), (8, 8, 8))
+    assert (reader.read(lower) == 2).all()
+    write(view, BOX, 3)
+    assert catalog.context.housekeeper.settle()
+    with pytest.raises(BusyError, match="written again"):
+        reader.read(upper)
+    fresh = view.reader(BOX)
+    write(view, BOX, 4)
+    assert catalog.context.housekeeper.settle()
+    assert (fresh.read(lower) == 4).all()  # nothing was given yet: it starts again
+    assert (fresh.read(upper) == 4).all()

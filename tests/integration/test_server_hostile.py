@@ -88,6 +88,8 @@ def test_locked_version_stays_as_it_is(catalog: Catalog, http: httpx.Client, roo
         path = address_of(row, root, instance=instance)
         if not path.startswith("/api/node/") or row.words[-1] in ("newversion", "branch", "tag"):
             continue
+        if row.effect == "query":
+            continue
         for method in set(row.methods) - {"GET", "HEAD"}:
             answer = http.request(method, path, content=b'{"note": "x", "log": ["x"]}')
             assert answer.status_code == 400, (method, path)

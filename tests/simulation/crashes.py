@@ -1,9 +1,10 @@
 """Power losses at every operation of a workload, the real recovery on what is left, and what must be true then."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from tests.simulation.workload import (
     abandon,
     observe,
     open_store,
+    small_and_calm,
 )
 
+REQUESTS = 40
 _AGAIN = 0.15
 """How often a recovery is interrupted by a second power loss, a process is killed first, or the store is used again."""
 
@@ -34,6 +37,14 @@ class Tally:
     states: int = 0
     distinct: int = 0
     violations: list[str] = field(default_factory=list)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Return both together."""
+        return Tally(
+            self.states + other.states,
+            self.distinct + other.distinct,
+            self.violations + other.violations,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,8 @@ class Expected:
         return self._cells(world)
 
     def _cells(self, world: World) -> str | None:
-        for place, value in world.cells.items():
-            allowed = [each.cells[place] for each in self.worlds if place in each.cells]
+        for place in {*world.cells, *(place for each in self.worlds for place in each.cells)}:
+            value, allowed = world.cells.get(place), [each.cells.get(place) for each in self.worlds]
             if place[-1] != "extents" and value not in allowed:  # type: ignore[index]
                 return f"{place} shows {_short(value)}, allowed: {[*map(_short, allowed)]}"
         return "a mixture of requests" if len(self.worlds) <= 2 else None
@@ -84,6 +95,16 @@ def _short(value: object) -> str:
 
 def _difference(found: Any, allowed: Sequence[Any]) -> str:  # noqa: ANN401 - nested tuples and lists
     return f"{found!r} is none of {allowed!r}"[:1500]
+
+
+def crash(durability: str, seeds: Iterable[int], cache_dir: Path, *, samples: int = 2, points: float = 1.0) -> Tally:
+    """Run a workload per seed and crash it everywhere."""
+    tally = Tally()
+    with small_and_calm():
+        for seed in seeds:
+            workload = Workload(seed, durability, str(cache_dir)).run(REQUESTS)
+            Crashes(workload, seed, tally).everywhere(samples, points)
+    return tally
 
 
 class Crashes:

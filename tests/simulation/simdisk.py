@@ -3,7 +3,8 @@
 Every change is an operation (a tuple) given to `Disk.apply`; a list of operations is the whole history, so that the disk
 can be built as it was after each of them. `survivors` draws one state in which a power loss may leave the disk:
 
-* what was written to a file since its last sync survives, is lost, is cut off, or leaves zeros, write by write;
+* what was written to a file since its last sync survives, is lost, is cut off, or misses a part, write by write: there
+  the old bytes are still there, and zeros behind the old end;
 * each name in a folder that was not synced since shows any of the files it had, or none, whatever its neighbours show;
 * a renamed folder has either its old or its new name; a folder whose name is lost is lost with all that is in it.
 
@@ -228,18 +229,19 @@ def _contents_left(file: File, keep: float, chance: random.Random) -> bytes:
         if chance.random() < keep:
             content = changed(content, change)
         elif keep and change[1] and len(change[1]) > _ATOMIC:
-            content = changed(content, (change[0], _torn(change[1], chance)))
+            content = _torn(content, change[0], change[1], chance)
     return content
 
 
-def _torn(data: bytes, chance: random.Random) -> bytes:
-    """Return what may be left of a write that was not synced: nothing, a beginning, or zeros in a part of it."""
+def _torn(content: bytes, at: int, data: bytes, chance: random.Random) -> bytes:
+    """Return what may be left of a write that was not synced: a beginning, or all but a part in the middle.
+
+    What was there before stays in the part that is missing; behind the old end there are zeros.
+    """
     start, stop = sorted((chance.randrange(len(data) + 1), chance.randrange(len(data) + 1)))
-    kind = chance.randrange(4)
-    if kind == 0:
-        return b""
-    if kind == 1:
-        return data[:stop]
-    if kind == 2:
-        return bytes(len(data))
-    return data[:start] + bytes(stop - start) + data[stop:]
+    if chance.random() < 0.5:
+        return changed(content, (at, data[:stop]))
+    if chance.random() < 0.3:
+        start, stop = 0, len(data)
+    old = content[at + start : at + stop].ljust(stop - start, b"\0")
+    return changed(content, (at, data[:start] + old + data[stop:]))

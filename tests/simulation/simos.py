@@ -23,11 +23,12 @@ class Word(bytearray):
 
 @dataclass(slots=True)
 class Fault:
-    """The `number`-th call of a kind from now on fails; of a write that fails, one half is done."""
+    """The `number`-th call of a kind from now on fails; of a write that fails, this share is done all the same."""
 
     call: str
     number: int
     code: int
+    share: float = 0.5
 
 
 @dataclass(slots=True)
@@ -108,15 +109,15 @@ class SimOs:
             if word != self.disk.file(node).content:
                 self._do(("word", node, bytes(word)))
 
-    def _fails(self, call: str) -> int:
-        """Return the error that a call is to fail with, 0 if none."""
+    def _fails(self, call: str) -> Fault | None:
+        """Return the fault that strikes a call, None if none does."""
         for fault in self.faults:
             if fault.call == call:
                 fault.number -= 1
                 if fault.number <= 0:
                     self.faults.remove(fault)
-                    return fault.code
-        return 0
+                    return fault
+        return None
 
     def _new(self, call: str, folder: int, name: str) -> int:
         number, self._next_node = self._next_node, self._next_node + 1
@@ -126,14 +127,16 @@ class SimOs:
     # --- names -----------------------------------------------------------------------------------------------
 
     def _find(self, path: str) -> int | None:
-        number = ROOT
-        for name in path.strip("/").split("/") if path.strip("/") else ():
-            node = self.disk.nodes[number]
-            if isinstance(node, File):
-                raise NotADirectoryError(errno.ENOTDIR, "Not a directory", path)
-            if name not in node.entries:
-                return None
-            number = node.entries[name]
+        number: int | None = ROOT
+        nodes = self.disk.nodes
+        for name in path.split("/"):
+            if name:
+                node = nodes[number or ROOT]
+                if type(node) is File:
+                    raise NotADirectoryError(errno.ENOTDIR, "Not a directory", path)
+                number = node.entries.get(name)  # type: ignore[union-attr]
+                if number is None:
+                    return None
         return number
 
     def _there(self, path: str) -> int:
@@ -228,8 +231,8 @@ class SimOs:
         return self._next_fd
 
     def _refuse(self, call: str) -> None:
-        if code := self._fails(call):
-            raise OSError(code, os.strerror(code))
+        if fault := self._fails(call):
+            raise OSError(fault.code, os.strerror(fault.code))
 
     def close(self, fd: int) -> None:
         """Close; nothing is synced."""
@@ -244,10 +247,10 @@ class SimOs:
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         """Write at an offset."""
-        code, raw = self._fails("write"), bytes(data)
-        if code:
-            self.do("write", self._open[fd].node, offset, raw[: len(raw) // 2])
-            raise OSError(code, os.strerror(code))
+        fault, raw = self._fails("write"), bytes(data)
+        if fault:
+            self.do("write", self._open[fd].node, offset, raw[: int(len(raw) * fault.share)])
+            raise OSError(fault.code, os.strerror(fault.code))
         self.do("write", self._open[fd].node, offset, raw)
         return len(raw)
 
@@ -258,9 +261,9 @@ class SimOs:
     def fsync(self, fd: int) -> None:
         """Make contents or names durable."""
         node = self._open[fd].node
-        if code := self._fails("fsync"):
+        if fault := self._fails("fsync"):
             self.do("doom", node)
-            raise OSError(code, os.strerror(code))
+            raise OSError(fault.code, os.strerror(fault.code))
         self.do("sync", node)
 
     fdatasync = fsync

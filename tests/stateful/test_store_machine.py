@@ -202,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         ordinal = len(self.dag.parents)
         branch = self.dag.branches[parent]
-        taken = any(p[0] == parent and self.dag.branches[v] == branch for v, p in enumerate(self.dag.parents) if p)
+        taken = any(parent in p and self.dag.branches[v] == branch for v, p in enumerate(self.dag.parents) if p)
         above = self.repo.dag.versions[parent]
         if same and not taken:
             made = self.repo.new_version(above)

@@ -69,10 +69,11 @@ def test_clean_path(path: str, cleaned: str) -> None:
 
 
 def test_redirect_keeps_query_and_escapes() -> None:
-    response = redirect_of(request("/api//a%20b/%FF?x=1"), "/api//a b/\udcff")
+    response = redirect_of(request("/api//a%20b/%FF?x=1"))
     assert response is not None
     assert (response.status, response.headers["Location"]) == (307, "/api/a%20b/%FF?x=1")
-    assert redirect_of(request("/api/a"), "/api/a") is None
+    assert redirect_of(request("/api/a")) is None
+    assert redirect_of(request("/api/key/%2E%2e/%2F")) is None
 
 
 def test_path_words() -> None:

@@ -28,7 +28,8 @@ def parse_key_requests(body: bytes) -> list[KeySlice]:
 
 def _parse_object(item: object) -> KeySlice:
     if not isinstance(item, dict | None):
-        raise InvalidInputError(f"{str(item)[:80]!r} is no object with a key; texts and objects cannot be mixed")
+        shown = str(item)[:80]
+        raise InvalidInputError(f"{shown!r} is no object with a key; texts and objects cannot be mixed")
     members = {name.lower(): member for name, member in (item or {}).items() if member is not None}
     key = members.get("key", "")
     if not isinstance(key, str):

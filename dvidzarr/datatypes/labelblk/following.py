@@ -50,7 +50,13 @@ class Tickets:
 
 
 def follow(
-    source: "VoxelView", target: "VoxelView", coords: np.ndarray, upto: int, author: Author
+    source: "VoxelView",
+    target: "VoxelView",
+    coords: np.ndarray,
+    upto: int,
+    author: Author,
+    *,
+    restart: bool = False,
 ) -> np.ndarray:
     """Downsample chunks (n, 3) of a source into its follower; return the chunks of the follower that changed.
 
@@ -58,6 +64,8 @@ def follow(
     ----------
     upto
         The record of the source up to which the follower is complete then.
+    restart
+        Whatever it was said to be complete up to before does not count.
     """
     grid = target.instance.chunk
     pieces = _pieces(coords, source.instance.chunk, grid)
@@ -77,7 +85,7 @@ def follow(
             chunk[inside] = downsampled(_doubled(source, fine, part))
         return chunk
 
-    header = {"from": source.instance.id, "upto": upto}
+    header = {"from": source.instance.id, "upto": upto} | ({"restart": 1} if restart else {})
     write_chunks(
         target.instance.dataset,
         target.chunks,

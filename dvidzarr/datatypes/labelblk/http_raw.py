@@ -8,7 +8,7 @@ import numpy as np
 from aiohttp import web
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.datatypes.voxels.http_pieces import refuse_roi, throttle, voxel_view
+from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view, within_roi
 from dvidzarr.datatypes.voxels.http_raw import (
     Produce,
     Receive,
@@ -53,7 +53,7 @@ async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
     view = await voxel_view(call)
     size = view.instance.dtype.itemsize
     box = geometry.check(size, call.runtime.settings.limits.max_response_bytes).box
-    refuse_roi(call)
+    view = within_roi(call, view)
     asked = call.query.get("compression", "")
     if not asked:
         return await send_box(call, view, box)

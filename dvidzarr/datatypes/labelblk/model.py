@@ -172,16 +172,18 @@ class LabelInstance(VoxelInstance):
 
     def _catch_up(self, source: "LabelInstance") -> None:
         """Take in what a source has written last. Locked versions lack nothing: locking waits for followers."""
-        upto = source.dataset.log.tail.sequence
+        tail = source.dataset.log.tail.sequence
         seen = self._sources[source.id]
+        if seen > tail:  # a power loss took records that this had seen already
+            seen = 0
         run = source.dataset.arrays[0].postings.snapshot()
-        # a cursor beyond the end: a power loss took records that the follower had seen
-        fresh = run.rows["sequence"] > (seen if seen <= upto else 0)
-        for ordinal in np.unique(run.rows["ordinal"][fresh]).tolist():
-            version = self.repo.dag.versions[ordinal]
-            if not self.sealed(version):
-                coords = unpack(run.keys[fresh & (run.rows["ordinal"] == ordinal)])
-                follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR)
+        fresh = run.rows["sequence"] > seen
+        written = [self.repo.dag.versions[at] for at in np.unique(run.rows["ordinal"][fresh]).tolist()]
+        behind = [version for version in written if not self.sealed(version)]
+        for version in behind:
+            coords = unpack(run.keys[fresh & (run.rows["ordinal"] == version.ordinal)])
+            upto = tail if version is behind[-1] else seen
+            follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR, restart=True)
 
     # --- state -----------------------------------------------------------------------------------------------
 
@@ -193,7 +195,8 @@ class LabelInstance(VoxelInstance):
             self._sources = header["sources"]
         elif entry.kind == Kind.CHUNKS and header.get("from") in self._sources:
             name = header["from"]
-            self._sources = {**self._sources, name: max(self._sources[name], header["upto"])}
+            seen = 0 if "restart" in header else self._sources[name]
+            self._sources = {**self._sources, name: max(seen, header["upto"])}
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON."""

@@ -13,6 +13,7 @@ import xarray
 import zarr
 from dask.base import tokenize
 
+from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.info import float32_json
@@ -92,6 +93,8 @@ def _box(start: Sequence[int], stop: Sequence[int]) -> Box:
 
 def zarr_store(view: VoxelView, author: Author = _NO_AUTHOR) -> VersionedStore:
     """Return the Zarr store of a view: a group with the array "0"."""
+    if view.roi is not None:
+        raise InvalidInputError("a volume within a region of interest has no Zarr store; read it, or use dask")
     return VersionedStore(VoxelSource(view, author), _ARRAYS)
 
 
@@ -145,7 +148,7 @@ def dask_array(view: VoxelView) -> dask.array.Array:
     shape, dtype = view.shape, view.instance.dtype
     block = block_shape(shape, view.instance.chunk, dtype.itemsize)
     source = VoxelSource(view)
-    sealed = view.instance.sealed(view.version)
+    sealed = view.instance.sealed(view.version) and view.roi is None
     token = tokenize(source.url, shape, block) if sealed else uuid.uuid4().hex
     array: dask.array.Array = dask.array.from_array(  # type: ignore[no-untyped-call]
         LazyVoxels(view, shape, dtype),

@@ -47,19 +47,15 @@ def check_attenuation(roi: str, attenuation: str) -> None:
         raise InvalidInputError("Attenuation should be from 1 to 7 (divides by 2^n)")
 
 
-def refuse_roi(call: Call) -> None:
-    """Refuse `roi=<name>`: no instance can be an roi as long as the roi datatype does not exist (§6.6).
-
-    The mask of an roi comes in here; it is looked up in the same repo, at the version of the request.
-    """
+def within_roi(call: Call, view: "VoxelView") -> "VoxelView":
+    """Return the view within the region of interest that the query names, at the same version (§6.6)."""
     name = call.query.get("roi", "")
     if not name:
-        return
+        return view
     try:
-        call.repo.instance(name)
+        return view.masked(name)
     except NotFoundError as error:
         raise InvalidInputError(f'Can\'t get ROI with name "{name}": {error}') from error
-    raise InvalidInputError(f'Data name "{name}" was not of roi data type')
 
 
 def throttle(call: Call) -> AbstractContextManager[None]:

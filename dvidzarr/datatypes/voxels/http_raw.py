@@ -9,7 +9,7 @@ import numpy as np
 from aiohttp import web
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.datatypes.voxels.http_pieces import ahead, refuse_roi, row, throttle, voxel_view
+from dvidzarr.datatypes.voxels.http_pieces import ahead, row, throttle, voxel_view, within_roi
 from dvidzarr.datatypes.voxels.jpegblocks import lossy
 from dvidzarr.datatypes.voxels.slices import (
     MAX_PICTURE_BYTES,
@@ -81,7 +81,7 @@ async def get_slice(call: Call, asked: Geometry, samples: Samples | None = None)
         raw = isotropic_geometry(asked, view.instance.settings.voxel_size_xyz)
         asked.check(itemsize, MAX_PICTURE_BYTES)
     raw.check(itemsize, MAX_PICTURE_BYTES)
-    refuse_roi(call)
+    view = within_roi(call, view)
     width, height = asked.size
     # voxels, filtered lines and compressed bytes
     async with call.runtime.admit(3 * itemsize * max(width * height, raw.box.volume)):
@@ -92,7 +92,7 @@ async def get_slice(call: Call, asked: Geometry, samples: Samples | None = None)
 async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
     view = await voxel_view(call)
     geometry.check(view.instance.dtype.itemsize, _limit(call))
-    refuse_roi(call)
+    view = within_roi(call, view)
     # only these two words, not "jpg:90" and its like (§5.4)
     if call.words.get("format") in ("jpg", "jpeg"):
         async with call.runtime.admit(2 * geometry.box.volume):
@@ -113,8 +113,8 @@ async def send_box(
 async def _read_whole(call: Call, view: "VoxelView", box: "Box") -> memoryview:
     instance = view.instance
     small = math.prod(instance.chunk) * instance.dtype.itemsize <= _WHOLE_BYTES
-    # a hop to the pool costs more than one small chunk takes
-    if small and box.chunks(instance.chunk).count == 1:
+    # a hop to the pool costs more than one small chunk takes; a region must be read from the store
+    if small and view.roi is None and box.chunks(instance.chunk).count == 1:
         return _bytes(view.read(box))
     return _bytes(await call.offload(view.read, box))
 
@@ -185,7 +185,7 @@ async def post_box(
 
     async with call.runtime.admit(copies * size):
         body = await receive(call, size, wrong_length)
-        refuse_roi(call)
+        view = within_roi(call, view)
         if not box.is_aligned(instance.chunk):
             raise InvalidInputError(block_refusal("cannot store voxels", box))
         await call.offload(_write, view, box, body.view(instance.dtype).reshape(box.shape), call)

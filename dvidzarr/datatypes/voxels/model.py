@@ -1,7 +1,7 @@
 """Voxel instances as Python: boxes of numpy arrays at a version. No web in here."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.info import float32_json, indices, points
+from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.datatypes.voxels.settings import VoxelSettings, parse_settings, parse_voxel_size
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance, View
@@ -39,6 +40,18 @@ class VoxelView(View):
     """A volume at a version. Everything is (z, y, x); voxels that were never written read 0."""
 
     instance: "VoxelInstance"
+    roi: View | None = None
+    """The region of interest to which reads and writes are restricted; see `masked`."""
+
+    def masked(self, roi: View | str) -> Self:
+        """Return this volume within a region of interest: a view of it, or its name (the same version then).
+
+        Whole blocks count, and image and region are compared block by block whatever their block sizes. Reads show
+        Background (types of one byte) or 0 outside; writes leave what is outside as it is.
+        """
+        view = type(self)(self.instance, self.version)
+        view.roi = self.instance.repo.instance(roi).at(self.version) if isinstance(roi, str) else roi
+        return view
 
     @property
     def chunks(self) -> ChunkStore:
@@ -47,12 +60,17 @@ class VoxelView(View):
 
     def reader(self, box: Box) -> Reader:
         """Return a reader of one state of a box: for answers that are sent slab by slab."""
-        lineage = self.lineage()
-        return Reader(self.chunks, box, lineage, self.instance.repo.catalog.scheduler)
+        mask = None if self.roi is None else self.roi.block_mask(box)
+        lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
+        if mask is None:
+            return Reader(self.chunks, box, lineage, scheduler)
+        blank = self.instance.settings.background if self.instance.dtype.itemsize == 1 else 0
+        return MaskedReader(self.chunks, box, lineage, scheduler, mask, blank)
 
-    def read(self, box: Box) -> np.ndarray:
-        """Return the voxels of a box, axes (z, y, x)."""
-        return self.reader(box).read()
+    def read(self, box: Box, roi: View | str | None = None) -> np.ndarray:
+        """Return the voxels of a box, axes (z, y, x); with `roi` as `masked` shows them."""
+        view = self if roi is None else self.masked(roi)
+        return view.reader(box).read()
 
     def blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate (z, y, x), decoded chunk or None if absent) for a span, x fastest."""
@@ -74,6 +92,10 @@ class VoxelView(View):
         BusyError
             Another process writes to the store.
         """
+        places = None
+        if self.roi is not None:
+            places = box.chunks(self.instance.chunk).check().coords()
+            places = places[self._inside(places, self.roi)]
         with self.writing() as dataset:
             header = {"m": self.instance.repo.next_mutation(), "grow": [list(box.start), list(box.stop)]}
             lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
@@ -86,8 +108,9 @@ class VoxelView(View):
                 scheduler,
                 author=author,
                 header=header,
+                places=places,
             )
-            self.written(box.chunks(self.instance.chunk).coords(), author)
+            self.written(box.chunks(self.instance.chunk).coords() if places is None else places, author)
         self.instance.metadata_later()
 
     def write_blocks(self, coords: np.ndarray, blocks: np.ndarray, author: Author = _NO_AUTHOR) -> None:
@@ -99,6 +122,9 @@ class VoxelView(View):
             Chunk coordinates (z, y, x); of equal ones the last wins.
         blocks : ndarray, shape (n, z, y, x)
         """
+        if self.roi is not None and len(coords):
+            inside = self._inside(coords, self.roi)
+            coords, blocks = coords[inside], blocks[inside]
         with self.writing() as dataset:
             header = {"m": self.instance.repo.next_mutation()}
             scheduler = self.instance.repo.catalog.scheduler
@@ -107,6 +133,14 @@ class VoxelView(View):
             )
             self.written(coords, author)
         self.instance.metadata_later()
+
+    def _inside(self, coords: np.ndarray, roi: View) -> np.ndarray:
+        """Tell of chunks (n, 3) whether a region of interest lets them be written."""
+        if not len(coords):
+            return np.zeros(0, bool)
+        low, high = coords.min(axis=0), coords.max(axis=0) + 1
+        grid = np.array(self.instance.chunk)
+        return roi.block_mask(_box(((low * grid).tolist(), (high * grid).tolist()))).contains(coords)
 
     def written(self, coords: np.ndarray, author: Author) -> None:
         """React to a write of these chunks (n, 3), while the version cannot be locked yet. For subclasses."""
@@ -163,6 +197,11 @@ class VoxelView(View):
                 raise InvalidInputError(f"index {part!r} is neither an integer nor a slice of step 1")
         (z0, z1), (y0, y1), (x0, x1) = edges
         return Box((int(z0), int(y0), int(x0)), (int(z1), int(y1), int(x1))), dropped
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.roi is None:
+            return super().__reduce__()
+        return VoxelView.masked, (type(self)(self.instance, self.version), self.roi)
 
     def store(self) -> "VersionedStore":
         """Return the Zarr store of this version (group with array "0")."""

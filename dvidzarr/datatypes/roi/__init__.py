@@ -1,0 +1,1 @@
+"""Regions of interest: sets of blocks, kept as spans along x."""

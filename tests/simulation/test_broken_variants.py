@@ -1,0 +1,193 @@
+"""The simulation has teeth: each rule of the protocol, when it is broken, is missed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from dvidzarr.repo import instance
+from dvidzarr.storage import durability, logreader
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.local import AppendFile, LocalBackend
+from dvidzarr.storage.log import LocalLog
+from dvidzarr.storage.logreader import LogReader
+from tests.simulation.crashes import crash
+
+SEEDS = 60
+
+Patches = list[tuple[Any, str, Any]]
+_create, _sync, _sync_folder, _append = (
+    LocalBackend.create,
+    LocalBackend.sync,
+    LocalBackend.sync_folder,
+    Dataset.append,
+)
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Do nothing."""
+
+
+def _create_unsynced(backend: LocalBackend, key: str, data: bytes, *, sync: bool) -> bool:
+    return _create(backend, key, data, sync=False)
+
+
+def _overwrite(backend: LocalBackend, key: str, data: bytes, *, sync: bool) -> bool:
+    if not _create(backend, key, data, sync=sync):
+        file = backend.open_append(key, create=False)
+        file.truncate(0)
+        file.write_at(0, data)
+        file.sync()
+        file.close()
+    return True
+
+
+def _never_again(store: ChunkStore, version: int, coords: Sequence[Any]) -> list[bool]:
+    return [False] * len(coords)
+
+
+def _only_this_folder(backend: LocalBackend, folder: str) -> None:
+    backend._durable.add(folder)
+    _sync_folder(backend, folder)
+
+
+def _not_of_logs(backend: LocalBackend, folder: str) -> None:
+    if not folder.endswith("/log"):
+        _sync_folder(backend, folder)
+
+
+def _rename_unsynced(backend: LocalBackend, source: str, target: str) -> None:
+    with patch.object(backend, "sync_folder", _nothing):
+        _rename(backend, source, target)
+
+
+_rename = LocalBackend._rename
+
+
+def _promote_by_renaming(backend: LocalBackend, source: str, target: str) -> None:
+    backend._rename(source, target)
+
+
+def _trusting_tail(log: LocalLog) -> None:
+    log._file = log._backend.open_append(log._key(log._segment), create=False)
+    log._file.truncate(log._offset)
+
+
+def _remove_at_once(dataset: Dataset, scale: int, ordinal: int, old: dict[str, int], *_: object) -> None:
+    dataset.context.backend.remove(list(old))
+
+
+def _sync_names_only(backend: LocalBackend, keys: Sequence[str], *, contents: bool = False) -> None:
+    _sync(backend, keys)
+
+
+def _first_checkpoint_lazily(dataset: Dataset) -> None:
+    dataset.log.durable = False
+    if dataset.log.unflushed_after is not None:
+        durability._void_incomplete(dataset)
+    durability._checkpoint(dataset, dataset.log.tail.sequence)
+
+
+def _believe(data: memoryview, offset: int, expected: int, salt: int) -> int | None:
+    end = offset + 8 + int.from_bytes(data[offset : offset + 4], "little")
+    return end if offset + 8 < end <= len(data) else None
+
+
+def _published_whatever(reader: LogReader) -> int | None:
+    if reader._word is None:
+        if reader._backend.size(f"{reader._prefix}/applied") is None:
+            return None
+        reader._word = reader._backend.shared_word(f"{reader._prefix}/applied", writable=False)
+    return reader._word.value
+
+
+class _RecordFirst:
+    """Objects are synced after the record that names them."""
+
+    def __init__(self) -> None:
+        self._late: list[str] = []
+
+    def patches(self) -> Patches:
+        """Return what to replace."""
+
+        def sync(backend: LocalBackend, keys: Sequence[str], *, contents: bool = False) -> None:
+            self._late.extend(keys)
+
+        def append(dataset: Dataset, *args: Any) -> Any:  # noqa: ANN401 - as it is called
+            position = _append(dataset, *args)
+            backend = dataset.context.backend
+            late, self._late = self._late, []
+            _sync(backend, [key for key in late if backend.size(key) is not None], contents=True)
+            return position
+
+        return [
+            (LocalBackend, "create", _create_unsynced),
+            (LocalBackend, "sync", sync),
+            (Dataset, "append", append),
+        ]
+
+
+FULL: dict[str, Callable[[], Patches]] = {
+    "objects are not synced": lambda: [(LocalBackend, "create", _create_unsynced)],
+    "folders of objects are not synced": lambda: [(LocalBackend, "sync", _nothing)],
+    "the log is not synced": lambda: [(AppendFile, "sync", _nothing)],
+    "the record comes before the objects": lambda: _RecordFirst().patches(),
+    "a failed append is not taken back": lambda: [(LocalLog, "_take_back", _nothing)],
+    "ancestors of folders are not synced": lambda: [(LocalBackend, "sync_folder", _only_this_folder)],
+    "names of segments are not synced": lambda: [(LocalBackend, "sync_folder", _not_of_logs)],
+    "the name of the store is not synced": lambda: [
+        (LocalBackend, "make_root", lambda backend: backend.make_folder("repos"))
+    ],
+    "promoted names are not synced": lambda: [(LocalBackend, "_rename", _rename_unsynced)],
+    "rewrites go before the version is finished": lambda: [(LocalBackend, "promote", _promote_by_renaming)],
+    "recovery trusts the page cache": lambda: [(LocalLog, "_open_tail", _trusting_tail)],
+    "torn frames are believed": lambda: [(logreader, "frame_end", _believe)],
+    "a torn shared word is believed": lambda: [(LogReader, "_published", _published_whatever)],
+    "chunks are overwritten": lambda: [
+        (LocalBackend, "create", _overwrite),
+        (ChunkStore, "has_object", _never_again),
+    ],
+}
+
+FAST: dict[str, Callable[[], Patches]] = {
+    "superseded objects go at once": lambda: [(Dataset, "_remove_later", _remove_at_once)],
+    "requests with lost objects are not voided": lambda: [(durability, "_void_incomplete", _nothing)],
+    "what a killed process left is not synced": lambda: [(durability, "_sync_unflushed", _nothing)],
+    "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
+    "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],
+    "the first checkpoint is not durable": lambda: [
+        (instance, "begin", _first_checkpoint_lazily)
+    ],
+}
+
+
+@contextmanager
+def broken(patches: Patches) -> Iterator[None]:
+    with ExitStack() as stack:
+        for target, name, value in patches:
+            stack.enter_context(patch.object(target, name, value))
+        yield
+
+
+def misses(variant: Callable[[], Patches], durability_: str, cache_dir: Path) -> str | None:
+    """Return the first violation that a broken variant leads to, None if none turns up."""
+    for seed in range(SEEDS):
+        with broken(variant()):
+            found = crash(durability_, [seed], cache_dir, samples=2, points=0.3).violations
+        if found:
+            return found[0]
+    return None
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_durability_needs_each_rule(name: str, tmp_path: Path) -> None:
+    assert misses(FULL[name], "full", tmp_path) is not None
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_durability_needs_each_rule(name: str, tmp_path: Path) -> None:
+    assert misses(FAST[name], "fast", tmp_path) is not None
