@@ -9,6 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _BATCHES_PER_THREAD = 4
+_INLINE = 4  # as many chunks are read sooner than a second thread wakes up
 _WRITERS = 16  # writing waits for fsync most of the time
 
 
@@ -28,7 +29,7 @@ class Scheduler:
 
     def read(self, work: Callable[[int, int], None], count: int) -> None:
         """Call `work(start, stop)` for batches that cover 0 … count−1; small counts run in the calling thread."""
-        if count <= 2 or self._threads == 1:
+        if count <= _INLINE or self._threads == 1:
             work(0, count)
             return
         batches = min(count, self._threads * _BATCHES_PER_THREAD)

@@ -166,7 +166,9 @@ class RepoBase:
                 try:
                     flush(instance.dataset)
                     instance.dataset.save_caches()
-                except StorageError as error:  # said before to those who wrote; the others must be closed all the same
+                except (
+                    StorageError
+                ) as error:  # said before to those who wrote; the others must be closed all the same
                     _logger.error("%s: %s", instance.prefix, error)  # noqa: TRY400 - no traceback
             instance.close()
         self._log.close()
@@ -245,7 +247,9 @@ class RepoBase:
             if not instance.versioned:
                 continue
             if instance.dataset.log.damage:  # a seal would vouch for records that are lost
-                raise BusyError(f"{instance.prefix} is damaged: no version can be locked until it is repaired")
+                raise BusyError(
+                    f"{instance.prefix} is damaged: no version can be locked until it is repaired"
+                )
             tail = instance.dataset.log.tail
             before = self.state.seals.get(instance.id, ())
             if tail.sequence != (before[-1][1] if before else 0):

@@ -220,7 +220,9 @@ class Catalog:
         for repo_id in self.context.backend.folders("repos"):
             if repo_id not in self._repos:
                 self._open_repo(Repo(self, repo_id))
-        if time.time_ns() - changed > _SETTLED_NS:  # else a repo may be half made, or two made within one tick
+        if (
+            time.time_ns() - changed > _SETTLED_NS
+        ):  # else a repo may be half made, or two made within one tick
             self._listed = changed
 
     def _open_repo(self, repo: Repo) -> None:

@@ -57,7 +57,9 @@ class RepoState:
         try:
             return self if change is None else replace(change(self, entry.header), updated=entry.header["t"])
         except KeyError as error:  # after a gap in a damaged log
-            raise CorruptionError(f"record {entry.sequence} of the repo's log needs {error}, which is lost") from None
+            raise CorruptionError(
+                f"record {entry.sequence} of the repo's log needs {error}, which is lost"
+            ) from None
 
     def record_of(self, instance_id: str) -> InstanceRecord | None:
         """Return the instance with an id, None if it does not exist (any more)."""

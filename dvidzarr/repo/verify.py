@@ -17,7 +17,7 @@ from dvidzarr.storage.blobs import blob_key
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.documents import DELETED
-from dvidzarr.storage.postings import unpack
+from dvidzarr.storage.postings import Run, unpack
 from dvidzarr.storage.repair import close_gap, gaps
 from dvidzarr.storage.writing import read_place
 
@@ -171,7 +171,10 @@ def _caches(instance: "Instance", dataset: Dataset, *, repair: bool) -> Iterator
         fresh_instance.declare(fresh)
         fresh.open(writable=False)
         for scale, store in dataset.arrays.items():
-            have, want = store.postings.snapshot(), fresh.arrays[scale].postings.snapshot()
+            have, want = (
+                Run.build(run.keys, run.rows)
+                for run in (store.postings.snapshot(), fresh.arrays[scale].postings.snapshot())
+            )
             same = np.array_equal(have.keys, want.keys) and np.array_equal(have.rows, want.rows)
             if not same and dataset.log.tail == fresh.log.tail:
                 if repair:

@@ -209,7 +209,9 @@ class ChunkStore:
                 break
             fresh = self._again(key, row, lineage, problem)
             if exact and fresh[0] != row[0]:
-                raise SupersededError(f"chunk {unpack_one(key)} (z, y, x) was written again while it was read")
+                raise SupersededError(
+                    f"chunk {unpack_one(key)} (z, y, x) was written again while it was read"
+                )
             row = fresh
             if row[2] < 0 or row[6]:
                 return None

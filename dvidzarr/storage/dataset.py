@@ -244,7 +244,9 @@ class Dataset:
         if old and self.writable:
             self._remove_later(scale, ordinal, old, entry.sequence)
 
-    def _remove_later(self, scale: int, ordinal: int, old: dict[str, int], upto: int, wait: float = 0) -> None:
+    def _remove_later(
+        self, scale: int, ordinal: int, old: dict[str, int], upto: int, wait: float = 0
+    ) -> None:
         """Remove superseded objects (name → chunk key) once what superseded them, record `upto`, is safe.
 
         A power loss may void that record, which brings them back: so look again before they go.

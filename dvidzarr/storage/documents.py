@@ -119,7 +119,9 @@ class Documents:
     def load(self, data: bytes) -> None:
         """Take over the bytes of another index (followers start from the writer's file)."""
         with self._lock:
-            self._db.deserialize(data[:18] + b"\1\1" + data[20:])  # a database in memory has no write-ahead log
+            self._db.deserialize(
+                data[:18] + b"\1\1" + data[20:]
+            )  # a database in memory has no write-ahead log
 
     def copy_to(self, other: "Documents") -> None:
         """Put all rows, also those not yet committed, into an empty index."""

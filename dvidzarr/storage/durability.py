@@ -105,7 +105,11 @@ def _objects(dataset: Dataset, entry: Entry) -> list[str]:
     store = dataset.arrays[entry.header["s"]]
     keys, rows = store.rows_of(entry.payload, ordinal, entry.sequence)
     coords = unpack(keys).tolist()
-    return [store.object_key(ordinal, at, row[1]) for at, row in zip(coords, rows.tolist(), strict=True) if not row[6]]
+    return [
+        store.object_key(ordinal, at, row[1])
+        for at, row in zip(coords, rows.tolist(), strict=True)
+        if not row[6]
+    ]
 
 
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:

@@ -32,8 +32,9 @@ ROW = np.dtype(
 )
 """One chunk version. `ordinal` ranks it, `origin` (the same but in merges) wrote it; location 0 = its Zarr key."""
 
-_NEWEST_LIMIT = 4096
+_NEWEST_LIMIT = 1024
 _RATIO = 8
+_LOWEST = np.full(3, -CHUNK_LIMIT, np.int64)
 _NONE = np.zeros((), ROW)
 _NONE["ordinal"] = -1
 _NONE["flags"] = TOMBSTONE
@@ -79,7 +80,7 @@ def present(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Rows sorted by (key, ordinal), each pair once."""
+    """Rows sorted by key, each (key, ordinal) once."""
 
     keys: np.ndarray
     rows: np.ndarray
@@ -98,31 +99,45 @@ class Run:
         last[:-1] = (keys[1:] != keys[:-1]) | (rows["ordinal"][1:] != rows["ordinal"][:-1])
         return Run(np.ascontiguousarray(keys[last]), rows[last])
 
-    def merged(self, other: "Run") -> "Run":
-        """Return one run of both."""
-        if not len(self.keys) or not len(other.keys):
-            return self if len(self.keys) else other
-        return Run.build(np.concatenate((self.keys, other.keys)), np.concatenate((self.rows, other.rows)))
+    def merged(self, newer: "Run") -> "Run":
+        """Return one run of both, where `newer` replaces what it has of the same (key, ordinal)."""
+        if not len(self.keys) or not len(newer.keys):
+            return self if len(self.keys) else newer
+        gone = self._same(newer)
+        keys, rows = np.delete(self.keys, gone), np.delete(self.rows, gone)
+        at = keys.searchsorted(newer.keys, "right")
+        return Run(np.insert(keys, at, newer.keys), np.insert(rows, at, newer.rows))
+
+    def _same(self, other: "Run") -> np.ndarray:
+        """Return the indices of the rows whose (key, ordinal) the other run has too."""
+        owner, index = self._among(other.keys)
+        same: np.ndarray = index[self.rows["ordinal"][index] == other.rows["ordinal"][owner]]
+        return same
+
+    def _among(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (index into `keys`, index into the rows) of all rows that have one of these keys."""
+        low = self.keys.searchsorted(keys, "left")
+        count = self.keys.searchsorted(keys, "right") - low
+        owner = np.flatnonzero(count)
+        if not len(owner) or int(count.max()) == 1:
+            return owner, low[owner]
+        each = count[owner]
+        first = np.repeat(low[owner] - np.cumsum(each) + each, each)
+        return np.repeat(owner, each), first + np.arange(len(first))
 
     def offer(self, keys: np.ndarray, lineage: Lineage, ranks: np.ndarray, rows: np.ndarray) -> None:
         """Replace, in place, each answer for which this run has a row of the same or a higher rank."""
         if not len(self.keys):
             return
-        low = self.keys.searchsorted(keys, "left")
-        count = self.keys.searchsorted(keys, "right") - low
-        owner = np.flatnonzero(count)
+        owner, picked = self._among(keys)
         if not len(owner):
             return
-        picked = low[owner]
-        if int(count.max()) > 1:
-            each = count[owner]
-            owner = np.repeat(owner, each)
-            picked = np.arange(len(owner)) - np.repeat(np.cumsum(each) - each, each) + np.repeat(picked, each)
         rank = lineage.rank_of(self.rows["ordinal"][picked])
-        if len(owner) > 1 and int(count.max()) > 1:
+        repeated = owner[1:] == owner[:-1]
+        if repeated.any():
             order = np.lexsort((rank, owner))
             owner, picked, rank = owner[order], picked[order], rank[order]
-            last = np.append(owner[1:] != owner[:-1], True)
+            last = np.append(~repeated, True)
             owner, picked, rank = owner[last], picked[last], rank[last]
         better = (rank >= 0) & (rank >= ranks[owner])
         ranks[owner[better]] = rank[better]
@@ -151,6 +166,7 @@ class Postings:
         self._young = Run.empty()
         self._newest: dict[int, list[tuple[int, ...]]] = {}
         self._count = 0
+        self._highest: tuple[dict[int, np.ndarray], set[int]] | None = None
         self._derived: dict[int, Run] = {}
         self._derived_run = Run.empty()
 
@@ -172,9 +188,17 @@ class Postings:
                 mine[:] = [other for other in mine if other[2] != row[2]]
                 mine.append(row)
                 self._count += 1
+                self._raise_highest(key, row)
             if self._count > _NEWEST_LIMIT:
                 self._fold()
         return old
+
+    def _raise_highest(self, key: int, row: tuple[int, ...]) -> None:
+        if self._highest is not None:
+            known, deleted = self._highest
+            known[row[2]] = np.maximum(known.get(row[2], _LOWEST), unpack_one(key))
+            if row[6]:
+                deleted.add(row[2])
 
     def _own(self, key: int, ordinal: int) -> tuple[int, ...] | None:
         for row in self._newest.get(key, ()):
@@ -194,12 +218,20 @@ class Postings:
             return [self._own(key, ordinal) for key in keys]
 
     def _fold(self) -> None:
-        keys = np.array([key for key, rows in self._newest.items() for _ in rows], np.int64)
-        rows = np.array([row for rows in self._newest.values() for row in rows], ROW)
-        young = self._young.merged(Run.build(keys, rows))
-        if len(young.keys) > max(8 * _NEWEST_LIMIT, len(self._base.keys) // _RATIO):
+        young = self._young.merged(self._newest_run())
+        if len(young.keys) > max(16 * _NEWEST_LIMIT, len(self._base.keys) // _RATIO):
             self._base, young = self._base.merged(young), Run.empty()
         self._young, self._newest, self._count = young, {}, 0
+
+    def _newest_run(self) -> Run:
+        keys = np.array([key for key, rows in self._newest.items() for _ in rows], np.int64)
+        rows = np.array([row for rows in self._newest.values() for row in rows], ROW)
+        return Run.build(keys, rows)
+
+    def _layers(self) -> tuple[Run, Run, Run]:
+        """Return all rows but derived ones, as runs; of the same (key, ordinal) the later run's row counts."""
+        with self._lock:
+            return self._base, self._young, self._newest_run()
 
     def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
         """Return, per packed key, the row that the lineage sees.
@@ -247,18 +279,37 @@ class Postings:
 
     def keys_written_in(self, ordinals: Iterable[int]) -> np.ndarray:
         """Return the keys that any of these versions wrote or derived, sorted."""
-        wanted = frozenset(ordinals)
-        run = self.snapshot()
-        written = run.keys[np.isin(run.rows["ordinal"], np.fromiter(wanted, np.int64))]
-        derived = [run.keys for ordinal, run in self._derived.items() if ordinal in wanted]
-        return np.unique(np.concatenate((written, *derived)))
+        wanted = np.fromiter(frozenset(ordinals), np.int64)
+        layers = [run.keys[np.isin(run.rows["ordinal"], wanted)] for run in self._layers()]
+        chosen = set(wanted.tolist())
+        layers += [run.keys for ordinal, run in self._derived.items() if ordinal in chosen]
+        return np.unique(np.concatenate(layers))
 
     def visible(self, lineage: Lineage) -> np.ndarray:
         """Return the keys of all chunks that a lineage sees, sorted."""
-        run = self.snapshot()
-        keys = np.unique(np.concatenate((run.keys, self._derived_run.keys)))
+        runs = (*self._layers(), self._derived_run)
+        keys = np.unique(np.concatenate([run.keys for run in runs]))
         seen: np.ndarray = keys[present(self.resolve(keys, lineage))]
         return seen
+
+    def hull(self, lineage: Lineage, ordinals: Iterable[int]) -> np.ndarray:
+        """Return one past the highest chunk coordinate (z, y, x) that a lineage sees, zeros if it sees none.
+
+        Parameters
+        ----------
+        ordinals
+            Its version and all ancestors. Where none of them deleted a chunk, their own hulls tell, at any size.
+        """
+        with self._lock:
+            if self._highest is None:
+                self._highest = _highest(self._base.merged(self._young).merged(self._newest_run()))
+            known, deleted = self._highest
+            among = set(ordinals)
+            tops = [known[ordinal] for ordinal in among & known.keys()]
+            exact = not among & deleted
+        if not exact:
+            tops = list(unpack(self.visible(lineage)))
+        return np.max(tops, axis=0) + 1 if tops else np.zeros(3, np.int64)
 
     # --- merge versions --------------------------------------------------------------------------------------
 
@@ -284,13 +335,16 @@ class Postings:
 
     def writers(self) -> list[int]:
         """Return the ordinals of the versions that wrote anything."""
-        return np.unique(self.snapshot().rows["ordinal"]).tolist()  # type: ignore[no-any-return]
+        ordinals = np.concatenate([run.rows["ordinal"] for run in self._layers()])
+        return np.unique(ordinals).tolist()  # type: ignore[no-any-return]
 
     def written_by(self, ordinal: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return all (keys, rows) of a version."""
-        run = self.snapshot()
-        chosen = run.rows["ordinal"] == ordinal
-        return run.keys[chosen], run.rows[chosen]
+        """Return all (keys, rows) of a version, sorted by key."""
+        found = Run.empty()
+        for run in self._layers():
+            chosen = run.rows["ordinal"] == ordinal
+            found = found.merged(Run(run.keys[chosen], run.rows[chosen]))
+        return found.keys, found.rows
 
     def settle(self, ordinal: int) -> None:
         """Note that all chunks of a version now lie under their Zarr keys."""
@@ -302,3 +356,14 @@ class Postings:
 
     def __len__(self) -> int:
         return len(self._base.keys) + len(self._young.keys) + self._count
+
+
+def _highest(run: Run) -> tuple[dict[int, np.ndarray], set[int]]:
+    """Return, per version, the highest chunk coordinates that it wrote; and which versions deleted any."""
+    order = np.argsort(run.rows["ordinal"], kind="stable")
+    ordinals, first = np.unique(run.rows["ordinal"][order], return_index=True)
+    deleted = set(np.unique(run.rows["ordinal"][run.rows["flags"] != 0]).tolist())
+    if not len(ordinals):
+        return {}, deleted
+    tops = np.maximum.reduceat(unpack(run.keys[order]), first, axis=0)
+    return dict(zip(ordinals.tolist(), tops, strict=True)), deleted

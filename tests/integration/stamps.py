@@ -45,7 +45,9 @@ def number_of(voxels: np.ndarray) -> int:
     raw = voxels.tobytes()
     (number,) = struct.unpack_from("<I", raw)
     if raw != struct.pack("<I", number) * (len(raw) // 4) + struct.pack("<I", number)[: len(raw) % 4]:
-        raise AssertionError(f"a mixture of requests: {sorted(set(struct.unpack_from(f'<{len(raw) // 4}I', raw)))}")
+        raise AssertionError(
+            f"a mixture of requests: {sorted(set(struct.unpack_from(f'<{len(raw) // 4}I', raw)))}"
+        )
     return int(number)
 
 
@@ -56,7 +58,11 @@ def value_of(key: bytes, number: int) -> bytes:
 
 def settings_for(durability: str) -> Settings:
     """Return settings under which rewrites go at once and flushes come often."""
-    overrides = {"storage.durability": durability, "storage.rewrite_grace_s": 0.05, "storage.flush_interval_s": 0.05}
+    overrides = {
+        "storage.durability": durability,
+        "storage.rewrite_grace_s": 0.05,
+        "storage.flush_interval_s": 0.05,
+    }
     return Settings.load(env={}, overrides={**overrides, "compute.threads": 2})
 
 

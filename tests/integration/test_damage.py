@@ -62,7 +62,6 @@ def look(catalog: Catalog) -> dict[tuple[object, ...], object]:
         try:
             found[place] = read()
         except DvidzarrError as error:
-            assert str(error)
             found[place] = error
 
     for repo in catalog.repos:
@@ -242,7 +241,13 @@ def test_a_damaged_repo_log_does_not_hide_other_repos(store: Path) -> None:
 
 def test_an_unknown_format_is_refused(store: Path) -> None:
     note = orjson.loads((store / "store.json").read_bytes())
-    for changed in ({**note, "format": 2}, {**note, "format": "1"}, {"id": note["id"]}, {**note, "id": "x"}, []):
+    for changed in (
+        {**note, "format": 2},
+        {**note, "format": "1"},
+        {"id": note["id"]},
+        {**note, "id": "x"},
+        [],
+    ):
         (store / "store.json").write_bytes(orjson.dumps(changed))
         for mode in ("r", "a", "w"):
             with pytest.raises(StorageError):
@@ -358,4 +363,4 @@ def test_flipped_bits_before_recovery(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_flipped_bits_before_recovery(store: Path, tmp_path: Path) -> None:
-    recovery_flips(store, tmp_path, 800, 8)
+    recovery_flips(store, tmp_path, 400, 8)

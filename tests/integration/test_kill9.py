@@ -84,11 +84,21 @@ class Watch:
                 allowed = later | ({last} if last is not None else set())
                 parents = [seen.get(parent) for parent in version.parents]
                 if last is None:
-                    allowed |= {parent[place] for parent in parents if parent} | ({0} if not parents else set())
-                assert numbers[place] in allowed or None in parents, (version, place, numbers[place], last, later)
+                    allowed |= {parent[place] for parent in parents if parent} | (
+                        {0} if not parents else set()
+                    )
+                assert numbers[place] in allowed or None in parents, (
+                    version,
+                    place,
+                    numbers[place],
+                    last,
+                    later,
+                )
             if version.locked:
                 text = hashlib.sha256(repr(sorted(numbers.items())).encode()).hexdigest()
-                assert self.hashes.setdefault(version.uuid, text) == text, f"the locked version {version} changed"
+                assert self.hashes.setdefault(version.uuid, text) == text, (
+                    f"the locked version {version} changed"
+                )
 
     @staticmethod
     def numbers(repo: Repo, version: Version) -> dict[str, int]:

@@ -14,7 +14,6 @@ import dvidzarr
 from dvidzarr.core.errors import BusyError, ForbiddenError, NotFoundError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
-from dvidzarr.repo.repo import Repo
 from dvidzarr.storage import log
 from dvidzarr.storage.writing import get_document, put_document
 
@@ -53,7 +52,7 @@ Ask = Callable[..., object]
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[Path, int, Ask]]:
-    """A store that another process writes: its folder, the process, and how to ask it."""
+    """Give a store that another process writes: its folder, the process, and how to ask it."""
     here, there = spawning.Pipe()
     folder = tmp_path / "store"
     process = spawning.Process(target=hold, args=(str(folder), there))
@@ -114,7 +113,7 @@ def test_a_reader_never_writes(held: tuple[Path, int, Ask]) -> None:
 def test_readers_follow_everything(held: tuple[Path, int, Ask]) -> None:
     folder, _, ask = held
     with dvidzarr.open(folder, "r") as catalog:
-        repo: Repo = catalog.repos[0]
+        repo = catalog.repos[0]
         view = repo.instance("gray").at(repo.dag.root)
         for number in range(1, 60):  # the log grows over several segments
             ask("write", number)

@@ -15,7 +15,6 @@ from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.model import VoxelView
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.repo.repo import Repo
 from dvidzarr.storage import log
 
 AUTHOR = Author("races", "test")
@@ -23,7 +22,11 @@ BOX = Box((0, 0, 0), (8, 8, 8))
 
 
 def settings_for(durability: str = "full") -> Settings:
-    overrides = {"storage.rewrite_grace_s": 0, "storage.durability": durability, "storage.flush_interval_s": 0.01}
+    overrides = {
+        "storage.rewrite_grace_s": 0,
+        "storage.durability": durability,
+        "storage.flush_interval_s": 0.01,
+    }
     return Settings.load(env={}, overrides=overrides)
 
 
@@ -88,7 +91,7 @@ def test_requests_never_mix(catalog: Catalog) -> None:
 
 def test_a_commit_and_writers(catalog: Catalog) -> None:
     """What was acknowledged is in the locked version; its bytes never change afterwards."""
-    repo: Repo = catalog.repos[0]
+    repo = catalog.repos[0]
     for _ in range(25):
         version = repo.dag.head("")
         view = repo.instance("gray").at(version)
@@ -120,7 +123,7 @@ def test_a_commit_and_writers(catalog: Catalog) -> None:
 
 
 def test_deleting_an_instance_while_it_is_written(catalog: Catalog) -> None:
-    repo: Repo = catalog.repos[0]
+    repo = catalog.repos[0]
     for number in range(15):
         name = f"volume-{number}"
         instance = repo.create_instance("uint8blk", name, {"BlockSize": "4,4,4"})
@@ -239,7 +242,7 @@ def test_threads_that_follow(tmp_path: Path) -> None:
 
 def test_reading_while_a_version_is_locked_and_finished(catalog: Catalog) -> None:
     """Finishing puts rewritten chunks under their Zarr keys: who resolved older ones must not see some of each."""
-    repo: Repo = catalog.repos[0]
+    repo = catalog.repos[0]
     for _ in range(20):
         version = repo.dag.head("")
         view, done = repo.instance("gray").at(version), threading.Event()

@@ -17,7 +17,9 @@ from dvidzarr.storage.frames import (
 
 Record = tuple[int, dict[str, int], bytes]
 record_values = st.tuples(
-    st.integers(0, 65535), st.dictionaries(st.text(max_size=3), st.integers(0, 9), max_size=2), st.binary(max_size=40)
+    st.integers(0, 65535),
+    st.dictionaries(st.text(max_size=3), st.integers(0, 9), max_size=2),
+    st.binary(max_size=40),
 )
 record_lists = st.lists(record_values, min_size=1, max_size=4)
 salts = st.integers(0, 2**32 - 1)

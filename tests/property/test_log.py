@@ -49,7 +49,7 @@ def small_segments() -> Iterator[None]:
 
 @contextmanager
 def written(records: list[Value]) -> Iterator[tuple[Path, list[tuple[int, int, bytes]]]]:
-    """A folder with a closed log of these records, one frame each."""
+    """Give a folder with a closed log of these records, one frame each."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base) as name:
         folder = Path(name)
@@ -124,7 +124,9 @@ def test_any_changed_byte_is_damage_or_a_torn_last_frame(
         try:
             again.log.recover()
         except CorruptionError:
-            assert at < HEADER_SIZE  # a header that is whole, but names another log: 32 bits would have to collide
+            assert (
+                at < HEADER_SIZE
+            )  # a header that is whole, but names another log: 32 bits would have to collide
             return
         assert set(again.entries) <= set(entries)
         assert [e[0] for e in again.entries] == sorted(e[0] for e in again.entries)

@@ -27,7 +27,7 @@ def test_choose_follows_the_rules(versions: RandomVersions, data: st.DataObject)
         seen: list[Seen] = [None if o < 0 else (o, None if o in deleted_in else f"by {o}") for o in column]
         want = merged(dag, seen)
         if want is None:
-            assert winner == NOTHING or winner == CONFLICTING
+            assert winner in {NOTHING, CONFLICTING}
             assert (winner == NOTHING) == all(o < 0 for o in column)
         elif want[1] is not None:
             assert column[winner] == want[0]
@@ -57,7 +57,7 @@ def test_documents_show_what_the_rules_say(versions: RandomVersions, data: st.Da
         want = {key: cells.value(dag, ordinal, key) for key in sorted(cells.keys())}
         want = {key: value for key, value in want.items() if value is not None}
         assert {key: place.value for key, place in documents.range(lineage)} == want
-        for key in cells.keys():
+        for key in sorted(cells.keys()):
             place = documents.find(key, lineage)
             assert (None if place is None else place.value) == want.get(key)
     documents.close()

@@ -1,10 +1,9 @@
 """Look-ups in layers of rows against a dictionary."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import numpy as np
 
 from dvidzarr.storage import postings as module
 from dvidzarr.storage.postings import ROW, TOMBSTONE, Postings, pack_one, present
@@ -28,6 +27,22 @@ class Dictionary:
 
     def __init__(self) -> None:
         self.rows: dict[tuple[int, int], dict[str, int]] = {}
+
+    def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, int]]:
+        """Add rows; return (key, location) of those they supersede."""
+        old = []
+        for key, row in zip(keys.tolist(), rows, strict=True):
+            place = key, int(row["ordinal"])
+            if place in self.rows:
+                old.append((key, self.rows[place]["location"]))
+            self.rows[place] = {name: int(row[name]) for name in ("sequence", "location", "flags")}
+        return old
+
+    def settle(self, ordinal: int) -> None:
+        """Put all that a version wrote under its Zarr keys."""
+        for (_, version), row in self.rows.items():
+            if version == ordinal:
+                row["location"] = 0
 
     def seen(self, versions: RandomVersions, ordinal: int, key: int) -> dict[str, int] | None:
         for version in reversed(versions.chain(ordinal)):
@@ -72,20 +87,14 @@ def test_the_nearest_version_wins_whatever_the_layers(versions: RandomVersions, 
     for sequence, (what, number, chunks) in enumerate(todo, 1):
         ordinal = number % len(versions.above)
         if what == "publish":
-            keys, rows = rows_of(sequence, ordinal, chunks)
-            old = postings.publish(keys, rows)
-            before = [(key, expected.rows.get((key, ordinal))) for key, _ in chunks]
-            assert [(k, r[1]) for k, r in old] == [(k, r["location"]) for k, r in before if r is not None]
-            published.append((keys, rows))
-            for key, row in zip(keys.tolist(), rows, strict=True):
-                expected.rows[key, ordinal] = {name: int(row[name]) for name in ("sequence", "location", "flags")}
+            published.append(rows_of(sequence, ordinal, chunks))
+            old = postings.publish(*published[-1])
+            assert [(key, row[1]) for key, row in old] == expected.publish(*published[-1])
         elif what == "fold":
             postings.snapshot()
         elif what == "settle":
             postings.settle(ordinal)
-            for (_, version), row in expected.rows.items():
-                if version == ordinal:
-                    row["location"] = 0
+            expected.settle(ordinal)
         elif what == "restart":
             run = postings.snapshot()
             postings = Postings()

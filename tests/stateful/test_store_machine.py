@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -105,7 +105,9 @@ class StoreMachine(RuleBasedStateMachine):
     # --- writing ---------------------------------------------------------------------------------------------
 
     @rule(number=numbers, which=numbers, low=corners, size=extents, seed=numbers)
-    def write(self, number: int, which: int, low: tuple[int, int, int], size: tuple[int, int, int], seed: int) -> None:
+    def write(
+        self, number: int, which: int, low: tuple[int, int, int], size: tuple[int, int, int], seed: int
+    ) -> None:
         found = self.target(number, which)
         high = tuple(min(a + n, 4) for a, n in zip(low, size, strict=True))
         if found is None:
@@ -124,7 +126,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.target(number, which)
         if found is None:
             return
-        volume, dag, ordinal, view = found
+        volume, _, ordinal, view = found
         blocks = np.random.default_rng(seed).integers(0, 256, (len(places), *GRID), np.uint8)
         view.write_blocks(np.array(places), blocks, AUTHOR)
         for coord, block in zip(places, blocks, strict=True):
@@ -145,7 +147,11 @@ class StoreMachine(RuleBasedStateMachine):
             volume.chunks.put(ordinal, coord, None)
 
     @rule(
-        number=numbers, which=numbers, key=st.sampled_from(KEYS), size=st.sampled_from(SIZES), seed=st.integers(0, 255)
+        number=numbers,
+        which=numbers,
+        key=st.sampled_from(KEYS),
+        size=st.sampled_from(SIZES),
+        seed=st.integers(0, 255),
     )
     def put(self, number: int, which: int, key: bytes, size: int, seed: int) -> None:
         found = self.target(number, which)
@@ -169,7 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=numbers, which=numbers, low=corners, failing=st.integers(0, 4))
     def fail_to_write(self, number: int, which: int, low: tuple[int, int, int], failing: int) -> None:
-        """The disk is full at one of the objects, or at the log: nothing changes."""
+        """Write while the disk is full at one of the objects, or at the log: nothing changes."""
         found = self.target(number, which)
         if found is None:
             return
@@ -202,7 +208,9 @@ class StoreMachine(RuleBasedStateMachine):
             return
         ordinal = len(self.dag.parents)
         branch = self.dag.branches[parent]
-        taken = any(parent in p and self.dag.branches[v] == branch for v, p in enumerate(self.dag.parents) if p)
+        taken = any(
+            parent in p and self.dag.branches[v] == branch for v, p in enumerate(self.dag.parents) if p
+        )
         above = self.repo.dag.versions[parent]
         if same and not taken:
             made = self.repo.new_version(above)
@@ -320,7 +328,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert block is None or np.array_equal(block, expected)
         lineage, dataset = view.lineage(), view.instance.dataset
         for key in KEYS:
-            assert get_document(dataset, key, lineage) == volume.documents.value(dag, ordinal, key), (ordinal, key)
+            assert get_document(dataset, key, lineage) == volume.documents.value(dag, ordinal, key), (
+                ordinal,
+                key,
+            )
         listed = [key for key, _ in dataset.documents.range(lineage)]
         assert listed == sorted(k for k in KEYS if volume.documents.value(dag, ordinal, k) is not None)
 
@@ -377,6 +388,7 @@ def ruin_caches(folder: Path, how: str | None, chance: random.Random) -> None:
 
 
 StoreMachine.TestCase.settings = settings(
-    settings(), phases=(Phase.explicit, Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    settings(),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
 TestStore = StoreMachine.TestCase

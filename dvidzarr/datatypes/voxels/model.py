@@ -18,7 +18,6 @@ from dvidzarr.repo.instance import Instance, View
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.codecs import GRAY, ChunkCodec, Packing
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.zarrmeta import array_document, encoded, group_document, ngff
 
 if TYPE_CHECKING:
@@ -291,17 +290,16 @@ class VoxelInstance(Instance):
         if entry.kind == Kind.CHUNKS and "grow" in header:
             grown, seen = _box(header["grow"]), self._inherited(ordinal)
             grown = grown if seen is None else seen.union(grown)
-            self._extents = {**self._extents, ordinal: grown}
-            self._latest = grown
+            self._extents[ordinal] = self._latest = grown
         elif entry.kind == Kind.EXTENTS:
-            self._extents = {**self._extents, ordinal: _box(header["box"])}
+            self._extents[ordinal] = _box(header["box"])
         elif entry.kind == Kind.SETTINGS and "voxel_size_xyz" in header:
             members = {**self._settings.to_json(), "voxel_size_xyz": header["voxel_size_xyz"]}
             self._settings = VoxelSettings.from_json(members)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON."""
-        boxes = [[ordinal, box.start, box.stop] for ordinal, box in self._extents.items()]
+        boxes = [[ordinal, box.start, box.stop] for ordinal, box in list(self._extents.items())]
         latest = None if self._latest is None else [self._latest.start, self._latest.stop]
         return {
             **super().snapshot(),
@@ -376,11 +374,9 @@ class VoxelInstance(Instance):
     def _hull(self, ordinal: int) -> ZYX:
         extents = self._inherited(ordinal)
         shape = (0, 0, 0) if extents is None else extents.stop
-        store = self.dataset.arrays[0]
-        lineage = self.dataset.versions.lineage(ordinal)
+        store, versions = self.dataset.arrays[0], self.versions
         store.derive(ordinal)
-        keys = store.postings.visible(lineage)
-        hull = unpack(keys).max(axis=0) + 1 if len(keys) else np.zeros(3, np.int64)
+        hull = store.postings.hull(versions.lineage(ordinal), versions.ancestors(ordinal))
         z, y, x = (
             max(size, 0) if -(-size // step) >= top else top * step
             for size, top, step in zip(shape, hull.tolist(), self.chunk, strict=True)
