@@ -1,9 +1,9 @@
 """Log records as JSON lines, written by their own thread: a slow reader of stderr never stops the server."""
 
 import logging
-import logging.handlers
-import queue
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from typing import TextIO
 import orjson
 
 _QUEUED_RECORDS = 10_000
+_INTERVAL_S = 0.2
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
@@ -32,35 +33,64 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class _Handler(logging.handlers.QueueHandler):
-    """Hands records to the writing thread; drops them when it is far behind, rather than wait."""
+class _Writer(logging.Handler):
+    """Collects records and writes them a few times a second from its own thread.
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record  # same process: no need to format twice
+    Waking a thread for each record would cost every request a switch of the interpreter lock. Records are dropped when
+    the stream is far behind, rather than waited for.
+    """
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            return
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._records: deque[logging.LogRecord] = deque()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dvidzarr-log", daemon=True)
+        self.setFormatter(JsonFormatter())
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take a record; appending to a deque needs no lock."""
+        if len(self._records) < _QUEUED_RECORDS:
+            self._records.append(record)
+        return True
+
+    def _run(self) -> None:
+        while not self._stop.wait(_INTERVAL_S):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        lines = [self.format(self._records.popleft()) + "\n" for _ in range(len(self._records))]
+        if lines:
+            try:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+            except (OSError, ValueError):  # nobody reads the log any more: the server goes on
+                return
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._stop.set()
+        self._thread.join()
+        super().close()
 
 
 @contextmanager
 def logging_to(stream: TextIO | None = None, level: int = logging.INFO) -> Iterator[None]:
     """Send the log of this package to a stream (stderr) while the context lasts."""
-    target = logging.StreamHandler(stream or sys.stderr)
-    target.setFormatter(JsonFormatter())
-    records: queue.Queue[logging.LogRecord] = queue.Queue(_QUEUED_RECORDS)
-    handler = _Handler(records)
-    listener = logging.handlers.QueueListener(records, target)
+    handler = _Writer(stream or sys.stderr)
     logger = logging.getLogger("dvidzarr")
     logger.addHandler(handler)
     before = logger.level
     logger.setLevel(level)
-    listener.start()
+    handler.start()
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-        listener.stop()
+        handler.close()

@@ -16,6 +16,7 @@ def finish(dataset: Dataset, ordinal: int) -> None:
     """Finish the overlay of a locked version, unless it is finished."""
     if ordinal in dataset.finished or not dataset.writable or dataset.log.damage:
         return
+    dataset.log.check_writable()  # after a failed sync, what no applied record names may be named at the next start
     for store in dataset.arrays.values():
         _finish_array(dataset, store, ordinal)
     dataset.append(Kind.FINISHED, ordinal, Author(), {})

@@ -358,7 +358,7 @@ def recovery_flips(folder: Path, scratch: Path, count: int, seed: int) -> None:
 
 
 def test_flipped_bits_before_recovery(store: Path, tmp_path: Path) -> None:
-    recovery_flips(store, tmp_path, 40, 7)
+    recovery_flips(store, tmp_path, 20, 7)
 
 
 @pytest.mark.slow

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
     from dvidzarr.repo.repo import Repo
     from dvidzarr.repo.state import InstanceRecord
-    from dvidzarr.storage.dataset import Dataset
 
 KEY = b"spans"
 """The one document: all spans of a version. An empty one hides those of the ancestors."""
@@ -51,7 +50,7 @@ class RoiView(View):
         lineage = self.lineage()
         return self.instance.spans_at(lineage)
 
-    def replace(self, spans: ArrayLike, author: Author = _NO_AUTHOR) -> None:
+    def replace(self, spans: "ArrayLike | Spans", author: Author = _NO_AUTHOR) -> None:
         """Make spans (n, 4), z, y, x0, x1 (inclusive), the whole region of this version; ancestors keep theirs.
 
         Raises
@@ -226,7 +225,7 @@ def _block_size(config: dict[str, Any]) -> list[int]:
     pieces = [piece.strip() for piece in text.split(",")]
     if len(pieces) != len(_AXES):
         raise InvalidInputError(f"BlockSize must be 3d, not {len(pieces)}d")
-    if not all(piece.isascii() and piece.isdigit() and len(piece) <= 10 for piece in pieces):  # noqa: PLR2004
+    if not all(piece.isascii() and piece.isdigit() and len(piece) <= 10 for piece in pieces):
         raise InvalidInputError(f"BlockSize {text[:80]!r} must be three positive numbers")
     sizes = [int(piece) for piece in pieces]
     if min(sizes) < 1 or max(sizes) >= 1 << 31:

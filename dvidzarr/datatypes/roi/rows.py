@@ -32,8 +32,10 @@ class Row:
         return self._below(last + 1) - self._below(first)
 
     def _below(self, x: int) -> int:
-        begun, ended = bisect_left(self._starts, x), bisect_left(self._stops, x)
-        return begun * x - self._start_sums[begun] - (ended * x - self._stop_sums[ended])
+        begun: int = bisect_left(self._starts, x)
+        ended: int = bisect_left(self._stops, x)
+        inside: int = begun * x - self._start_sums[begun] - (ended * x - self._stop_sums[ended])
+        return inside
 
     def pieces(self, size: int) -> Iterator[tuple[tuple[int, int], bool]]:
         """Yield (first, last column) of the pieces, and whether each is a box: else it was cut off before a hole."""
@@ -65,7 +67,7 @@ class Row:
     def _over_hole(self, x: int, size: int, spare: int) -> tuple[int, int]:
         """Go on over all boxes that lie in the hole x is in: nothing comes of them but a place and spare columns."""
         index = bisect_left(self._gap_ends, x)
-        if self._gap_starts[index] > x:
+        if x > self._last or self._gap_starts[index] > x:
             return x, spare
         left = min(self._gap_ends[index], self._last) - x + 1
         wide = min(spare, left // (size + 1))

@@ -1,13 +1,16 @@
 """Sets of blocks as spans along x: sorted arrays, and what is asked of them, vectorised. Source: spec-roi §1."""
 
-from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dvidzarr.core.errors import FormatError, InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _INT32 = np.iinfo(np.int32)
 _STORED = np.dtype("<i4")
@@ -36,7 +39,7 @@ class Spans:
         given = np.asarray(rows)
         if not given.size:
             return cls(np.empty((0, _NUMBERS), np.int32))
-        if given.ndim != 2 or given.shape[1] != _NUMBERS or given.dtype.kind not in "iu":  # noqa: PLR2004 - (n, 4)
+        if given.ndim != 2 or given.shape[1] != _NUMBERS or given.dtype.kind not in "iu":
             raise InvalidInputError(
                 f"spans must be integers of shape (n, 4), not {given.dtype} {given.shape}"
             )
@@ -140,7 +143,8 @@ class Spans:
         """Return the voxels of each span: shape (n, 2, 3), start and stop (half-open), z, y, x."""
         z, y, x0, x1 = self.rows.astype(np.int64).T
         start, stop = np.stack((z, y, x0), axis=1), np.stack((z, y, x1), axis=1) + 1
-        return np.stack((start, stop), axis=1) * np.array(block)
+        boxes: NDArray[np.int64] = np.stack((start, stop), axis=1) * np.array(block, np.int64)
+        return boxes
 
 
 def _pack(high: NDArray[np.integer], low: NDArray[np.integer]) -> NDArray[np.uint64]:

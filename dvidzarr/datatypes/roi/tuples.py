@@ -43,7 +43,7 @@ def _rectangular(value: list[Any], width: int) -> NDArray[np.int64] | None:
         table = np.array(value, np.int64)
     except (ValueError, OverflowError):
         return None
-    fits = table.ndim == 2 and table.shape[1] == width  # noqa: PLR2004 - tuples of numbers
+    fits = table.ndim == 2 and table.shape[1] == width
     return table if fits and table.min() >= _INT32[0] and table.max() <= _INT32[-1] else None
 
 
