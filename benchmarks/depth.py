@@ -12,7 +12,7 @@ from benchmarks.served import raw_path
 from benchmarks.timing import Case
 from benchmarks.volumes import BLOCK, Plan, settings, voxels_of
 from dvidzarr.core.geometry import Box
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.repo import Repo
 

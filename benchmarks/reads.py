@@ -14,7 +14,7 @@ from benchmarks.timing import Case
 from benchmarks.volumes import BLOCK, Built, Plan, boxes, gray_view, over, settings
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import Box
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 
 Read = Callable[[Box], object]
 

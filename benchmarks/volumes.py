@@ -15,7 +15,7 @@ import dvidzarr
 from benchmarks.datasets import Dataset
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.instance import View
 

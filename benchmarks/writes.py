@@ -17,7 +17,7 @@ from benchmarks.served import raw_path
 from benchmarks.timing import Case
 from benchmarks.volumes import BLOCK, Plan, boxes, ingest, over, settings, voxels_of
 from dvidzarr.core.geometry import Box
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.repo import Repo
 
 _CHUNKS = 150

@@ -10,7 +10,7 @@ from dvidzarr.core.errors import BusyError, InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 
 if TYPE_CHECKING:
     import numpy as np

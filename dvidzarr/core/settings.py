@@ -36,6 +36,8 @@ class ServerSettings(_Section):
     host: str = "127.0.0.1"
     port: int = field(default=8000, metadata={"minimum": 0})
     cors_domains: tuple[str, ...] = ("*",)
+    hosts: tuple[str, ...] = ()
+    anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
     note: str = ""
     name: str = ""
 
@@ -55,7 +57,10 @@ class LimitSettings(_Section):
     queue_timeout_s: float = field(default=10.0, metadata={"minimum": 0})
     header_timeout_s: float = field(default=10.0, metadata={"minimum": 0.1})
     body_timeout_s: float = field(default=30.0, metadata={"minimum": 0.1})
+    body_min_rate: int = field(default=1024, metadata={"minimum": 0})
     send_timeout_s: float = field(default=60.0, metadata={"minimum": 0.1})
+    idle_timeout_s: float = field(default=300.0, metadata={"minimum": 0.1})
+    handler_timeout_s: float = field(default=600.0, metadata={"minimum": 0.1})
 
     @property
     def in_flight_budget(self) -> int:

@@ -250,6 +250,7 @@ class RepoBase:
                 raise BusyError(
                     f"{instance.prefix} is damaged: no version can be locked until it is repaired"
                 )
+            instance.dataset.log.check_writable()  # else a record that was refused may come back behind the seal
             tail = instance.dataset.log.tail
             before = self.state.seals.get(instance.id, ())
             if tail.sequence != (before[-1][1] if before else 0):

@@ -112,13 +112,17 @@ class DatasetCaches:
             return self._documents
 
     def _open(self) -> Documents:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Open the index; anew if the file is damaged, in memory if there is no room for one."""
         path = str(self._folder / _FILES[0])
-        try:
-            return Documents(path, self._versions)
-        except sqlite3.DatabaseError:
-            self._remove_index()
-            return Documents(path, self._versions)
+        for _ in range(2):
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                return Documents(path, self._versions)
+            except (OSError, sqlite3.DatabaseError) as error:
+                self._remove_index()
+                problem = error
+        _logger.warning("%s: the index is kept in memory: %s", path, problem)
+        return Documents(":memory:", self._versions)
 
     def take_over(self) -> None:
         """Become the owner: what was followed in memory replaces the files."""

@@ -191,7 +191,10 @@ class LocalLog(LogReader):
         return True
 
     def _open_tail(self) -> None:
-        """Write the last frame again in place and sync it: what the page cache showed may not have been on disk."""
+        """Write the last frame again in place and sync it: what the page cache showed may not have been on disk.
+
+        Nor may the name of the segment, if it was begun by a process that was killed.
+        """
         key = self._key(self._segment)
         start = self._frame if self._frame >= HEADER_SIZE else 0
         data = self._backend.read_at(key, start, self._offset - start)
@@ -199,6 +202,7 @@ class LocalLog(LogReader):
         file.truncate(self._offset)
         file.write_at(start, data)
         file.sync()
+        self._backend.sync_folder(self._prefix)
         self._file = file
 
     # --- appending -------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from dvidzarr.core.errors import DvidzarrError, ForbiddenError
 from dvidzarr.core.geometry import Box
 from dvidzarr.datatypes.voxels import arrays
 from dvidzarr.datatypes.voxels.arrays import LazyVoxels, block_shape
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.repo import Repo
 

@@ -20,7 +20,7 @@ from PIL import Image
 import dvidzarr
 from dvidzarr.core.errors import BusyError
 from dvidzarr.core.geometry import Box
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from tests.integration.cli_process import PATIENCE, Shell
 
 pytestmark = pytest.mark.shared

@@ -13,7 +13,7 @@ from dvidzarr.core.errors import BusyError, DvidzarrError, NotFoundError, Storag
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import log
 

@@ -28,7 +28,7 @@ from dvidzarr.core.errors import (
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.arrays import VoxelSource, zarr_store
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage.zarrview import VersionedStore
 

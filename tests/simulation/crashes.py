@@ -165,8 +165,12 @@ class Crashes:
         """Kill the process, recover, and lose power: what was served from the page cache must have been made durable."""
         trace = self._workload.system.trace[:done]
         system = SimOs(Disk().replay(trace))
+        full = self._workload.settings.storage.durability == "full"
         with self._recovered(system) as catalog:
             world = self._check(catalog, expected)
+            if world is not None and catalog is not None and full and self._chance.random() < 0.5:
+                self._use(catalog, world)
+                world = observe(catalog)
         if world is not None:
             for _ in range(2):
                 self._lose_power(system.disk, Expected.exactly(world), deeper=False)

@@ -13,7 +13,6 @@ from dvidzarr.storage import local, locks
 from tests.simulation.simdisk import ROOT, Disk, File, Folder, Op
 
 
-
 class Word(bytearray):
     """The mapping of a small file."""
 

@@ -76,6 +76,15 @@ def _promote_by_renaming(backend: LocalBackend, source: str, target: str) -> Non
 def _trusting_tail(log: LocalLog) -> None:
     log._file = log._backend.open_append(log._key(log._segment), create=False)
     log._file.truncate(log._offset)
+    log._backend.sync_folder(log._prefix)
+
+
+_open_tail = LocalLog._open_tail
+
+
+def _trusting_names(log: LocalLog) -> None:
+    with patch.object(log._backend, "sync_folder", _nothing):
+        _open_tail(log)
 
 
 def _remove_at_once(dataset: Dataset, scale: int, ordinal: int, old: dict[str, int], *_: object) -> None:
@@ -146,6 +155,7 @@ FULL: dict[str, Callable[[], Patches]] = {
     "promoted names are not synced": lambda: [(LocalBackend, "_rename", _rename_unsynced)],
     "rewrites go before the version is finished": lambda: [(LocalBackend, "promote", _promote_by_renaming)],
     "recovery trusts the page cache": lambda: [(LocalLog, "_open_tail", _trusting_tail)],
+    "recovery trusts the names that it sees": lambda: [(LocalLog, "_open_tail", _trusting_names)],
     "torn frames are believed": lambda: [(logreader, "frame_end", _believe)],
     "a torn shared word is believed": lambda: [(LogReader, "_published", _published_whatever)],
     "chunks are overwritten": lambda: [

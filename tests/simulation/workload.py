@@ -22,7 +22,6 @@ from dvidzarr.repo import catalog as catalog_module
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.instance import View
-from dvidzarr.repo.repo import Repo
 from dvidzarr.storage import dataset, log, writing
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.documents import Documents

@@ -19,7 +19,7 @@ from dvidzarr.core.errors import NoSpaceError, VersionLockedError
 from dvidzarr.core.geometry import Box, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.repo import Repo
 from dvidzarr.storage import log, postings, writing
@@ -256,6 +256,22 @@ class StoreMachine(RuleBasedStateMachine):
     def delete_instance(self, which: int) -> None:
         volume = self.volumes.pop(which % len(self.volumes))
         self.repo.delete_instance(volume.name)
+
+    @rule(seed=numbers, lock=st.booleans())
+    def work(self, seed: int, lock: bool) -> None:
+        """Let somebody work on the newest version for a while, who writes the same chunks again and again."""
+        chance = random.Random(seed)
+        for _ in range(chance.randint(2, 6)):
+            low, size = ([chance.randint(*ends) for _ in range(3)] for ends in ((-2, 1), (1, 4)))
+            self.write(0, chance.randint(0, 2), tuple(low), tuple(size), chance.randint(0, 99))  # type: ignore[arg-type]
+            if chance.random() < 0.3:
+                places = [tuple(chance.randint(-1, 1) for _ in range(3))]
+                self.delete_chunks(0, chance.randint(0, 2), places)  # type: ignore[arg-type]
+            if chance.random() < 0.5:
+                self.put(0, chance.randint(0, 2), chance.choice(KEYS), chance.choice(SIZES), seed % 256)
+        if lock:
+            self.commit(0)
+            self.add_version(0, same=True)
 
     # --- what happens to processes and files -----------------------------------------------------------------
 

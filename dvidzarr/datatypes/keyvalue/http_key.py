@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
-from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.errors import (
+    BusyError,
+    InvalidInputError,
+    NoSpaceError,
+    NotFoundError,
+    VersionLockedError,
+)
 from dvidzarr.datatypes.keyvalue.byteranges import (
     Unsatisfiable,
     Wanted,
@@ -14,12 +20,13 @@ from dvidzarr.datatypes.keyvalue.byteranges import (
     wanted_by_query,
 )
 from dvidzarr.datatypes.keyvalue.model import Put, key_bytes
-from dvidzarr.http.ahead import BLOCK, gathered
-from dvidzarr.http.body import check_size, pieces, write_pieces
+from dvidzarr.http.ahead import gathered
+from dvidzarr.http.body import check_size, pieces, receive_small, write_pieces
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.responses import empty
 from dvidzarr.storage.documents import INLINE, LOGGED
+from dvidzarr.storage.words import Blob
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
 
 _WITH_RANGES = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
 _RANGES = {"Accept-Ranges": "bytes"}
+_IN_MEMORY = 8 << 20
+"""Values up to this size are received whole: one thread hop instead of one per block."""
 
 
 async def keyvalue_view(call: Call) -> "KeyValueView":
@@ -102,18 +111,19 @@ async def head_key(call: Call) -> web.StreamResponse:
 
 
 async def post_key(call: Call) -> web.StreamResponse:
-    """Set a value. Small ones that come at the same time share one write; large ones go to the disk as they come."""
+    """Set a value. Small ones that come at the same time share one write; large ones are on the disk before that."""
     key = key_bytes(_key(call))
     view = await keyvalue_view(call)
     check_size(call, 0)
-    value = _arrived(call)
+    value: bytes | Blob | None = _arrived(call)
     if value is None:
-        body = pieces(call)
-        value, whole = await _first(body, call)
-        if not whole:
-            await _post_large(call, view, key, value, body)
-            return empty()
-    await put(call, view, Put(key, value, call.author))
+        value = await _received(call, view)
+    try:
+        await put(call, view, Put(key, value, call.author))
+    except (VersionLockedError, NotFoundError, BusyError, NoSpaceError):  # surely not recorded
+        if isinstance(value, Blob):
+            await call.offload(view.discard, value)
+        raise
     return empty()
 
 
@@ -125,36 +135,37 @@ def _arrived(call: Call) -> bytes | None:
     return None
 
 
-async def _first(body: "AsyncIterator[bytes]", call: Call) -> tuple[bytes, bool]:
-    """Return what arrives up to the size of values that need no blob, and whether that is all."""
-    parts: list[bytes] = []
-    size = 0
-    if (call.request.content_length or 0) <= LOGGED:
+async def _received(call: Call, view: "KeyValueView") -> bytes | Blob:
+    """Receive a value; one too large for the log becomes a blob, written while it comes beyond `_IN_MEMORY`."""
+    declared = call.request.content_length
+    if declared is not None and declared <= LOGGED:
+        return await receive_small(call, LOGGED)
+    # what is gathered and the same once more in one piece
+    async with call.runtime.admit(2 * _IN_MEMORY if declared is None else 2 * min(declared, _IN_MEMORY)):
+        body = pieces(call)
+        parts: list[bytes] = []
+        size = 0
         async for piece in body:
             parts.append(piece)
             size += len(piece)
-            if size > LOGGED:
-                return b"".join(parts), False
-        return b"".join(parts), True
-    return b"", False
+            if size > _IN_MEMORY:
+                return await _streamed(call, view, b"".join(parts), body)
+        value = b"".join(parts)
+        return value if size <= LOGGED else await call.offload(view.write_blob, value)
+
+
+async def _streamed(call: Call, view: "KeyValueView", start: bytes, body: "AsyncIterator[bytes]") -> Blob:
+    writer = await call.offload(view.blob_writer)
+    try:
+        await write_pieces(call, writer.write, start, body)
+        return await call.offload(writer.finish)
+    finally:
+        await call.offload(writer.close)
 
 
 async def put(call: Call, view: "KeyValueView", item: Put) -> None:
     """Write a value together with those of other requests for the same version."""
     await call.runtime.together((view.instance.id, view.version.id), view.put_all, item)
-
-
-async def _post_large(
-    call: Call, view: "KeyValueView", key: bytes, start: bytes, body: "AsyncIterator[bytes]"
-) -> None:
-    async with call.runtime.admit(2 * BLOCK):
-        writer = await call.offload(view.blob_writer)
-        try:
-            await write_pieces(call, writer.write, start, body)
-            blob = await call.offload(writer.finish)
-        finally:
-            await call.offload(writer.close)
-        await put(call, view, Put(key, blob, call.author))
 
 
 async def delete_key(call: Call) -> web.StreamResponse:

@@ -8,7 +8,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.ids import Author
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance, View
-from dvidzarr.storage.blobs import BlobWriter, remove_blob
+from dvidzarr.storage.blobs import BlobWriter, remove_blob, write_blob
 from dvidzarr.storage.documents import Place
 from dvidzarr.storage.words import Blob, Value
 from dvidzarr.storage.writing import (
@@ -222,6 +222,11 @@ class KeyValueView(View, MutableMapping[str, bytes]):
         """Return a writer for a large value, to be named by a `Put` afterwards."""
         with self.writing() as dataset:
             return BlobWriter(dataset)
+
+    def write_blob(self, value: bytes) -> Blob:
+        """Write a large value, to be named by a `Put` afterwards."""
+        with self.writing() as dataset:
+            return write_blob(dataset, value)
 
     def discard(self, blob: Blob) -> None:
         """Remove a blob that was written but not put."""

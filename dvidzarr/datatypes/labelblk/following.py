@@ -21,7 +21,7 @@ from dvidzarr.datatypes.labelblk.downsample import downsampled
 from dvidzarr.storage.writing import write_chunks
 
 if TYPE_CHECKING:
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 
 class Tickets:
@@ -96,7 +96,7 @@ def follow(
         header=header,
         run_all=scheduler.write,
     )
-    target.instance.metadata_later()
+    target.instance.hierarchy.write_later()
     return np.array(touched)
 
 

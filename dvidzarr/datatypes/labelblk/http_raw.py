@@ -28,7 +28,7 @@ from dvidzarr.wire.murmur import pseudocolors
 
 if TYPE_CHECKING:
     from dvidzarr.core.geometry import Box
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 _LZ4_LIMIT = 0x7E000000
 """The largest input of an LZ4 block."""

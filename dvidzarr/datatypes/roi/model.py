@@ -98,9 +98,7 @@ class RoiView(View):
         import xarray  # noqa: PLC0415 - takes long to load
 
         around = box or self.extents or Box((0, 0, 0), (0, 0, 0))
-        coords = {
-            axis: np.arange(a, b) for axis, a, b in zip(_AXES, around.start, around.stop, strict=True)
-        }
+        coords = {axis: np.arange(a, b) for axis, a, b in zip(_AXES, around.start, around.stop, strict=True)}
         attributes = {"name": self.instance.name, "version": self.version.uuid}
         return xarray.DataArray(self.mask(around), coords, _AXES, self.instance.name, attributes)
 

@@ -154,9 +154,7 @@ class _Cutting:
     def _merged(self, box: Subvolume, high: XYZ, volume: int, held: int) -> Subvolume:
         x, y, z = self.block_xyz
         corner = (high[0] * x, high[1] * y, high[2] * z)  # the first voxel of the block, as in DVID
-        return Subvolume(
-            box.min_chunk, high, box.min_point, corner, box.total + volume, box.active + held
-        )
+        return Subvolume(box.min_chunk, high, box.min_point, corner, box.total + volume, box.active + held)
 
     def _rows(self) -> Iterator[tuple[tuple[int, int], tuple[int, int], Array]]:
         """Yield y range, z range and spans of each row that has any."""

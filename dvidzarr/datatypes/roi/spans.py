@@ -67,7 +67,11 @@ class Spans:
     @classmethod
     def union(cls, parts: "Sequence[Spans]") -> "Spans":
         """Return the spans of all parts."""
-        return parts[0] if len(parts) == 1 else cls.of(np.concatenate([cls.of(()).rows, *(p.rows for p in parts)]))
+        return (
+            parts[0]
+            if len(parts) == 1
+            else cls.of(np.concatenate([cls.of(()).rows, *(p.rows for p in parts)]))
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -17,7 +17,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.info import float32_json
-from dvidzarr.datatypes.voxels.model import VoxelView
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.storage.zarrkeys import Reading
 from dvidzarr.storage.zarrview import VersionedStore
 
@@ -56,7 +56,7 @@ class VoxelSource:
         """Pass the gates of a write; raise if the version is locked."""
         with self.view.writing() as dataset:
             yield dataset, self.view.lineage()
-        self.view.instance.metadata_later()
+        self.view.instance.hierarchy.write_later()
 
     def header(self, coord: ZYX | None = None) -> dict[str, Any]:
         """Return the mutation id, and what the extents must grow by to hold the part of a chunk inside the shape."""
@@ -77,7 +77,7 @@ class VoxelSource:
         view.lineage()
         state = "locked" if view.instance.sealed(view.version) else "open"
         attributes = {"state": state, "version": view.version.uuid, "instance": view.instance.name}
-        return view.instance.zarr_documents(view.ordinal, attributes)
+        return view.instance.hierarchy.documents(view.ordinal, attributes)
 
     def resize(self, key: str, shape: tuple[int, ...]) -> None:
         """Let the extents end at a shape."""
@@ -94,7 +94,9 @@ def _box(start: Sequence[int], stop: Sequence[int]) -> Box:
 def zarr_store(view: VoxelView, author: Author = _NO_AUTHOR) -> VersionedStore:
     """Return the Zarr store of a view: a group with the array "0"."""
     if view.roi is not None:
-        raise InvalidInputError("a volume within a region of interest has no Zarr store; read it, or use dask")
+        raise InvalidInputError(
+            "a volume within a region of interest has no Zarr store; read it, or use dask"
+        )
     return VersionedStore(VoxelSource(view, author), _ARRAYS)
 
 

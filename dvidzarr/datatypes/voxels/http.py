@@ -16,7 +16,7 @@ from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.responses import empty, go_json, json_value, octets, text
 
 if TYPE_CHECKING:
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 _ND_DATA = "application/vnd.dvid-nd-data+json"
 _DIMENSIONS = 3

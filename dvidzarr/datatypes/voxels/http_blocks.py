@@ -22,7 +22,7 @@ from dvidzarr.wire.compression import gzip_encode, lz4_prefixed_encode, snappy_e
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 Block = tuple[ZYX, "np.ndarray[Any, Any] | None"]
 Encoder = Callable[["np.ndarray[Any, Any]"], "Buffer"]

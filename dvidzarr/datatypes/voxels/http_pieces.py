@@ -12,7 +12,7 @@ from dvidzarr.http.params import is_throttle, parse_int
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 _MAX_ATTENUATION = 7
 

@@ -26,7 +26,7 @@ from dvidzarr.http.responses import empty, octets, stream
 
 if TYPE_CHECKING:
     from dvidzarr.core.geometry import Box
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 _WHOLE_BYTES = 1 << 20
 """Up to this size an answer is one body; above it is streamed."""

@@ -13,7 +13,7 @@ from dvidzarr.wire.images import JPEG_QUALITY, ImageFormat, check_jpeg_size, enc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dvidzarr.datatypes.voxels.model import VoxelView
+    from dvidzarr.datatypes.voxels.view import VoxelView
 
 Samples = Callable[["NDArray[Any]"], "NDArray[Any]"]
 """Makes samples of a plane of voxels (height, width): channels are a third axis."""

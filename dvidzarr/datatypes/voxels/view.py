@@ -1,0 +1,219 @@
+"""A volume at a version: boxes of numpy arrays. No web in here."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from dvidzarr.compute.read import Reader
+from dvidzarr.compute.write import write_box, write_chunk_arrays
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
+from dvidzarr.core.ids import Author
+from dvidzarr.datatypes.voxels.masking import MaskedReader
+from dvidzarr.repo.instance import View
+from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.frames import Kind
+
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
+    import zarr
+
+    from dvidzarr.datatypes.voxels.model import VoxelInstance
+    from dvidzarr.storage.zarrview import VersionedStore
+
+_NO_AUTHOR = Author()
+
+
+class VoxelView(View):
+    """A volume at a version. Everything is (z, y, x); voxels that were never written read 0."""
+
+    instance: "VoxelInstance"
+    roi: View | None = None
+    """The region of interest to which reads and writes are restricted; see `masked`."""
+
+    def masked(self, roi: View | str) -> Self:
+        """Return this volume within a region of interest: a view of it, or its name (the same version then).
+
+        Whole blocks count, and image and region are compared block by block whatever their block sizes. Reads show
+        Background (types of one byte) or 0 outside; writes leave what is outside as it is.
+        """
+        view = type(self)(self.instance, self.version)
+        view.roi = self.instance.repo.instance(roi).at(self.version) if isinstance(roi, str) else roi
+        return view
+
+    @property
+    def chunks(self) -> ChunkStore:
+        """The chunked array of scale 0."""
+        return self.instance.dataset.arrays[0]
+
+    def reader(self, box: Box) -> Reader:
+        """Return a reader of one state of a box: for answers that are sent slab by slab."""
+        mask = None if self.roi is None else self.roi.block_mask(box)
+        lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
+        if mask is None:
+            return Reader(self.chunks, box, lineage, scheduler)
+        blank = self.instance.settings.background if self.instance.dtype.itemsize == 1 else 0
+        return MaskedReader(self.chunks, box, lineage, scheduler, mask, blank)
+
+    def read(self, box: Box, roi: View | str | None = None) -> np.ndarray:
+        """Return the voxels of a box, axes (z, y, x); with `roi` as `masked` shows them."""
+        view = self if roi is None else self.masked(roi)
+        return view.reader(box).read()
+
+    def blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, np.ndarray | None]]:
+        """Yield (chunk coordinate (z, y, x), decoded chunk or None if absent) for a span, x fastest."""
+        grid = self.instance.chunk
+        start, stop = (
+            [at * size for at, size in zip(edge, grid, strict=True)] for edge in (span.start, span.stop)
+        )
+        return self.reader(Box(tuple(start), tuple(stop))).blocks()  # type: ignore[arg-type]
+
+    def write(self, box: Box, voxels: np.ndarray, author: Author = _NO_AUTHOR) -> None:
+        """Write a box as one request, all of it or nothing; chunks covered in part keep their other voxels.
+
+        Raises
+        ------
+        VersionLockedError
+            The version is locked.
+        InvalidInputError
+            Shape or dtype do not fit.
+        BusyError
+            Another process writes to the store.
+        """
+        places = None
+        if self.roi is not None:
+            places = box.chunks(self.instance.chunk).check().coords()
+            places = places[self._inside(places, self.roi)]
+        with self.writing() as dataset:
+            header = {"m": self.instance.repo.next_mutation(), "grow": [list(box.start), list(box.stop)]}
+            lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
+            write_box(
+                dataset,
+                self.chunks,
+                lineage,
+                box,
+                np.asarray(voxels),
+                scheduler,
+                author=author,
+                header=header,
+                places=places,
+            )
+            self.written(box.chunks(self.instance.chunk).coords() if places is None else places, author)
+        self.instance.hierarchy.write_later()
+
+    def write_blocks(self, coords: np.ndarray, blocks: np.ndarray, author: Author = _NO_AUTHOR) -> None:
+        """Write whole chunks as one request; the extents stay as they are.
+
+        Parameters
+        ----------
+        coords : ndarray of int, shape (n, 3)
+            Chunk coordinates (z, y, x); of equal ones the last wins.
+        blocks : ndarray, shape (n, z, y, x)
+        """
+        if self.roi is not None and len(coords):
+            inside = self._inside(coords, self.roi)
+            coords, blocks = coords[inside], blocks[inside]
+        with self.writing() as dataset:
+            header = {"m": self.instance.repo.next_mutation()}
+            scheduler = self.instance.repo.catalog.scheduler
+            write_chunk_arrays(
+                dataset, self.chunks, self.ordinal, coords, blocks, scheduler, author=author, header=header
+            )
+            self.written(coords, author)
+        self.instance.hierarchy.write_later()
+
+    def _inside(self, coords: np.ndarray, roi: View) -> np.ndarray:
+        """Tell of chunks (n, 3) whether a region of interest lets them be written."""
+        if not len(coords):
+            return np.zeros(0, bool)
+        low, high = coords.min(axis=0), coords.max(axis=0) + 1
+        grid = np.array(self.instance.chunk)
+        box = Box(tuple((low * grid).tolist()), tuple((high * grid).tolist()))
+        return roi.block_mask(box).contains(coords)
+
+    def written(self, coords: np.ndarray, author: Author) -> None:
+        """React to a write of these chunks (n, 3), while the version cannot be locked yet. For subclasses."""
+
+    # --- extents ---------------------------------------------------------------------------------------------
+
+    @property
+    def extents(self) -> Box | None:
+        """The box that was written, as DVID counts it (spec-voxels §4.3), None if there is none."""
+        self.lineage()
+        return self.instance.extents_at(self.ordinal)
+
+    def set_extents(self, box: Box, author: Author = _NO_AUTHOR) -> None:
+        """Replace the extents of this version."""
+        with self.writing() as dataset:
+            header = {"box": [list(box.start), list(box.stop)], "m": self.instance.repo.next_mutation()}
+            dataset.append(Kind.EXTENTS, self.ordinal, author, header)
+        self.instance.hierarchy.write_later()
+
+    @property
+    def shape(self) -> ZYX:
+        """Shape of the Zarr array: up to the extents, or up to the last chunk where one lies beyond them."""
+        return self.instance.hierarchy.shape(self.ordinal)
+
+    # --- as numpy, zarr, dask, xarray ------------------------------------------------------------------------
+
+    def __getitem__(self, index: object) -> np.ndarray:
+        """Return `view[z0:z1, y0:y1, x0:x1]`; an integer drops its axis, open ends mean those of `shape`."""
+        box, dropped = self._box(index)
+        return self.read(box)[tuple(0 if drop else slice(None) for drop in dropped)]
+
+    def __setitem__(self, index: object, voxels: object) -> None:
+        """Write `view[z0:z1, y0:y1, x0:x1] = array`; a scalar fills the box."""
+        box, dropped = self._box(index)
+        shape = [size for size, drop in zip(box.shape, dropped, strict=True) if not drop]
+        given = np.asarray(voxels)
+        if given.ndim == 0:
+            given = given.astype(self.instance.dtype)
+        self.write(box, np.ascontiguousarray(np.broadcast_to(given, shape)).reshape(box.shape))
+
+    def _box(self, index: object) -> tuple[Box, list[bool]]:
+        parts = list(index) if isinstance(index, tuple) else [index]
+        parts += [slice(None)] * (3 - len(parts))
+        shape = self.shape if any(isinstance(p, slice) and p.stop is None for p in parts) else (0, 0, 0)
+        edges, dropped = [], []
+        for part, size in zip(parts, shape, strict=True):
+            if isinstance(part, slice) and part.step in {None, 1}:
+                edges.append((part.start or 0, size if part.stop is None else part.stop))
+                dropped.append(False)
+            elif isinstance(part, (int, np.integer)):
+                edges.append((int(part), int(part) + 1))
+                dropped.append(True)
+            else:
+                raise InvalidInputError(f"index {part!r} is neither an integer nor a slice of step 1")
+        (z0, z1), (y0, y1), (x0, x1) = edges
+        return Box((int(z0), int(y0), int(x0)), (int(z1), int(y1), int(x1))), dropped
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.roi is None:
+            return super().__reduce__()
+        return VoxelView.masked, (type(self)(self.instance, self.version), self.roi)
+
+    def store(self) -> "VersionedStore":
+        """Return the Zarr store of this version (group with array "0")."""
+        from dvidzarr.datatypes.voxels.arrays import zarr_store  # noqa: PLC0415 - loads zarr
+
+        return zarr_store(self)
+
+    def array(self) -> "zarr.Array[Any]":
+        """Return the volume as a zarr array, axes (z, y, x)."""
+        from dvidzarr.datatypes.voxels.arrays import zarr_array  # noqa: PLC0415 - loads zarr
+
+        return zarr_array(self)
+
+    def dask(self) -> "dask.array.Array":
+        """Return the volume as a dask array, axes (z, y, x); works on threads, processes and clusters."""
+        from dvidzarr.datatypes.voxels.arrays import dask_array  # noqa: PLC0415 - loads dask
+
+        return dask_array(self)
+
+    def xarray(self) -> "xarray.DataArray":
+        """Return the volume as an xarray.DataArray over dask, with coordinates in units of the voxel size."""
+        from dvidzarr.datatypes.voxels.arrays import data_array  # noqa: PLC0415 - loads xarray
+
+        return data_array(self)
