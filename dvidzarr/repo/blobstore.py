@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from dvidzarr.repo.catalog import Catalog
 
-_PREFIX = "blobstore"
 _ID = f"{0xB10B:032x}"
+_PREFIX = f"blobstore/{_ID}"
 _NO_AUTHOR = Author()
 
 
@@ -52,7 +52,9 @@ class BlobStore:
         self._dataset: Dataset | None = None
         self._versions = Unversioned()
 
-    def _open(self) -> Dataset:
+    @property
+    def dataset(self) -> Dataset:
+        """References and contents on the store, opened when first needed."""
         with self._lock:
             if self._dataset is None:
                 if self._catalog.closed:
@@ -67,7 +69,7 @@ class BlobStore:
     def _writable(self) -> Dataset:
         self._catalog.become_writer()
         with self._lock:
-            dataset = self._open()
+            dataset = self.dataset
             if not dataset.writable:
                 dataset.promote()
                 begin(dataset)
@@ -99,7 +101,7 @@ class BlobStore:
 
     def get(self, digest: bytes) -> "tuple[int, Iterator[bytes]] | None":
         """Return (length, contents in pieces, checked as they come) for the hash of a reference, None if unknown."""
-        dataset = self._open()
+        dataset = self.dataset
         dataset.follow()
         place = self._find(dataset, digest)
         return None if place is None else (place.length, read_pieces(dataset, digest, place))

@@ -63,6 +63,17 @@ def verify(catalog: "Catalog", *, deep: bool = False, repair: bool = False) -> I
                 yield from _instance(instance, deep=deep, repair=repair)
             except DvidzarrError as error:
                 yield Finding("error", instance.prefix, str(error))
+    if catalog.context.backend.folders("blobstore"):
+        yield from _blobs(catalog, deep=deep)
+
+
+def _blobs(catalog: "Catalog", *, deep: bool) -> Iterator[Finding]:
+    try:
+        dataset = catalog.blobs.dataset
+        yield from _documents(dataset, deep=deep)
+        yield from _orphans(dataset)
+    except DvidzarrError as error:
+        yield Finding("error", "blobstore", str(error))
 
 
 def _log_findings(catalog: "Catalog") -> Iterator[Finding]:
@@ -77,6 +88,8 @@ def _logs(catalog: "Catalog") -> Iterator[str]:
         yield f"repos/{repo_id}/log"
         for data_id in backend.folders(f"repos/{repo_id}/data"):
             yield f"repos/{repo_id}/data/{data_id}/log"
+    for data_id in backend.folders("blobstore"):
+        yield f"blobstore/{data_id}/log"
 
 
 def _repair_logs(catalog: "Catalog") -> Iterator[Finding]:
@@ -101,8 +114,8 @@ def _instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Fin
         yield Finding("error", instance.prefix, "takes no writes: see the findings of its log")
     for store in dataset.arrays.values():
         yield from _chunks(instance, dataset, store, deep=deep)
-    yield from _documents(instance, dataset, deep=deep)
-    yield from _orphans(instance, dataset)
+    yield from _documents(dataset, deep=deep)
+    yield from _orphans(dataset)
     if deep and not dataset.log.damage:
         yield from _caches(instance, dataset, repair=repair)
 
@@ -123,7 +136,7 @@ def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: 
             yield Finding("error", name, f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}")
 
 
-def _documents(instance: "Instance", dataset: Dataset, *, deep: bool) -> Iterator[Finding]:
+def _documents(dataset: Dataset, *, deep: bool) -> Iterator[Finding]:
     if not dataset.caches.has_documents:
         return
     for key, place in dataset.documents.all_rows():
@@ -133,10 +146,10 @@ def _documents(instance: "Instance", dataset: Dataset, *, deep: bool) -> Iterato
             if deep:
                 read_place(dataset, key, place)
         except StorageError as error:
-            yield Finding("error", f"{instance.prefix} key {key!r}", str(error))
+            yield Finding("error", f"{dataset.prefix} key {key!r}", str(error))
 
 
-def _orphans(instance: "Instance", dataset: Dataset) -> Iterator[Finding]:
+def _orphans(dataset: Dataset) -> Iterator[Finding]:
     """Objects that no record names: leftovers of crashes, and what waits for its grace period. They are invisible."""
     named = set()
     for store in dataset.arrays.values():
@@ -158,7 +171,7 @@ def _orphans(instance: "Instance", dataset: Dataset) -> Iterator[Finding]:
     orphans = [key for key in present if key not in named and not key.endswith("zarr.json")]
     if orphans:
         yield Finding(
-            "note", instance.prefix, f"{len(orphans)} objects that no record names, such as {orphans[0]}"
+            "note", dataset.prefix, f"{len(orphans)} objects that no record names, such as {orphans[0]}"
         )
 
 

@@ -84,7 +84,11 @@ def live(folder: Path, kind: str) -> None:
         instance = catalog.create_repo("full").create_instance("uint8blk", "gray", {"BlockSize": "16,16,16"})
         view: Any = instance.at()
         filler.write_bytes(bytes(1 << 20))
-        write = (lambda n: view.write(box(n), noise(n), AUTHOR)) if kind == "voxels" else (lambda n: put(view, n, length))
+        write = (
+            (lambda n: view.write(box(n), noise(n), AUTHOR))
+            if kind == "voxels"
+            else (lambda n: put(view, n, length))
+        )
         done = fill(write)
         counts = (done, 0) if kind == "voxels" else (0, done)
         assert done > 2, f"only {done} requests fitted"
@@ -114,7 +118,9 @@ _REASON = _unusable()
 @pytest.mark.skipif(_REASON is not None, reason=str(_REASON))
 @pytest.mark.parametrize("kind", ["voxels", "logged", "blob"])
 def test_full_disk(kind: str, tmp_path: Path) -> None:
-    script = f"mount -t tmpfs -o size=3m none {tmp_path} && exec {sys.executable} {__file__} {tmp_path} {kind}"
+    script = (
+        f"mount -t tmpfs -o size=3m none {tmp_path} && exec {sys.executable} {__file__} {tmp_path} {kind}"
+    )
     result = subprocess.run(
         ["unshare", "-m", "sh", "-c", script],
         cwd=ROOT,

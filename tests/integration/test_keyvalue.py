@@ -274,6 +274,7 @@ def test_writers_in_many_threads(tmp_path: Path, durability: str, monkeypatch: p
 def test_blobs_are_kept_once_and_found_again(tmp_path: Path) -> None:
     large = os.urandom(300_000)
     with dvidzarr.open(tmp_path / "store") as catalog:
+        blobs = f"{catalog.blobs.dataset.prefix}/blobs"
         small = catalog.blobs.put(b"hello")
         assert small == "8UtYSGSD2U9wgDh5jClpfw=="
         references = []
@@ -284,11 +285,11 @@ def test_blobs_are_kept_once_and_found_again(tmp_path: Path) -> None:
             references.append(writer.finish())
             writer.close()
         assert references == [catalog.blobs.put(large)] * 2
-        assert len(list(catalog.context.backend.keys("blobstore/blobs"))) == 1
+        assert len(list(catalog.context.backend.keys(blobs))) == 1
         unfinished = catalog.blobs.writer()
         unfinished.write(b"x")
         unfinished.close()
-        assert len(list(catalog.context.backend.keys("blobstore/blobs"))) == 1
+        assert len(list(catalog.context.backend.keys(blobs))) == 1
     with dvidzarr.open(tmp_path / "store", "r") as catalog:
         found = catalog.blobs.get(base64.urlsafe_b64decode(references[0]))
         assert found is not None
@@ -296,3 +297,8 @@ def test_blobs_are_kept_once_and_found_again(tmp_path: Path) -> None:
         assert catalog.blobs.get(bytes(16)) is None
         with pytest.raises(ForbiddenError):
             catalog.blobs.put(b"x")
+        assert [each for each in catalog.verify(deep=True) if each.severity == "error"] == []
+        (key,) = catalog.context.backend.keys(blobs)
+        (Path(catalog.url) / key).write_bytes(bytes(300_000))
+        (finding,) = (each for each in catalog.verify(deep=True) if each.severity == "error")
+        assert "is not the one recorded" in finding.message

@@ -45,7 +45,9 @@ def test_contains_knows_every_block(rows: list[Row]) -> None:
 
 
 @given(SPANS, st.tuples(COORD, COORD, COORD), st.tuples(*[st.integers(1, 9)] * 3))
-def test_raster_knows_every_block(rows: list[Row], start: tuple[int, int, int], size: tuple[int, int, int]) -> None:
+def test_raster_knows_every_block(
+    rows: list[Row], start: tuple[int, int, int], size: tuple[int, int, int]
+) -> None:
     z, y, x = (a + b for a, b in zip(start, size, strict=True))
     span = ChunkSpan(start, (z, y, x))
     inside = blocks_of(rows)
@@ -58,7 +60,9 @@ def test_mask_floors_voxels(rows: list[Row], start: tuple[int, int, int], size: 
     block = (2, 3, 5)
     box = Box(start, tuple(a + b for a, b in zip(start, size, strict=True)))  # type: ignore[arg-type]
     spans = Spans.of(rows)
-    voxels = np.stack(np.meshgrid(*map(np.arange, box.start, box.stop), indexing="ij"), axis=-1).reshape(-1, 3)
+    voxels = np.stack(np.meshgrid(*map(np.arange, box.start, box.stop), indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
     assert np.array_equal(spans.mask(box, block).ravel(), spans.contains(voxels // np.array(block)))
 
 
@@ -81,7 +85,9 @@ def test_bad_spans_are_refused(rows: list[list[int]]) -> None:
 # --- JSON ----------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.none() | st.lists(st.none() | st.integers(*EDGES), max_size=6), max_size=6), st.integers(1, 4))
+@given(
+    st.lists(st.none() | st.lists(st.none() | st.integers(*EDGES), max_size=6), max_size=6), st.integers(1, 4)
+)
 def test_tuples_are_filled_and_cut(items: list[list[int | None] | None], width: int) -> None:
     text = str(items).replace("None", "null").encode()
     wanted = [[value or 0 for value in [*(item or []), *[0] * width][:width]] for item in items]

@@ -14,6 +14,7 @@ from tests.simulation.simdisk import Disk, Image
 from tests.simulation.simos import SimOs, mounted
 from tests.simulation.workload import (
     AUTHOR,
+    LATE,
     REGIONS,
     STORE,
     Ack,
@@ -97,7 +98,9 @@ def _difference(found: Any, allowed: Sequence[Any]) -> str:  # noqa: ANN401 - ne
     return f"{found!r} is none of {allowed!r}"[:1500]
 
 
-def crash(durability: str, seeds: Iterable[int], cache_dir: Path, *, samples: int = 2, points: float = 1.0) -> Tally:
+def crash(
+    durability: str, seeds: Iterable[int], cache_dir: Path, *, samples: int = 2, points: float = 1.0
+) -> Tally:
     """Run a workload per seed and crash it everywhere."""
     tally = Tally()
     with small_and_calm():
@@ -124,7 +127,9 @@ class Crashes:
         for done, op in enumerate([None, *trace]):
             if op is not None:
                 disk.apply(op)
-            if done < acks[0].done or self._chance.random() > points:
+            following = next((ack for ack in acks if ack.done > done), None)
+            late = following is not None and following.what == LATE
+            if done < acks[0].done or late or self._chance.random() > points:
                 continue
             expected = Expected.at(acks, done)
             self._place = f"{self._name}, after operation {done} of {len(trace)} {op and op[0]}"
@@ -217,7 +222,9 @@ class Crashes:
                     for version in [version for version in repo.dag if not version.locked][:1]:
                         view: Any = instance.at(version)
                         view.write(REGIONS[0], np.full(REGIONS[0].shape, 255, np.uint8), AUTHOR)
-                        problem = problem or (None if view.read(REGIONS[0]).min() == 255 else "a write is lost")
+                        problem = problem or (
+                            None if view.read(REGIONS[0]).min() == 255 else "a write is lost"
+                        )
         except Exception as error:  # noqa: BLE001 - whatever it is, the store is of no use
             problem = f"cannot be used: {error!r}"
         if problem is not None:

@@ -1,6 +1,6 @@
 """The simulation has teeth: each rule of the protocol, when it is broken, is missed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,9 +170,7 @@ FAST: dict[str, Callable[[], Patches]] = {
     "what a killed process left is not synced": lambda: [(durability, "_sync_unflushed", _nothing)],
     "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
     "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],
-    "the first checkpoint is not durable": lambda: [
-        (instance, "begin", _first_checkpoint_lazily)
-    ],
+    "the first checkpoint is not durable": lambda: [(instance, "begin", _first_checkpoint_lazily)],
 }
 
 
@@ -197,11 +195,18 @@ def misses(variant: Callable[[], Patches], durability_: str, cache_dir: Path) ->
     return None
 
 
-@pytest.mark.parametrize("name", FULL)
+QUICK = ("the log is not synced", "the record comes before the objects", "a flush does not sync the log")
+
+
+def _params(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", _params(FULL))
 def test_full_durability_needs_each_rule(name: str, tmp_path: Path) -> None:
     assert misses(FULL[name], "full", tmp_path) is not None
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", _params(FAST))
 def test_fast_durability_needs_each_rule(name: str, tmp_path: Path) -> None:
     assert misses(FAST[name], "fast", tmp_path) is not None

@@ -43,6 +43,8 @@ SIZES = (10, 200, 70)
 LOGGED = 100
 """Values above this are blobs here, so that blobs are cheap."""
 SEGMENT_SIZE = 3000
+LATE = "refused after all was written"
+"""Until it is answered, such a request may show or not."""
 
 Cells = dict[Hashable, Any]
 """(repo, instance, version, place) → what is shown there."""
@@ -152,7 +154,7 @@ def observe(catalog: Catalog) -> World:
         structure.append((repo.root, repo.alias, repo.description, repo.log, versions, instances))
         mutations = max(mutations, repo.mutation_id)
         for instance in repo.instances.values():
-            for version in repo.dag:
+            for version in repo.dag if instance.versioned else [repo.dag.root]:
                 for place, value in shown(instance.at(version)):
                     cells[repo.root, instance.uuid, version.uuid, place] = value
     return World(structure, cells, mutations)
@@ -214,8 +216,9 @@ class Workload:
 
     def _step(self) -> None:
         name = self.chance.choices(self._names, self._weights)[0]
-        if getattr(self, f"_do_{name}")() is not False:
-            self._acknowledged(name)
+        done = getattr(self, f"_do_{name}")()
+        if done is not False:
+            self._acknowledged(done or name)
 
     def _acknowledged(self, what: str) -> None:
         """Note what is shown now, and from when on it is safe."""
@@ -224,7 +227,7 @@ class Workload:
         self._safe = len(self.acks) if durable else self._safe
         self.acks.append(Ack(len(self.system.trace), observe(self.catalog), self._safe, what))
 
-    # --- requests: False = nothing was done --------------------------------------------------------------------
+    # --- requests: False = nothing was done, a text = what was done --------------------------------------------
 
     def _view(self) -> View | None:
         versions = [version for version in self.repo.dag if not version.locked]
@@ -337,7 +340,7 @@ class Workload:
         assert not self.catalog.broken, self.catalog.broken
         self.repo = self.catalog.repo(root)
 
-    def _do_full_disk(self) -> None:
+    def _do_full_disk(self) -> str | None:
         """Fill the disk for one request: it is refused, and nothing changes."""
         kind = self.chance.choice(("write", "write", "create"))
         share = self.chance.choice((0.0, 0.5, 1.0))
@@ -347,9 +350,10 @@ class Workload:
         try:
             request()
         except NoSpaceError:
-            return
+            return LATE if share == 1 else None
         finally:
             self.system.faults.clear()
+        return None
 
 
 _WEIGHTS = {
@@ -369,5 +373,3 @@ _WEIGHTS = {
     "full_disk": 3,
 }
 _FLUSHING = {"commit", "restart", "create"}
-
-

@@ -20,6 +20,9 @@ Array = NDArray[np.int64]
 MAX_SUBVOLUMES = 1 << 20
 """Boxes of one answer; that many take seconds."""
 
+_MAX_CROSSED = 1 << 22
+"""Pairs of span and box that are looked at: bounds the memory, about 100 bytes each."""
+
 _NO_Z = (2**31 - 1, -(2**31))
 
 
@@ -109,6 +112,7 @@ class _Cutting:
         overlap = np.minimum(x1[spans], begin + size - 1) - np.maximum(x0[spans], begin) + 1
         order = np.lexsort((begin, line[spans]))
         fresh = _starts(line[spans][order], begin[order])
+        _check_count(len(fresh))
         held = np.add.reduceat(overlap[order], fresh).tolist()
         place = order[fresh]
         of = spans[place]
@@ -207,7 +211,8 @@ def _extremes(key: Array, low: Array, high: Array) -> tuple[Array, tuple[Array, 
 def _crossed(first: Array, last: Array) -> tuple[Array, Array]:
     """Return (span, box) for every box from the first to the last that each span crosses."""
     counts = last - first + 1
-    _check_count(int(counts.sum(dtype=np.float64)) if counts.max() > MAX_SUBVOLUMES else int(counts.sum()))
+    if counts.sum(dtype=np.float64) > _MAX_CROSSED:
+        raise TooLargeError(f"spans cross more than {_MAX_CROSSED} boxes; take a larger batchsize")
     spans = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts
     return spans, np.arange(len(spans)) - before[spans] + first[spans]

@@ -1,0 +1,59 @@
+"""What operators' programs ask, beside `/api/`: is it alive, may it get requests, how does it do."""
+
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import web
+
+from dvidzarr.core.errors import StorageError
+from dvidzarr.http import responses
+from dvidzarr.http.endpoint import Call, Endpoint
+from dvidzarr.server import metrics
+from dvidzarr.server.runtime import Runtime
+
+if TYPE_CHECKING:
+    from dvidzarr.repo.catalog import Catalog
+
+
+async def get_livez(_call: Call) -> web.StreamResponse:
+    """Answer that the event loop turns; nothing else is looked at."""
+    return responses.text("ok\n")
+
+
+async def get_readyz(call: Call) -> web.StreamResponse:
+    """Answer whether requests may be sent here: not while stopping, nor when the store cannot be read.
+
+    Damaged repos do not count: the others are served, and a restart would not mend them. They are named.
+    """
+    runtime = cast("Runtime", call.runtime)
+    if runtime.draining:
+        return _unready("stopping")
+    try:
+        report = await call.offload(_look, runtime.catalog)
+    except StorageError as error:
+        return _unready(f"the store cannot be read: {type(error).__name__}")
+    return responses.text(report)
+
+
+async def get_metrics(call: Call) -> web.StreamResponse:
+    """Answer all figures in the text format of Prometheus."""
+    body = await call.offload(metrics.exposition, cast("Runtime", call.runtime))
+    return responses.octets(body, metrics.CONTENT_TYPE)
+
+
+def _look(catalog: "Catalog") -> str:
+    if catalog.context.backend.get("store.json") is None:
+        raise StorageError("store.json is gone")
+    broken = "".join(f"repo {name} is damaged and not served\n" for name in sorted(catalog.broken))
+    return f"ok\n{broken}"
+
+
+def _unready(why: str) -> web.Response:
+    return web.Response(status=503, text=f"{why}\n", headers={"Retry-After": "5"})
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(("GET",), ("livez",), get_livez, "getLivez", "read"),
+    Endpoint(("GET",), ("readyz",), get_readyz, "getReadyz", "read"),
+    Endpoint(("GET",), ("metrics",), get_metrics, "getMetrics", "read"),
+)
+"""Their words start at the root of the URL space."""
