@@ -22,6 +22,12 @@ from dvidzarr.core.settings import Settings
     help="Whether an acknowledged write survives a power loss at once (full) or after some seconds (fast).",
 )
 @click.option("--read-only", is_flag=True, help="Take no writes; another process may be the writer.")
+@click.option(
+    "--insecure-allow-anonymous",
+    "anonymous",
+    type=click.Choice(["reader", "writer"]),
+    help="What callers without the admin token may do; needed to listen where other machines can call.",
+)
 def serve(
     store: str,
     host: str | None,
@@ -29,6 +35,7 @@ def serve(
     config: Path | None,
     durability: str | None,
     read_only: bool,
+    anonymous: str | None,
 ) -> None:
     """Serve STORE, a folder that is made if it is missing or empty, until Ctrl-C or SIGTERM.
 
@@ -39,7 +46,12 @@ def serve(
 
     if is_url(store):
         raise click.UsageError(f"{store} is a server already: give the path of a store")
-    overrides = {"server.host": host, "server.port": port, "storage.durability": durability}
+    overrides = {
+        "server.host": host,
+        "server.port": port,
+        "server.anonymous": anonymous,
+        "storage.durability": durability,
+    }
     settings = Settings.load(config, overrides=overrides)
     catalog = dvidzarr.open(store, mode="r" if read_only else "w", settings=settings)
     run(

@@ -38,6 +38,7 @@ class ServerSettings(_Section):
     cors_domains: tuple[str, ...] = ("*",)
     hosts: tuple[str, ...] = ()
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
+    stop_delay_s: float = field(default=0.0, metadata={"minimum": 0})
     note: str = ""
     name: str = ""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from time import monotonic
 
 import numpy as np
 from aiohttp import web
@@ -14,11 +15,20 @@ _BLOCK = 1 << 20
 
 
 async def pieces(call: Call) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives; `BodyTimeoutError` if nothing comes for the idle time allowed."""
+    """Yield the body as it arrives.
+
+    Raises
+    ------
+    BodyTimeoutError
+        Nothing came for the idle time allowed, or bytes drip. Only time spent waiting for the client counts.
+    """
     await _accept(call.request)
     content = call.request.content
-    idle = call.runtime.settings.limits.body_timeout_s
+    limits = call.runtime.settings.limits
+    idle, rate = limits.body_timeout_s, limits.body_min_rate
+    waited, total = 0.0, 0
     while True:
+        asked = monotonic()
         try:
             async with asyncio.timeout(idle):
                 piece = await content.readany()
@@ -28,6 +38,10 @@ async def pieces(call: Call) -> AsyncIterator[bytes]:
             raise InvalidInputError(f"malformed body: {error}") from None
         if not piece:
             return
+        waited += monotonic() - asked
+        total += len(piece)
+        if waited > idle and total < rate * waited:
+            raise BodyTimeoutError(f"the body came with less than {rate} bytes per second")
         yield piece
 
 

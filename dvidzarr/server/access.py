@@ -2,11 +2,17 @@
 
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from dvidzarr.core.errors import ForbiddenError
+from dvidzarr.core.errors import ForbiddenError, InvalidInputError
+from dvidzarr.http.errors import PlainError
+
+if TYPE_CHECKING:
+    from dvidzarr.core.settings import ServerSettings
 
 ADMIN_TOKEN = "DVID_ADMIN_TOKEN"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -33,17 +39,44 @@ class Access:
         Whether the server listens on loopback only: without a token, everybody there is admin.
     origins
         Web origins (with scheme and port) that may read answers and write; `*` allows every one.
+    hosts
+        Names by which the server may be called; `*` allows every one.
+    anonymous_writes
+        Whether who is no admin may write open versions.
     """
 
     token: str
     local: bool
     origins: tuple[str, ...]
+    hosts: tuple[str, ...] = ("*",)
+    anonymous_writes: bool = True
+
+    @classmethod
+    def of(cls, settings: "ServerSettings", host: str, token: str) -> "Access":
+        """Return the rules for a server that listens on `host`.
+
+        Raises
+        ------
+        InvalidInputError
+            Other machines could reach it, and `anonymous` does not say what they may do.
+        """
+        local = is_loopback(host)
+        if not local and not settings.anonymous:
+            raise InvalidInputError(
+                f"on {host} everybody who can reach this machine could read and write the store: say what they may do"
+                " with --insecure-allow-anonymous reader|writer (setting server.anonymous)"
+            )
+        # a server that others can reach has names that only its administrator knows
+        names = settings.hosts if local or settings.hosts else ("*",)
+        hosts = tuple(name.lower() for name in names)
+        return cls(token, local, settings.cors_domains, hosts, settings.anonymous != "reader")
 
     def is_admin(self, request: web.BaseRequest) -> bool:
         """Tell whether the request comes with the admin right."""
         if not self.token:
             # a page of another site in this machine's browser reaches loopback too, by a name of its own even
-            return self.local and not _is_foreign(request) and _names_loopback(request)
+            trusted = self.local and self.anonymous_writes
+            return trusted and not _is_foreign(request) and _names_loopback(request)
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         offered = [request.query.get("admintoken", "")]
         if scheme.lower() == "bearer":
@@ -86,6 +119,16 @@ class Access:
         if not self._allows(origin):
             raise ForbiddenError(f"the web origin {origin!r} may not write here: see server.cors_domains")
 
+    def check_host(self, request: web.BaseRequest) -> None:
+        """Refuse a request that calls the server by a name it does not have.
+
+        A web page can make a name of its own point to this machine (DNS rebinding); then the browser takes this server
+        for a part of that page. Addresses cannot be used so.
+        """
+        name = _host_name(request.headers.get("Host"))
+        if name and name not in self.hosts and "*" not in self.hosts:
+            raise PlainError(421, f"this server does not go by the name {name!r}: see server.hosts")
+
     def _allows(self, origin: str) -> bool:
         return "*" in self.origins or origin.lower() in {allowed.lower() for allowed in self.origins}
 
@@ -100,9 +143,24 @@ def _is_foreign(request: web.BaseRequest) -> bool:
 
 def _names_loopback(request: web.BaseRequest) -> bool:
     host = request.headers.get("Host")
-    if host is None:
-        return True
-    return is_loopback(host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0])
+    return host is None or is_loopback(_without_port(host))
+
+
+def _without_port(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+@lru_cache(maxsize=256)
+def _host_name(host: str | None) -> str:
+    """Return the name in a Host header, lower case; empty for localhost, an address or no header."""
+    name = _without_port(host or "").lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return ""
+    try:
+        ip_address(name)
+    except ValueError:
+        return name
+    return ""
 
 
 def _bytes(text: str) -> bytes:

@@ -7,15 +7,34 @@ from contextlib import asynccontextmanager, contextmanager
 
 from dvidzarr.core.errors import BusyError
 
+_SMALL = 256
+_RESERVED = 16
+
 
 class Admission:
-    """A budget of bytes, first come first served. Lives on one event loop, which guards it."""
+    """A budget of bytes, first come first served. Lives on one event loop, which guards it.
+
+    A request of up to one part in 256 of the budget is small. There is always room for 16 of these beside the large
+    ones: a picture does not wait until volumes are sent.
+    """
 
     def __init__(self, budget: int, timeout: float) -> None:
-        self._budget = budget
+        self.budget = budget
+        self.shed = 0
+        self._small = budget // _SMALL
+        self._large_budget = budget - _RESERVED * self._small
         self._timeout = timeout
         self._held = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def is_small(self, size: int) -> bool:
+        """Tell whether a request of this size may pass those that wait."""
+        return size <= self._small
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
 
     @property
     def held(self) -> int:
@@ -31,8 +50,10 @@ class Admission:
         BusyError
             The others did not finish within the time allowed.
         """
-        size = min(size, self._budget)
-        if self._waiting or self._held + size > self._budget:
+        size = min(size, self._large_budget)
+        if self.is_small(size) and self._held + size <= self.budget:
+            self._held += size
+        elif self._waiting or self._held + size > self._large_budget:
             await self._queue(size)
         else:
             self._held += size
@@ -56,12 +77,13 @@ class Admission:
                 self._waiting.remove(entry)
             self._wake()
             if isinstance(error, TimeoutError):
-                held = f"the requests in flight hold {self._held} of {self._budget} bytes"
+                self.shed += 1
+                held = f"the requests in flight hold {self._held} of {self.budget} bytes"
                 raise BusyError(f"{held} and did not end within {self._timeout} s") from None
             raise
 
     def _wake(self) -> None:
-        while self._waiting and self._held + self._waiting[0][0] <= self._budget:
+        while self._waiting and self._held + self._waiting[0][0] <= self._large_budget:
             size, turn = self._waiting.popleft()
             self._held += size
             turn.set_result(None)

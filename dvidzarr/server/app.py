@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from aiohttp import http_parser, web
 
 from dvidzarr.core.errors import BusyError, StorageError
-from dvidzarr.server.access import ADMIN_TOKEN, Access, is_loopback
-from dvidzarr.server.connections import Gate, GuardedServer
+from dvidzarr.server.access import ADMIN_TOKEN, Access
+from dvidzarr.server.connections import GuardedServer
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import Front
 from dvidzarr.server.runtime import Runtime
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
 
 LOG = logging.getLogger("dvidzarr.server")
-
-KEEPALIVE_S = 300.0
-"""An idle connection is kept this long."""
 
 LINGER_S = 2.0
 """So long the rest of a refused body is read, so that its sender gets to see the answer."""
@@ -49,10 +46,10 @@ def make_app(runtime: Runtime, access: Access) -> web.Server:
     limits = runtime.settings.limits
     return GuardedServer(
         Front(runtime, access),
-        Gate(limits.max_connections, limits.header_timeout_s),
+        runtime.gate,
         auto_decompress=False,
         access_log=None,
-        keepalive_timeout=KEEPALIVE_S,
+        keepalive_timeout=limits.idle_timeout_s,
         lingering_time=LINGER_S,
         max_line_size=limits.max_line_bytes,
         max_field_size=limits.max_line_bytes,
@@ -81,6 +78,8 @@ def serve(
     ------
     BusyError
         The port is taken.
+    InvalidInputError
+        Others could reach it, and the settings do not say what they may do.
     """
     _keep_freed_memory()
     stop = asyncio.Event()
@@ -147,8 +146,8 @@ async def _run(
 ) -> None:
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         LOG.warning("aiohttp runs without its C parser: slower, and less strict about malformed requests")
+    access = Access.of(settings.server, host, os.environ.get(ADMIN_TOKEN, ""))
     runtime = Runtime(catalog, settings)
-    access = Access(os.environ.get(ADMIN_TOKEN, ""), is_loopback(host), settings.server.cors_domains)
     runner = web.ServerRunner(make_app(runtime, access), shutdown_timeout=settings.storage.drain_timeout_s)
     await runner.setup()
     try:
@@ -161,6 +160,8 @@ async def _run(
         if ready is not None:
             ready(address[0], address[1])
         await stop.wait()
+        runtime.draining = True
+        await asyncio.sleep(settings.server.stop_delay_s)
         LOG.info("stopping", extra={"active": runtime.activity.active})
     finally:
         await runner.cleanup()

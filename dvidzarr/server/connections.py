@@ -14,6 +14,7 @@ class Gate:
         self.limit = limit
         self.header_timeout = header_timeout
         self.open = 0
+        self.refused = 0
 
 
 class Connection(web.RequestHandler):
@@ -35,6 +36,7 @@ class Connection(web.RequestHandler):
         self._gate.open += 1
         self._arm()
         if self._gate.open > self._gate.limit:
+            self._gate.refused += 1
             self._expire()
 
     def connection_lost(self, exc: BaseException | None) -> None:

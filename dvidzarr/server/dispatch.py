@@ -9,8 +9,15 @@ from dvidzarr.core.errors import ForbiddenError, VersionLockedError
 from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target
-from dvidzarr.http.errors import not_found
-from dvidzarr.server import routes_blobs, routes_merges, routes_nodes, routes_repos, routes_server
+from dvidzarr.http.errors import PlainError, not_found
+from dvidzarr.server import (
+    routes_blobs,
+    routes_merges,
+    routes_nodes,
+    routes_probes,
+    routes_repos,
+    routes_server,
+)
 from dvidzarr.server.access import Access
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
@@ -24,6 +31,12 @@ FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_blobs.ENDPOINTS,
 )
 """All routes that do not depend on a datatype; their patterns start below `/api/`."""
+
+ROOT_ENDPOINTS = {f"/{row.words[0]}": row for row in routes_probes.ENDPOINTS}
+"""Routes beside `/api/` by their path."""
+
+OPERATION = web.RequestKey("operation", str)
+"""What a request is counted as."""
 
 _MUTATING = ("POST", "PUT", "DELETE")
 _SUBROUTED = ("server", "repo", "node")
@@ -44,9 +57,9 @@ class Dispatcher:
     ) -> web.StreamResponse:
         """Answer a request whose path is decoded and clean."""
         words = path_words(path)
-        if not words:
-            raise not_found()
         facts = _Facts(request, path, headers, self._access.is_admin(request), monotonic())
+        if not words:
+            return await self._beside(facts)
         if words[0] not in ("repo", "node") or len(words) == 1:
             return await self._fixed(facts, words, None)
         if words[0] == "node" and len(words) < 3:
@@ -59,6 +72,12 @@ class Dispatcher:
             return await self._instance(facts, words[2:], Target(repo, version))
         self._check_node_lock(request.method, words, Target(repo, version))
         return await self._fixed(facts, words, Target(repo, version))
+
+    async def _beside(self, facts: "_Facts") -> web.StreamResponse:
+        row = ROOT_ENDPOINTS.get(facts.path)
+        if row is None or facts.request.method not in ("GET", "HEAD"):
+            raise not_found()
+        return await self._run(row, self._call(facts, row.words, row, None))
 
     async def _fixed(
         self, facts: "_Facts", words: tuple[str, ...], target: Target | None
@@ -101,6 +120,11 @@ class Dispatcher:
         if row.effect == "admin" and not call.is_admin:
             path = call.path
             raise ForbiddenError(f"{call.method} {path} requires admin privileges (admintoken or DSG admin)")
+        if row.effect == "write" and not (call.is_admin or self._access.anonymous_writes):
+            raise PlainError(
+                403, "without the admin token this server may only be read: see server.anonymous"
+            )
+        call.request[OPERATION] = row.operation
         return await row.handler(call)
 
     def _check_node_lock(self, method: str, words: tuple[str, ...], target: Target) -> None:

@@ -13,7 +13,7 @@ from dvidzarr.http.errors import PlainError
 from dvidzarr.http.responses import abort
 from dvidzarr.server.access import Access
 from dvidzarr.server.connections import Connection
-from dvidzarr.server.dispatch import Dispatcher
+from dvidzarr.server.dispatch import OPERATION, Dispatcher
 from dvidzarr.server.paths import decoded_path, redirect_of
 from dvidzarr.server.runtime import Runtime
 
@@ -29,6 +29,8 @@ class Front:
 
     def __init__(self, runtime: Runtime, access: Access) -> None:
         self._activity = runtime.activity
+        self._meters = runtime.meters
+        self._watch = runtime.watch
         self._access = access
         self._send_timeout = runtime.settings.limits.send_timeout_s
         self._dispatcher = Dispatcher(runtime, access)
@@ -44,7 +46,7 @@ class Front:
         if isinstance(connection, Connection):
             connection.begin()
         try:
-            response = await self._answer(request, identity)
+            response = await self._watched(request, identity)
             await self._send(request, response)
             status, size = response.status, response.body_length
         except ConnectionError:
@@ -56,7 +58,30 @@ class Front:
             if isinstance(connection, Connection):
                 connection.end(whole=request.content.is_eof())
             self._activity.end()
-            _log(request, identity, status, size, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            received = request.content.total_bytes
+            self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
+            _log(request, identity, status, received, size, seconds)
+
+    async def _watched(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
+        """Answer, or give up when the request stands still for too long."""
+        deadline = asyncio.timeout(None)
+        try:
+            async with deadline:
+                self._watch.begin(request, deadline)
+                return await self._answer(request, identity)
+        except TimeoutError:
+            path = request.raw_path.partition("?")[0]
+            LOG.warning("gave up a request that stood still", extra={"request": identity, "path": path})
+            if request.writer.output_size:
+                raise ConnectionAbortedError from None
+            response = responses.failure(
+                PlainError(504, "the request made no progress and was given up"), path
+            )
+            response.force_close()
+            return response
+        finally:
+            self._watch.end(deadline)
 
     async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Send here rather than leave it to aiohttp, which waits forever for a client that does not read."""
@@ -75,6 +100,7 @@ class Front:
             path = decoded_path(request)
             response = self._access.preflight(request) or redirect_of(request)
             if response is None:
+                self._access.check_host(request)
                 self._access.check_origin(request)
                 response = await self._dispatcher.answer(request, path, headers)
         except DvidzarrError as error:
@@ -94,7 +120,9 @@ class Front:
         return response
 
 
-def _log(request: web.BaseRequest, identity: str, status: int, size: int, seconds: float) -> None:
+def _log(
+    request: web.BaseRequest, identity: str, status: int, received: int, size: int, seconds: float
+) -> None:
     if not ACCESS.isEnabledFor(logging.INFO):
         return
     query = request.query if request.query_string else {}
@@ -106,7 +134,7 @@ def _log(request: web.BaseRequest, identity: str, status: int, size: int, second
         "path": request.raw_path.partition("?")[0],
         "status": status,
         "ms": round(seconds * 1000, 2),
-        "bytes_in": request.content.total_bytes if request.body_exists else 0,
+        "bytes_in": received,
         "bytes_out": size,
         "user": query.get("u", ""),
         "app": query.get("app", ""),

@@ -8,10 +8,10 @@ from dvidzarr.core.errors import StorageError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.server import metrics
-from dvidzarr.server.runtime import Runtime
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
+    from dvidzarr.server.runtime import Runtime
 
 
 async def get_livez(_call: Call) -> web.StreamResponse:

@@ -1,14 +1,18 @@
 """What a running server owns, and lends to handlers."""
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager, asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
 from dvidzarr.server.batching import Batches
+from dvidzarr.server.connections import Gate
+from dvidzarr.server.meters import Meters
+from dvidzarr.server.watch import Watch
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -18,6 +22,11 @@ T = TypeVar("T")
 
 _THREADS_PER_CORE = 4
 """Handlers' threads mostly wait for the disk; decoding batches run on the engine's own pool."""
+
+_LARGE_THREADS_PER_CORE = 2
+
+_LARGE: ContextVar[bool] = ContextVar("large", default=False)
+"""Whether the running request holds a large part of the memory."""
 
 
 class Runtime:
@@ -29,30 +38,45 @@ class Runtime:
     def __init__(self, catalog: "Catalog", settings: "Settings") -> None:
         self.catalog = catalog
         self.settings = settings
+        limits = settings.limits
         self.activity = Activity()
-        self.throttle = Throttle(settings.limits.max_throttled)
+        self.meters = Meters()
+        self.gate = Gate(limits.max_connections, limits.header_timeout_s)
+        self.watch = Watch(limits.handler_timeout_s)
+        self.draining = False
+        self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100
-        self._admission = Admission(settings.limits.in_flight_budget, settings.limits.queue_timeout_s)
-        workers = max(8, _THREADS_PER_CORE * settings.compute.thread_count)
+        self.admission = Admission(limits.in_flight_budget, limits.queue_timeout_s)
+        cores = settings.compute.thread_count
         self._batches = Batches(self.offload)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="request")
+        self._pool = ThreadPoolExecutor(max(8, _THREADS_PER_CORE * cores), thread_name_prefix="request")
+        self._large_pool = ThreadPoolExecutor(_LARGE_THREADS_PER_CORE * cores, thread_name_prefix="large")
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
-        """Run a blocking function on the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        """Run a blocking function on the pool; large requests have their own, so that small ones never queue behind."""
+        pool = self._large_pool if _LARGE.get() else self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
     async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
         """Run a blocking function on the pool, once for all items that came while it ran before."""
         await self._batches.together(key, function, item)
 
-    def admit(self, size: int) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def admit(self, size: int) -> AsyncIterator[None]:
         """Hold `size` bytes of the budget of all requests in flight."""
-        return self._admission.admit(size)
+        async with self.admission.admit(size):
+            before = _LARGE.get()
+            _LARGE.set(before or not self.admission.is_small(size))
+            try:
+                yield
+            finally:
+                _LARGE.set(before)
 
     def throttled(self) -> AbstractContextManager[None]:
         """Hold one of the slots for throttled requests."""
         return self.throttle.slot()
 
     def close(self) -> None:
-        """End the pool after its running tasks."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the pools after their running tasks."""
+        for pool in (self._pool, self._large_pool):
+            pool.shutdown(wait=True, cancel_futures=True)

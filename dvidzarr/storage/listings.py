@@ -9,6 +9,9 @@ from dvidzarr.core.lineage import Lineage
 KEPT_KEYS = 2_000_000
 """Lists are dropped, the longest unused first, when together they hold more keys than this."""
 
+KEPT_LISTS = 32
+"""Nor are there more lists than this: every write looks at each."""
+
 _FEW = 64  # up to so many changes are put in one by one; more are merged, at the cost of the whole list
 
 
@@ -73,8 +76,12 @@ class KeyLists:
     def keep(self, done: KeyList, keys: list[bytes]) -> None:
         """Fill a list that was begun, and drop those for which there is no room."""
         done.keys = keys
-        while len(self._lists) > 1 and sum(len(each.keys) for each in self._lists.values()) > KEPT_KEYS:
+        while len(self._lists) > 1 and self._too_much():
             self._lists.popitem(last=False)
+
+    def _too_much(self) -> bool:
+        total = sum(len(each.keys) for each in self._lists.values())
+        return total > KEPT_KEYS or len(self._lists) > KEPT_LISTS
 
     def note(self, key: bytes, ordinal: int, *, there: bool) -> None:
         """Take in a write. One that descendants inherit makes their lists useless (a follower may read on late)."""

@@ -7,11 +7,11 @@ import orjson
 from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes import BUILTIN
 from dvidzarr.http.endpoint import Endpoint
-from dvidzarr.server.dispatch import FIXED_ENDPOINTS
+from dvidzarr.server.dispatch import FIXED_ENDPOINTS, ROOT_ENDPOINTS
 
 
 def endpoints() -> list[Endpoint]:
-    rows = list(FIXED_ENDPOINTS)
+    rows = [*FIXED_ENDPOINTS, *ROOT_ENDPOINTS.values()]
     for datatype in BUILTIN.values():
         module, _, name = datatype.endpoints.partition(":")
         rows += getattr(import_module(module), name).endpoints

@@ -99,7 +99,7 @@ def test_put_get_delete(node: Node) -> None:
 def test_odd_keys(node: Node, key: str) -> None:
     raw = quote(key, safe="+").replace(".", "%2E")
     with socket.create_connection(urlsplit(str(node.client.base_url)).netloc.split(":")) as link:
-        head = f"POST /api/node/{node.root}/kv/key/{raw} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv"
+        head = f"POST /api/node/{node.root}/kv/key/{raw} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv"
         link.sendall(head.encode())  # httpx would clean `..`
         assert link.recv(100).startswith(b"HTTP/1.1 200")
     assert node("GET", "keys").json() == [key]
@@ -141,7 +141,7 @@ def test_a_body_that_ends_early_changes_nothing(node: Node, url: str) -> None:
     for size in (100, 200_000):
         with socket.create_connection(host) as link:
             head = (
-                f"POST /api/node/{node.root}/kv/key/k HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+                f"POST /api/node/{node.root}/kv/key/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
             )
             link.sendall(head.encode() + b"x" * (size // 2))
     assert node.fetch("k") == b"before"

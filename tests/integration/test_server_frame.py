@@ -107,7 +107,7 @@ def test_chunked_body(http: httpx.Client, received: list[bytes]) -> None:
 
 
 def test_wrong_length_is_told_before_the_body(http: httpx.Client, received: list[bytes]) -> None:
-    head = b"POST %s/exact/5 HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n" % NODE.encode()
+    head = b"POST %s/exact/5 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" % NODE.encode()
     assert b"413" in talk(http, head).split(b"\r\n")[0]
     assert http.post(f"{NODE}/exact/5", content=b"1234").text.startswith("data was 4 bytes")
     assert http.post(f"{NODE}/exact/5", content=b"").text.startswith("data was 0 bytes")
@@ -122,10 +122,10 @@ def test_prefix_body(http: httpx.Client, received: list[bytes]) -> None:
 
 
 def test_half_a_body_is_no_write(http: httpx.Client, received: list[bytes]) -> None:
-    head = b"POST %s/exact/10 HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345" % NODE.encode()
+    head = b"POST %s/exact/10 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12345" % NODE.encode()
     talk(http, head, leave=True)
     chunked = (
-        b"POST %s/prefix/3 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12" % NODE.encode()
+        b"POST %s/prefix/3 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12" % NODE.encode()
     )
     talk(http, chunked, leave=True)
     talk(http, chunked.replace(b"5\r\n12", b"zz\r\n12345"), leave=True)
@@ -145,7 +145,7 @@ def test_small_body_limit(http: httpx.Client) -> None:
 
 def test_expect_continue(http: httpx.Client, received: list[bytes]) -> None:
     address = urlsplit(str(http.base_url))
-    head = "POST {}/exact/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head = "POST {}/exact/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     head += "Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"
     with socket.create_connection((address.hostname, address.port), timeout=20) as link:
         link.sendall(head.format(NODE, 5).encode())
@@ -190,15 +190,15 @@ def test_a_bug_tells_nothing(http: httpx.Client) -> None:
     [
         b"nonsense\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"FROB / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /api/" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"GET http://[/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /api/node/%\xff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"FROB / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /api/" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"GET http://[/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /api/node/%\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         b"GET /x HTTP/1.1\r\nHost: [\r\nOrigin: http://[\r\nConnection: close\r\n\r\n",
     ],
 )
@@ -214,7 +214,7 @@ def test_long_query_is_taken(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/api//node", "/api/node/0123/../x", "/./api/load"])
 def test_unclean_paths_are_redirected(http: httpx.Client, path: str) -> None:
-    answer = talk(http, f"POST {path}?a=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = talk(http, f"POST {path}?a=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     assert b" 307 " in answer
     assert b"?a=1\r\n" in answer
 
@@ -272,7 +272,7 @@ def test_slow_body_is_cut(received: list[bytes]) -> None:
         address = urlsplit(str(http.base_url))
         with socket.create_connection((address.hostname, address.port), timeout=20) as link:
             link.sendall(
-                b"POST %s/exact/9 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123" % NODE.encode()
+                b"POST %s/exact/9 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n123" % NODE.encode()
             )
             assert link.recv(1000).startswith(b"HTTP/1.1 408")
     assert received == []
@@ -282,7 +282,7 @@ def test_slow_reader_is_cut() -> None:
     with client(limits__send_timeout_s=0.3) as http:
         address = urlsplit(str(http.base_url))
         with socket.create_connection((address.hostname, address.port), timeout=20) as link:
-            link.sendall(b"GET %s/stream/100/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (NODE.encode(), MIB))
+            link.sendall(b"GET %s/stream/100/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (NODE.encode(), MIB))
             time.sleep(1)
             assert http.get("/api/heartbeat").text == "OK"
             assert len(read_all(link)) < 100 * MIB
@@ -304,7 +304,7 @@ def test_requests_end_before_the_server(tmp_path: Path) -> None:
     with client() as http:
         address = urlsplit(str(http.base_url))
         link = socket.create_connection((address.hostname, address.port), timeout=20)
-        link.sendall(b"GET %s/sleep/0.5 HTTP/1.1\r\nHost: x\r\n\r\n" % NODE.encode())
+        link.sendall(b"GET %s/sleep/0.5 HTTP/1.1\r\nHost: localhost\r\n\r\n" % NODE.encode())
         time.sleep(0.2)
     with link:
         assert read_all(link).endswith(b"done")

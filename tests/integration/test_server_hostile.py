@@ -169,7 +169,7 @@ def test_random_requests(http: httpx.Client, root: str, seed: int) -> None:
 def raw_status(http: httpx.Client, method: str, path: str, body: bytes) -> int:
     """Return the status of a request sent as it is: a client library would mend it."""
     address = urlsplit(str(http.base_url))
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((address.hostname, address.port), timeout=30) as link:
         link.sendall(head.encode() + body)
         answer = link.recv(65536)

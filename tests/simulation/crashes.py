@@ -10,21 +10,11 @@ from typing import Any
 import numpy as np
 
 from dvidzarr.repo.catalog import Catalog
+from tests.simulation.engine import STORE, abandon, open_store, small_and_calm
 from tests.simulation.simdisk import Disk, Image
 from tests.simulation.simos import SimOs, mounted
-from tests.simulation.workload import (
-    AUTHOR,
-    LATE,
-    REGIONS,
-    STORE,
-    Ack,
-    Workload,
-    World,
-    abandon,
-    observe,
-    open_store,
-    small_and_calm,
-)
+from tests.simulation.workload import AUTHOR, LATE, Ack, Workload
+from tests.simulation.worlds import REGIONS, World, observe
 
 REQUESTS = 40
 _AGAIN = 0.15

@@ -1,180 +1,27 @@
-"""A seeded workload on a simulated disk, and everything that a store shows, to be compared before and after a crash."""
+"""A seeded workload on a simulated disk."""
 
 import errno
-import heapq
 import random
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
-from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import DvidzarrError, NoSpaceError
-from dvidzarr.core.geometry import Box
+from dvidzarr.core.errors import NoSpaceError
 from dvidzarr.core.ids import Author
-from dvidzarr.core.settings import Settings
-from dvidzarr.datatypes import BUILTIN
-from dvidzarr.repo import catalog as catalog_module
-from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.instance import View
-from dvidzarr.storage import dataset, log, writing
-from dvidzarr.storage.caches import DatasetCaches
-from dvidzarr.storage.documents import Documents
-from dvidzarr.storage.locks import Stripes
-from dvidzarr.storage.writing import get_document, put_document, write_documents
+from dvidzarr.storage.writing import put_document, write_documents
+from tests.simulation.engine import abandon, open_store, settings_for
 from tests.simulation.simdisk import Disk
 from tests.simulation.simos import Fault, SimOs, mounted
+from tests.simulation.worlds import KEYS, REGIONS, World, observe
 
-STORE = "/simulated/store"
 AUTHOR = Author("simulation", "test")
-WHOLE = Box((0, 0, 0), (8, 8, 32))
-REGIONS = (
-    Box((0, 0, 0), (8, 8, 16)),  # two chunks
-    Box((0, 0, 16), (8, 8, 24)),
-    Box((1, 2, 25), (6, 7, 31)),  # a part of a chunk
-)
-KEYS = (b"small", b"large", b"other")
 SIZES = (10, 200, 70)
-LOGGED = 100
-"""Values above this are blobs here, so that blobs are cheap."""
-SEGMENT_SIZE = 3000
 LATE = "refused after all was written"
 """Until it is answered, such a request may show or not."""
-
-Cells = dict[Hashable, Any]
-"""(repo, instance, version, place) → what is shown there."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What a store shows: versions, instances and notes; the cells; and what may be in use of the mutation ids."""
-
-    structure: Any
-    cells: Cells
-    mutations: int
-
-
-class InlineHousekeeper:
-    """Background tasks, run when the test says so."""
-
-    def __init__(self) -> None:
-        self._tasks: list[tuple[float, int, Hashable, Callable[[], None]]] = []
-        self._count = 0
-
-    def schedule(
-        self, delay: float, name: Hashable, task: Callable[[], None], *, at_close: bool = True
-    ) -> None:
-        """Keep a task, unless one of that name waits."""
-        if all(name != waiting for _, _, waiting, _ in self._tasks):
-            self._count += 1
-            heapq.heappush(self._tasks, (delay, self._count, name, task))
-
-    def run(self) -> None:
-        """Run what waits, the most urgent first; what that schedules waits for the next time."""
-        tasks, self._tasks = self._tasks, []
-        for _, _, _, task in sorted(tasks):
-            with suppress(DvidzarrError):  # logged and forgotten, as by the real one
-                task()
-
-    def close(self) -> None:
-        """Forget what waits."""
-        self._tasks.clear()
-
-
-class InlineScheduler(Scheduler):
-    """Work in the calling thread."""
-
-    def write(self, work: Callable[[int], Any], count: int) -> list[Any]:
-        """Call one after the other."""
-        return [work(index) for index in range(count)]
-
-
-def _index_in_memory(caches: DatasetCaches) -> Documents:
-    return Documents(":memory:", caches._versions)
-
-
-@contextmanager
-def small_and_calm() -> Iterator[None]:
-    """Let files be small and everything happen in one thread."""
-    with ExitStack() as stack:
-        for target, name, value in (
-            (catalog_module, "Housekeeper", InlineHousekeeper),
-            (catalog_module, "Scheduler", InlineScheduler),
-            (log, "SEGMENT_SIZE", SEGMENT_SIZE),
-            (writing, "LOGGED", LOGGED),
-            (dataset, "Stripes", partial(Stripes, 4)),
-            (DatasetCaches, "_open", _index_in_memory),
-        ):
-            stack.enter_context(patch.object(target, name, value))
-        yield
-
-
-def settings_for(durability: str, cache_dir: str) -> Settings:
-    """Return settings with caches outside the simulated disk."""
-    overrides = {
-        "storage.durability": durability,
-        "storage.cache_dir": cache_dir,
-        "storage.drain_timeout_s": 0,
-        "compute.threads": 1,
-        "cache.chunk_cache_mb": 0,
-    }
-    return Settings.load(env={}, overrides=overrides)
-
-
-def open_store(settings: Settings) -> Catalog:
-    """Open the store on the mounted disk for writing."""
-    return Catalog(STORE, "w", settings, BUILTIN, None)
-
-
-def abandon(catalog: Catalog) -> None:
-    """Let go of what is not on the simulated disk, as the death of the process does."""
-    for repo in catalog._repos.values():
-        for instance in repo._instances.values():
-            if instance.opened:
-                instance.dataset.caches.close()
-
-
-# --- what is shown -------------------------------------------------------------------------------------------
-
-
-def observe(catalog: Catalog) -> World:
-    """Return everything that a store shows."""
-    structure, cells, mutations = [], {}, 0
-    for repo in catalog.repos:
-        versions = [
-            (v.uuid, v.branch, v.locked, v.parents, v.note, v.log, v.number, v.created, v.updated)
-            for v in repo.dag
-        ]
-        instances = sorted((name, each.uuid) for name, each in repo.instances.items())
-        structure.append((repo.root, repo.alias, repo.description, repo.log, versions, instances))
-        mutations = max(mutations, repo.mutation_id)
-        for instance in repo.instances.values():
-            for version in repo.dag if instance.versioned else [repo.dag.root]:
-                for place, value in shown(instance.at(version)):
-                    cells[repo.root, instance.uuid, version.uuid, place] = value
-    return World(structure, cells, mutations)
-
-
-def shown(view: Any) -> Iterator[tuple[Hashable, Any]]:  # noqa: ANN401 - a voxel view
-    """Yield the places of a view and what they show."""
-    voxels = view.read(WHOLE)
-    for index, box in enumerate(REGIONS[:2]):
-        z, y, x = (slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
-        yield index, voxels[z, y, x].tobytes()
-    yield 2, voxels[:, :, 24:].tobytes()
-    lineage, target = view.lineage(), view.instance.dataset
-    for key in KEYS if target.caches.has_documents else ():
-        if (value := get_document(target, key, lineage)) is not None:
-            yield key, value
-    yield "extents", view.extents
-
-
-# --- what happens --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

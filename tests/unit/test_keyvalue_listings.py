@@ -52,3 +52,13 @@ def test_lists_are_dropped_when_they_hold_too_much(monkeypatch: pytest.MonkeyPat
     for ordinal in range(3):
         lists.keep(lists.begin(Lineage.root(ordinal)), [b"a", b"b"])
     assert [lists.get(ordinal) is not None for ordinal in range(3)] == [False, False, True]
+
+
+def test_lists_are_dropped_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listings, "KEPT_LISTS", 2)
+    lists = KeyLists()
+    for ordinal in range(2):
+        lists.keep(lists.begin(Lineage.root(ordinal)), [])
+    assert lists.get(0) is not None
+    lists.keep(lists.begin(Lineage.root(2)), [])
+    assert [lists.get(ordinal) is not None for ordinal in range(3)] == [True, False, True]
