@@ -88,6 +88,8 @@ class Dataset:
         """Durability `fast`: objects that are not synced yet."""
         self.flushing = threading.Lock()
         """Held while `unflushed` is worked off, and while superseded objects are removed."""
+        self.flush_soon: Callable[[], None] = lambda: None
+        """Durability `fast`: called after each record that is not synced."""
         self.voided: frozenset[int] = frozenset()
         self.found_void = False
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
@@ -206,6 +208,8 @@ class Dataset:
             full.append((kind, about, payload))
             self._cached_size += len(payload) + 256
         position = self.log.append_all(full)
+        if not self.log.durable and records[-1][0] != Kind.CHECKPOINT:
+            self.flush_soon()
         if self._cached_size > _CACHE_EVERY:
             self._cached_size = 0
             self.context.housekeeper.schedule(0, ("caches", self.data_id), self.save_caches, at_close=False)

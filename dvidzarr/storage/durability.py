@@ -34,6 +34,7 @@ def begin(dataset: Dataset) -> None:
     if is_fast(dataset) or dataset.log.unflushed_after is not None:
         _checkpoint(dataset, dataset.log.tail.sequence)  # durable before anything is acknowledged that is not
     dataset.log.durable = not is_fast(dataset)
+    dataset.flush_soon = lambda: note_unflushed(dataset, [])
 
 
 def note_unflushed(dataset: Dataset, keys: list[str]) -> None:

@@ -20,6 +20,7 @@ def finish(dataset: Dataset, ordinal: int) -> None:
     for store in dataset.arrays.values():
         _finish_array(dataset, store, ordinal)
     dataset.append(Kind.FINISHED, ordinal, Author(), {})
+    dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
     folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
     backend = dataset.context.backend
     dataset.later(("rewrites", folder), lambda: backend.remove(list(backend.keys(folder))))

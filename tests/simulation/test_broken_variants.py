@@ -9,8 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from dvidzarr.core.errors import DvidzarrError
-from dvidzarr.repo import instance
-from dvidzarr.storage import durability, logreader
+from dvidzarr.repo import base, instance
+from dvidzarr.storage import durability, finishing, logreader
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.local import AppendFile, LocalBackend
@@ -95,6 +95,14 @@ def _sync_names_only(backend: LocalBackend, keys: Sequence[str], *, contents: bo
     _sync(backend, keys)
 
 
+def _finish_unsynced(dataset: Dataset, ordinal: int) -> None:
+    with patch.object(dataset.log, "flush", _nothing):
+        _finish(dataset, ordinal)
+
+
+_finish = finishing.finish
+
+
 def _first_checkpoint_lazily(dataset: Dataset) -> None:
     dataset.log.durable = False
     if dataset.log.unflushed_after is not None:
@@ -168,6 +176,7 @@ FAST: dict[str, Callable[[], Patches]] = {
     "superseded objects go at once": lambda: [(Dataset, "_remove_later", _remove_at_once)],
     "requests with lost objects are not voided": lambda: [(durability, "_void_incomplete", _nothing)],
     "what a killed process left is not synced": lambda: [(durability, "_sync_unflushed", _nothing)],
+    "rewrites go before the finished record is durable": lambda: [(base, "finish", _finish_unsynced)],
     "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
     "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],
     "the first checkpoint is not durable": lambda: [(instance, "begin", _first_checkpoint_lazily)],
