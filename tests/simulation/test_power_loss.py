@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.crashes import Tally, crash
 
 SEEDS_AT_ONCE = 10
-STATES = 110_000
+STATES = 102_000
 """Wanted of each durability in a whole run."""
 
 

@@ -1,0 +1,54 @@
+"""A server in a process of its own, whose memory and log can be looked at."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.cli_process import CHECKOUT, COMMAND
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where it is and which process it is."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory in use; 0 where there is no /proc."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            return 0
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def served(store: Path, *words: object, **env: str) -> Iterator[Served]:
+    """Serve a store on a free port; the log lies beside the store."""
+    log = store.parent / f"{store.name}.log"
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            (*COMMAND, "serve", str(store), "--port", "0", *map(str, words)),
+            env=os.environ | {"PYTHONPATH": path} | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url, log.read_text()
+            yield Served(url, process, log)
+        finally:
+            process.kill()

@@ -1,0 +1,280 @@
+"""What operators rely on: probes, metrics, deadlines, who may call the server by which name and from where."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+import dvidzarr
+from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.settings import ServerSettings, Settings
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.server.access import Access
+from dvidzarr.server.app import running
+from tests.integration import server_stub
+from tests.integration.cli_process import CHECKOUT
+from tests.integration.server_process import served
+
+NODE = "/api/node/0123/thing"
+BLOCK = bytes(32**3)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        repo = catalog.create_repo(alias="ops", root="c" * 32)
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "32,32,32"}, repo.dag.root)
+        yield catalog
+
+
+@contextmanager
+def client(catalog: Catalog, **settings: object) -> Iterator[httpx.Client]:
+    """Serve a catalog and yield a client of it."""
+    overrides = {name.replace("__", "."): value for name, value in settings.items()}
+    with (
+        running(catalog, Settings.load(env={}, overrides=overrides)) as url,
+        httpx.Client(base_url=url, timeout=20) as http,
+    ):
+        yield http
+
+
+@contextmanager
+def link_to(http: httpx.Client) -> Iterator[socket.socket]:
+    address = urlsplit(str(http.base_url))
+    with socket.create_connection((address.hostname, address.port), timeout=20) as link:
+        yield link
+
+
+# --- probes ---------------------------------------------------------------------------------------------------
+
+
+def test_probes(catalog: Catalog) -> None:
+    with client(catalog) as http:
+        assert http.get("/livez").text == "ok\n"
+        assert http.get("/readyz").text == "ok\n"
+        assert http.head("/readyz").status_code == 200
+        for method, path in (("POST", "/livez"), ("GET", "/livez/"), ("GET", "/api/livez"), ("GET", "/livezz")):
+            assert http.request(method, path).status_code == 404, (method, path)
+
+
+def test_damaged_repo_is_named_and_does_not_stop_the_others(catalog: Catalog) -> None:
+    catalog.broken["1234"] = "why"
+    with client(catalog) as http:
+        answer = http.get("/readyz")
+        assert (answer.status_code, answer.text) == (200, "ok\nrepo 1234 is damaged and not served\n")
+        assert "dvidzarr_repos_broken 1.0" in http.get("/metrics").text
+
+
+def test_unready_without_the_store(catalog: Catalog, tmp_path: Path) -> None:
+    with client(catalog) as http:
+        file = tmp_path / "store" / "store.json"
+        file.rename(tmp_path / "elsewhere")
+        answer = http.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"]
+        assert str(tmp_path) not in answer.text
+        assert http.get("/livez").status_code == 200
+        (tmp_path / "elsewhere").rename(file)
+        assert http.get("/readyz").status_code == 200
+
+
+def test_unready_while_stopping(tmp_path: Path) -> None:
+    with served(tmp_path / "store", DVIDZARR_SERVER_STOP_DELAY_S="3") as server:
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        assert httpx.get(f"{server.url}/api/heartbeat").status_code == 200
+        assert server.process.wait(30) == 0
+
+
+# --- metrics --------------------------------------------------------------------------------------------------
+
+
+def test_metrics_count_what_was_answered(catalog: Catalog) -> None:
+    parser = pytest.importorskip("prometheus_client.parser")
+    voxels = f"/api/node/{'c' * 32}/gray/raw/0_1_2/32_32_32/0_0_0"
+    with client(catalog) as http:
+        http.post(voxels, content=BLOCK)
+        for _ in range(3):
+            http.get(voxels)
+        http.get("/api/node/nothing/here/at/all")
+        text = http.get("/metrics").text
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parser.text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    get = (("operation", "getVoxelsRaw"), ("status", "200"))
+    assert samples["dvidzarr_request_seconds_count", *get] == 3
+    assert samples["dvidzarr_request_seconds_bucket", ("le", "+Inf"), *get] == 3
+    assert samples["dvidzarr_response_bytes_total", *get] >= 3 * len(BLOCK)
+    post = (("operation", "postVoxelsRaw"), ("status", "200"))
+    assert samples["dvidzarr_request_bytes_total", *post] == len(BLOCK)
+    assert samples["dvidzarr_request_seconds_count", ("operation", "none"), ("status", "400")] == 1
+    assert samples["dvidzarr_requests_active",] == 1
+    assert samples["dvidzarr_connections",] >= 1
+    assert samples["dvidzarr_in_flight_bytes",] == 0
+    log = (("instance", "gray"), ("repo", "c" * 32))
+    assert samples["dvidzarr_log_records", *log] >= 1
+    assert samples["dvidzarr_log_writable", *log] == 1
+    assert samples["dvidzarr_store_readable",] == 1
+    assert samples["process_resident_memory_bytes",] > 1 << 20
+
+
+def test_names_of_operations_not_paths_become_labels(catalog: Catalog) -> None:
+    with client(catalog) as http:
+        for number in range(50):
+            http.get(f"/api/node/x{number}/y{number}/z{number}")
+            http.request(f"VERB{number}", f"/{number}")
+        text = http.get("/metrics").text
+    counts = [line for line in text.splitlines() if line.startswith("dvidzarr_request_seconds_count")]
+    assert 1 <= len(counts) < 5
+
+
+def test_prometheus_is_imported_by_the_first_who_asks() -> None:
+    code = "import sys, dvidzarr.server.app; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------
+
+
+def test_dripping_body_is_refused() -> None:
+    with (
+        client(server_stub.stub(), limits__body_timeout_s=0.5, limits__body_min_rate=1000) as http,
+        link_to(http) as link,
+    ):
+        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n".encode())
+        started = time.monotonic()
+        link.settimeout(0.1)
+        answer = b""
+        while not answer and time.monotonic() - started < 10:
+            link.sendall(b"x")
+            try:
+                answer = link.recv(1000)
+            except TimeoutError:
+                continue
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"1000 bytes per second" in answer + link.recv(1000)
+        assert time.monotonic() - started < 5
+
+
+def test_slow_body_above_the_rate_is_taken() -> None:
+    with (
+        client(server_stub.stub(), limits__body_timeout_s=0.3, limits__body_min_rate=20) as http,
+        link_to(http) as link,
+    ):
+        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n".encode())
+        for _ in range(9):
+            link.sendall(b"x" * 10)
+            time.sleep(0.1)
+        assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_idle_connections_are_closed() -> None:
+    with client(server_stub.stub(), limits__idle_timeout_s=0.3) as http, link_to(http) as link:
+        link.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
+        started = time.monotonic()
+        assert link.recv(1000) == b""
+        assert time.monotonic() - started < 5
+
+
+def test_request_that_stands_still_is_given_up() -> None:
+    with client(server_stub.stub(), limits__handler_timeout_s=0.4) as http:
+        started = time.monotonic()
+        answer = http.get(f"{NODE}/sleep/3")
+        assert answer.status_code == 504
+        assert "no progress" in answer.text
+        assert time.monotonic() - started < 2
+        assert http.get(f"{NODE}/sleep/0.1").text == "done"
+
+
+def test_flowing_body_outlives_the_deadline_of_handlers() -> None:
+    with client(server_stub.stub(), limits__handler_timeout_s=0.4) as http, link_to(http) as link:
+        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n".encode())
+        for _ in range(9):
+            link.sendall(b"x" * 10)
+            time.sleep(0.15)
+        assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+# --- names and addresses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST.:8000", 200),
+        ("fly.localhost:1", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("10.1.2.3", 200),
+        ("data.example.org:8000", 200),
+        ("Data.Example.org", 200),
+        ("evil.example.org", 421),
+        ("localhost.evil.org", 421),
+        ("127.0.0.1.evil.org", 421),
+        ("x", 421),
+        ("[", 200),
+    ],
+)
+def test_names_of_the_server(host: str, status: int) -> None:
+    with client(server_stub.stub(), server__hosts=["Data.example.org"]) as http:
+        assert http.get("/livez", headers={"Host": host}).status_code == status
+
+
+def test_rebound_page_can_neither_read_nor_write() -> None:
+    rebound = {"Host": "evil.org:8000", "Origin": "http://evil.org:8000"}
+    with client(server_stub.stub()) as http:
+        for method, path in (("GET", "/echo/a/b"), ("POST", "/small"), ("GET", "/admin")):
+            assert http.request(method, NODE + path, headers=rebound).status_code == 421
+    assert server_stub.RECEIVED == []
+
+
+@pytest.mark.parametrize("hosts", [["*"], ["evil.org"]])
+def test_names_can_be_allowed(hosts: list[str]) -> None:
+    with client(server_stub.stub(), server__hosts=hosts) as http:
+        assert http.get(f"{NODE}/echo", headers={"Host": "evil.org"}).status_code == 200
+
+
+def test_beyond_loopback_only_when_told_what_strangers_may_do() -> None:
+    with pytest.raises(InvalidInputError, match="--insecure-allow-anonymous"):
+        Access.of(ServerSettings(), "0.0.0.0", "")
+    with pytest.raises(InvalidInputError), running(server_stub.stub(), Settings(), "0.0.0.0"):
+        pass
+    for role, writes in (("reader", False), ("writer", True)):
+        access = Access.of(ServerSettings(anonymous=role), "0.0.0.0", "token")
+        assert (access.local, access.anonymous_writes, access.hosts) == (False, writes, ("*",))
+    assert Access.of(ServerSettings(anonymous="reader", hosts=("A.org",)), "::", "").hosts == ("a.org",)
+    assert Access.of(ServerSettings(), "127.0.0.1", "").hosts == ()
+
+
+def test_anonymous_readers_need_the_token_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVID_ADMIN_TOKEN", "s3cret")
+    with client(server_stub.stub(), server__anonymous="reader") as http:
+        assert http.get(f"{NODE}/echo").status_code == 200
+        assert http.post(f"{NODE}/ask").status_code == 200
+        assert http.post(f"{NODE}/small", content=b"x").status_code == 403
+        bearer = {"Authorization": "Bearer s3cret"}
+        assert http.post(f"{NODE}/small", content=b"x", headers=bearer).status_code == 200
+
+
+def test_anonymous_readers_without_any_token(catalog: Catalog) -> None:
+    voxels = f"/api/node/{'c' * 32}/gray/raw/0_1_2/32_32_32/0_0_0"
+    with client(catalog, server__anonymous="reader") as http:
+        assert http.post("/api/repos", json={}).status_code == 400
+        assert http.post(voxels, content=BLOCK).status_code == 403
+        assert http.post(f"/api/node/{'c' * 32}/commit", json={}).status_code == 403
+        assert http.get(voxels).status_code == 200
+    assert not catalog.repos[0].dag.root.locked
