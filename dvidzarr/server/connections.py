@@ -1,10 +1,17 @@
 """Connections: how many there may be, and how long a client may take to send its headers."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+LOG = logging.getLogger("dvidzarr.server")
+
+SERVER_NAME = "dvidzarr"
+"""Instead of aiohttp's, which tells the versions of everything."""
 
 
 class Gate:
@@ -15,6 +22,7 @@ class Gate:
         self.header_timeout = header_timeout
         self.open = 0
         self.refused = 0
+        self.malformed = 0
 
 
 class Connection(web.RequestHandler):
@@ -50,6 +58,25 @@ class Connection(web.RequestHandler):
         if not self._answering and self._deadline is None:
             self._arm()
         super().data_received(data)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what got past all other handling of errors."""
+        response = super().handle_error(request, status, exc, message)
+        response.headers["Server"] = SERVER_NAME
+        return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        """Count bytes that are no HTTP instead of logging them: whoever sends them could fill the disk."""
+        if isinstance(options.get("exc_info"), HttpProcessingError):
+            self._gate.malformed += 1
+        else:
+            LOG.error(*args, **({"exc_info": True} | options))
 
     def begin(self) -> None:
         """Note that a request is complete up to its body."""

@@ -86,6 +86,9 @@ def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
         "dvidzarr_connections_refused", "Connections beyond the limit, closed at once", gate.refused
     )
     yield CounterMetricFamily(
+        "dvidzarr_malformed_requests", "Requests that are no HTTP, answered 400", gate.malformed
+    )
+    yield CounterMetricFamily(
         "dvidzarr_requests_shed", "Requests answered 503 because memory stayed taken", admission.shed
     )
     yield CounterMetricFamily(

@@ -12,7 +12,7 @@ from dvidzarr.http import responses
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.responses import abort
 from dvidzarr.server.access import Access
-from dvidzarr.server.connections import Connection
+from dvidzarr.server.connections import SERVER_NAME, Connection
 from dvidzarr.server.dispatch import OPERATION, Dispatcher
 from dvidzarr.server.paths import decoded_path, redirect_of
 from dvidzarr.server.runtime import Runtime
@@ -20,8 +20,7 @@ from dvidzarr.server.runtime import Runtime
 ACCESS = logging.getLogger("dvidzarr.access")
 LOG = logging.getLogger("dvidzarr.server")
 
-_SERVER = {"Server": "dvidzarr"}
-"""Instead of aiohttp's, which tells the versions of everything."""
+_SERVER = {"Server": SERVER_NAME}
 
 
 class Front:

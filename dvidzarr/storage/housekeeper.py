@@ -4,7 +4,8 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from itertools import count
 
 from dvidzarr.core.errors import DvidzarrError
@@ -74,6 +75,13 @@ class Housekeeper:
                 lambda: not self._busy and (not self._queue or self._queue[0][0] > time.monotonic() + 0.001),
                 deadline - time.monotonic(),
             )
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep all tasks waiting, after the running one has ended: for copying the files of a store."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+            yield
 
     def close(self) -> None:
         """Run what must not wait for the next start, and end the thread."""

@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -16,6 +17,8 @@ from dvidzarr.repo.catalog import Catalog
 from dvidzarr.server.app import running
 from dvidzarr.server.dispatch import FIXED_ENDPOINTS
 from dvidzarr.server.tables import table_of
+from tests.integration.hostile_wire import mutated, pipelined, request, statuses
+from tests.integration.server_process import MIB, Served, served
 
 BLOCK = bytes(32**3)
 
@@ -174,3 +177,86 @@ def raw_status(http: httpx.Client, method: str, path: str, body: bytes) -> int:
         link.sendall(head.encode() + body)
         answer = link.recv(65536)
     return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+# --- on the wire ------------------------------------------------------------------------------------------------
+
+ROOT = "d" * 32
+CHILD = "e" * 32
+VERBS = ("GET", "GET", "GET", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+KEYS = (
+    "..%2F..%2F..%2Fescaped", "%2Fescaped", "..", "a%00b", "%0d%0aX:%20y", "k" * 3000, "%ff%fe", "a/b", "zarr.json",
+    "~", "%2e%2e", ".%2Fstore.json", "a", "b",
+)  # fmt: skip
+
+
+def some_request(chance: random.Random) -> tuple[str, bytes]:
+    method, body = chance.choice(VERBS), chance.choice(BODIES)
+    if chance.random() < 0.25:
+        word = chance.choice(("key", "keyrange", "keys", "keyvalues", "keyrangevalues", "tags", "blobstore"))
+        rest = "/".join(chance.choice(KEYS) for _ in range(chance.randint(1, 2)))
+        return method, request(method, f"/api/node/{CHILD}/kv/{word}/{rest}{chance.choice(QUERIES)}", body)
+    return method, request(method, some_path(chance, chance.choice((ROOT, CHILD))), body)
+
+
+def prepare(store: Path) -> None:
+    with dvidzarr.open(store, "w") as catalog:
+        repo = catalog.create_repo(root=ROOT)
+        gray = repo.create_instance("uint8blk", "gray", {"BlockSize": "32,32,32"}, repo.dag.root)
+        repo.create_instance("keyvalue", "kv", {}, repo.dag.root)
+        gray.at(repo.dag.root)[0:32, 0:32, 0:32] = 7
+        repo.new_version(repo.commit(repo.dag.root), uuid=CHILD)
+
+
+def outside(store: Path) -> dict[str, tuple[int, int]]:
+    """Return all that lies beside a store, with times."""
+    found = {}
+    for path in sorted(store.parent.parent.rglob("*")):
+        if store in path.parents or path.suffix == ".log":
+            continue
+        status = path.lstat()
+        found[str(path)] = (status.st_size, 0 if path == store else status.st_mtime_ns)
+    return found
+
+
+def attack(server: Served, seed: int, count: int) -> Counter[int]:
+    """Send pipelined and mutated requests, about half of each; return how often each status came."""
+    chance = random.Random(seed)
+    seen: Counter[int] = Counter()
+    sent = 0
+    while sent < count:
+        batch = [some_request(chance) for _ in range(min(40, count - sent))]
+        sent += len(batch)
+        while batch:
+            seen.update(pipelined(server.url, batch))
+        for _ in range(min(40, count - sent)):
+            sent += 1
+            raw = mutated(chance, some_request(chance)[1])
+            got = statuses(server.url, raw)
+            assert all(status < 500 or status == 503 for status in got), (got, raw[:300])
+            seen.update(got)
+    return seen
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(96_000, marks=pytest.mark.slow)])
+def test_attack_on_the_wire(tmp_path: Path, count: int) -> None:
+    store = tmp_path / "within" / "store"
+    store.parent.mkdir()
+    (tmp_path / "escaped").write_text("not yours")
+    prepare(store)
+    before = outside(store)
+    voxels = f"/api/node/{ROOT}/gray/raw/0_1_2/32_32_32/0_0_0"
+    with served(store) as server:
+        seen = attack(server, 1, count // 4)
+        memory = server.resident
+        for seed in (2, 3, 4):
+            seen += attack(server, seed, count // 4)
+        assert not {status for status in seen if status >= 500} - {503}, seen
+        assert set(seen) >= {200, 307, 400, 404}, seen
+        assert seen.total() > count * 3 // 4, seen
+        assert httpx.get(server.url + voxels).content == bytes([7]) * 32**3
+        assert server.resident < memory + 64 * MIB
+        assert server.process.poll() is None
+        log = server.log.read_text()
+    assert "Traceback" not in log, log[log.index("Traceback") - 2000 :][:6000]
+    assert outside(store) == before

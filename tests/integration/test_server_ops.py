@@ -61,7 +61,12 @@ def test_probes(catalog: Catalog) -> None:
         assert http.get("/livez").text == "ok\n"
         assert http.get("/readyz").text == "ok\n"
         assert http.head("/readyz").status_code == 200
-        for method, path in (("POST", "/livez"), ("GET", "/livez/"), ("GET", "/api/livez"), ("GET", "/livezz")):
+        for method, path in (
+            ("POST", "/livez"),
+            ("GET", "/livez/"),
+            ("GET", "/api/livez"),
+            ("GET", "/livezz"),
+        ):
             assert http.request(method, path).status_code == 404, (method, path)
 
 
@@ -164,7 +169,7 @@ def test_dripping_body_is_refused() -> None:
             except TimeoutError:
                 continue
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"1000 bytes per second" in answer + link.recv(1000)
+        assert b"less than 1000 bytes per second" in answer
         assert time.monotonic() - started < 5
 
 

@@ -291,7 +291,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.leave_reader()
         self.folders += 1
         old, self.folder = self.folder, self.base / str(self.folders)
-        shutil.copytree(old, self.folder, copy_function=copy_if_there, ignore_dangling_symlinks=True)
+        with self.catalog.context.housekeeper.paused():  # the copy is one moment, as a crash is
+            shutil.copytree(old, self.folder)
         self.catalog.close()
         shutil.rmtree(old)
         ruin_caches(self.folder, ruin, random.Random(seed))
@@ -371,14 +372,6 @@ def full_disk(catalog: Catalog, after: int) -> Iterator[None]:
         patch.setattr(backend, "create", failing)
         patch.setattr("dvidzarr.storage.local.AppendFile.write_at", refuse)
         yield
-
-
-def copy_if_there(source: str, target: str) -> object:
-    """Copy a file unless the dying process has just removed it."""
-    try:
-        return shutil.copy(source, target)
-    except FileNotFoundError:
-        return target
 
 
 def ruin_caches(folder: Path, how: str | None, chance: random.Random) -> None:
