@@ -1,13 +1,17 @@
 """Answers made on the pool while they are sent: small ones whole, larger ones as a stream."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.responses import stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 BLOCK = 1 << 20
 """Pieces are gathered until they have so many bytes; a smaller answer is one body."""
@@ -17,7 +21,7 @@ _BLOCKS = 4  # one gathered, one joined, one sent, one in the transport
 
 async def gathered(
     call: Call,
-    pieces: Iterator[bytes],
+    pieces: "Iterable[Buffer]",
     content_type: str = "application/octet-stream",
     *,
     length: int | None = None,
@@ -36,39 +40,43 @@ async def gathered(
     blocks = _blocks(pieces)
     more = {**(headers or {}), "Content-Type": content_type}
     async with call.runtime.admit(_BLOCKS * BLOCK):
-        first, whole = await call.offload(next, blocks)
-        if whole:
-            return web.Response(status=status, body=first, headers=more)
-        async with aclosing(_ahead(call, first, blocks)) as rest:
-            return await stream(call, rest, length, headers=more, status=status)
+        first = await call.offload(next, blocks, None)
+        if first is None or len(first) < BLOCK:
+            return web.Response(status=status, body=first or b"", headers=more)
+
+        async def body() -> AsyncGenerator[memoryview, None]:
+            yield first
+            async with aclosing(ahead(call, lambda: next(blocks, None))) as rest:
+                async for block in rest:
+                    yield block
+
+        async with aclosing(body()) as stream_of:
+            return await stream(call, stream_of, length, headers=more, status=status)
 
 
-def _blocks(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield (block, whether it is the last)."""
-    parts: list[bytes] = []
+def _blocks(pieces: "Iterable[Buffer]") -> Iterator[memoryview]:
+    """Yield the pieces joined to blocks, all but the last of at least `BLOCK` bytes."""
+    parts: list[Buffer] = []
     size = 0
     for piece in pieces:
         parts.append(piece)
-        size += len(piece)
+        size += memoryview(piece).nbytes
         if size >= BLOCK:
-            yield b"".join(parts), False
+            yield memoryview(b"".join(parts))
             parts, size = [], 0
-    yield b"".join(parts), True
+    if parts:
+        yield memoryview(b"".join(parts))
 
 
-async def _ahead(
-    call: Call, first: bytes, blocks: Iterator[tuple[bytes, bool]]
-) -> AsyncGenerator[memoryview, None]:
-    """Yield the blocks; the next is made while one is sent."""
-    block, last = first, False
-    pending = asyncio.ensure_future(call.offload(next, blocks))
+async def ahead(call: Call, produce: Callable[[], memoryview | None]) -> AsyncGenerator[memoryview, None]:
+    """Yield what `produce` returns until it is None; the next is made on the pool while one is sent.
+
+    `produce` is never called twice at the same time, so it may keep state, but from different threads.
+    """
+    pending = asyncio.ensure_future(call.offload(produce))
     try:
-        while not last:
-            yield memoryview(block)
-            block, last = await pending
-            if not last:
-                pending = asyncio.ensure_future(call.offload(next, blocks))
-        if block:
-            yield memoryview(block)
+        while (piece := await pending) is not None:
+            pending = asyncio.ensure_future(call.offload(produce))
+            yield piece
     finally:
         pending.cancel()

@@ -2,15 +2,18 @@
 
 import random
 import re
+import select
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
 STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3}) ", re.MULTILINE)
 BATCH = 8
 BATCH_BYTES = 64 << 10
 """So much fits into the buffers of a connection, so that sending never waits for reading."""
+
+_SILENCE_S = 0.03
 
 HEADERS = (
     b"Content-Length: 5\r\n",
@@ -137,15 +140,35 @@ def connect(url: str) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), timeout=30)
 
 
-def statuses(url: str, raw: bytes) -> list[int]:
-    """Send bytes, end sending, return the statuses of everything that comes back."""
-    answer = b""
-    with connect(url) as link, suppress(ConnectionError):
-        link.sendall(raw)
-        link.shutdown(socket.SHUT_WR)
-        while data := link.recv(1 << 18):
-            answer += data
-    return [int(status) for status in STATUS.findall(answer)]
+def statuses(url: str, raws: list[bytes]) -> list[list[int]]:
+    """Send each of these over a connection of its own, at the same time; return the statuses that come back for each.
+
+    What is not answered within a moment of silence gets the end of sending, upon which the server hangs up.
+    """
+    with ExitStack() as stack:
+        links = {stack.enter_context(connect(url)): b"" for _ in raws}
+        for link, raw in zip(links, raws, strict=True):
+            with suppress(ConnectionError):
+                link.sendall(raw)
+        _collect(links, _SILENCE_S)
+        for link in links:
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_WR)
+        _collect(links, 30)
+        return [[int(status) for status in STATUS.findall(answer)] for answer in links.values()]
+
+
+def _collect(links: dict[socket.socket, bytes], silence: float) -> None:
+    """Read until all have hung up or nothing came for a while."""
+    waiting = set(links)
+    while waiting and (ready := select.select(waiting, [], [], silence)[0]):
+        for link in ready:
+            data = b""
+            with suppress(ConnectionError):
+                data = link.recv(1 << 18)
+            links[link] += data
+            if not data:
+                waiting.discard(link)
 
 
 def pipelined(url: str, requests: list[tuple[str, bytes]]) -> Iterator[int]:

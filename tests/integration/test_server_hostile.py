@@ -229,10 +229,9 @@ def attack(server: Served, seed: int, count: int) -> Counter[int]:
         sent += len(batch)
         while batch:
             seen.update(pipelined(server.url, batch))
-        for _ in range(min(40, count - sent)):
-            sent += 1
-            raw = mutated(chance, some_request(chance)[1])
-            got = statuses(server.url, raw)
+        raws = [mutated(chance, some_request(chance)[1]) for _ in range(min(40, count - sent))]
+        sent += len(raws)
+        for raw, got in zip(raws, statuses(server.url, raws), strict=True):
             assert all(status < 500 or status == 503 for status in got), (got, raw[:300])
             seen.update(got)
     return seen

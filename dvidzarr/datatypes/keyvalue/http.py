@@ -110,8 +110,8 @@ class KeyValueTable(EndpointTable):
 
 ENDPOINTS = KeyValueTable(
     endpoints=(
-        Endpoint(("GET",), ("help",), get_help, "getVoxelsHelp", "read"),
-        Endpoint(("GET",), ("info",), get_info, "getVoxelsInfo", "read"),
+        Endpoint(("GET",), ("help",), get_help, "getInstanceHelp", "read"),
+        Endpoint(("GET",), ("info",), get_info, "getInstanceInfo", "read"),
         Endpoint(("GET",), ("tags",), get_tags, "getKeyvalueTags", "read"),
         Endpoint(("POST",), ("tags",), post_tags, "postKeyvalueTags", "write"),
         Endpoint(("GET",), ("keys",), get_keys, "getKeyvalueKeys", "read"),

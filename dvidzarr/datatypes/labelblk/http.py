@@ -102,11 +102,11 @@ def _sync(instance: "LabelInstance", names: list[str], replace: bool, call: Call
 
 ENDPOINTS = EndpointTable(
     endpoints=(
-        Endpoint(("GET",), ("help",), get_help, "getVoxelsHelp", "read"),
-        Endpoint(("POST",), ("help",), get_help, "postVoxelsHelp", "read"),
+        Endpoint(("GET",), ("help",), get_help, "getInstanceHelp", "read"),
+        Endpoint(("POST",), ("help",), get_help, "postInstanceHelp", "read"),
         Endpoint(("DELETE",), ("help",), get_help, "deleteLabelsHelp", "read"),
-        Endpoint(("GET",), ("info",), get_info, "getVoxelsInfo", "read"),
-        Endpoint(("POST",), ("info",), get_info, "postLabelsInfo", "read"),
+        Endpoint(("GET",), ("info",), get_info, "getInstanceInfo", "read"),
+        Endpoint(("POST",), ("info",), get_info, "postInstanceInfo", "read"),
         Endpoint(("DELETE",), ("info",), get_info, "deleteLabelsInfo", "read"),
         Endpoint(("GET",), ("metadata",), get_metadata, "getVoxelsMetadata", "read"),
         Endpoint(("POST",), ("metadata",), get_metadata, "postVoxelsMetadata", "read"),

@@ -182,10 +182,10 @@ def _triple(values: "XYZ", depth: int) -> str:
 
 ENDPOINTS = RoiTable(
     endpoints=(
-        Endpoint(("GET",), ("help",), get_help, "getVoxelsHelp", "read"),
-        Endpoint(("POST",), ("help",), get_help, "postVoxelsHelp", "read"),
-        Endpoint(("GET",), ("info",), get_info, "getVoxelsInfo", "read"),
-        Endpoint(("POST",), ("info",), get_info, "postLabelsInfo", "read"),
+        Endpoint(("GET",), ("help",), get_help, "getInstanceHelp", "read"),
+        Endpoint(("POST",), ("help",), get_help, "postInstanceHelp", "read"),
+        Endpoint(("GET",), ("info",), get_info, "getInstanceInfo", "read"),
+        Endpoint(("POST",), ("info",), get_info, "postInstanceInfo", "read"),
         Endpoint(("GET",), ("roi",), get_roi, "getRoi", "read"),
         Endpoint(("HEAD",), ("roi",), get_roi, "headRoi", "read"),
         Endpoint(("POST",), ("roi",), post_roi, "postRoi", "write"),

@@ -98,9 +98,9 @@ async def get_rawkey(call: Call) -> web.StreamResponse:
 
 ENDPOINTS = EndpointTable(
     endpoints=(
-        row(("GET",), ("help",), get_help, "getVoxelsHelp", "read"),
-        row(("POST",), ("help",), get_help, "postVoxelsHelp", "read"),
-        row(("GET",), ("info",), get_info, "getVoxelsInfo", "read"),
+        row(("GET",), ("help",), get_help, "getInstanceHelp", "read"),
+        row(("POST",), ("help",), get_help, "postInstanceHelp", "read"),
+        row(("GET",), ("info",), get_info, "getInstanceInfo", "read"),
         row(("GET",), ("metadata",), get_metadata, "getVoxelsMetadata", "read"),
         row(("POST",), ("metadata",), get_metadata, "postVoxelsMetadata", "read"),
         row(("POST",), ("extents",), post_extents, "postVoxelsExtents", "write"),

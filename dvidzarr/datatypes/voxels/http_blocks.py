@@ -1,7 +1,6 @@
 """`blocks`, `subvolblocks` and `specificblocks`: whole blocks, bare or framed (spec-voxels §6.7, §6.8)."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,13 @@ from aiohttp import web
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, ChunkSpan
-from dvidzarr.datatypes.voxels.http_pieces import ahead, row, throttle, voxel_view
+from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view
 from dvidzarr.datatypes.voxels.jpegblocks import encode_block, lossy
+from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import receive_at_least
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import block_refusal, parse_geometry, parse_int, quoted
-from dvidzarr.http.responses import empty, octets, stream
+from dvidzarr.http.responses import empty, octets
 from dvidzarr.wire.blockstream import frame_head
 from dvidzarr.wire.compression import gzip_encode, lz4_prefixed_encode, snappy_encode
 
@@ -200,28 +200,8 @@ async def answer_blocks(
     """Send the parts of all blocks: whole if they are few, else piece by piece as they are decoded."""
     blocks = chain.from_iterable(map(view.blocks, spans))  # lazy: resolved on the pool
 
-    def gather() -> memoryview | None:
-        found: list[Buffer] = []
-        size = 0
-        for block in blocks:
-            for part in parts(block):
-                found.append(part)
-                size += memoryview(part).nbytes
-            if size >= _PIECE_BYTES:
-                break
-        return memoryview(b"".join(found)) if found else None
-
-    first = await call.offload(gather)
-    if first is None or first.nbytes < _PIECE_BYTES:
-        return octets(first or b"")
-
-    async def pieces() -> AsyncIterator[memoryview]:
-        yield first
-        async with aclosing(ahead(call, gather)) as rest:
-            async for piece in rest:
-                yield piece
-
-    return await stream(call, pieces(), length)
+    pieces = chain.from_iterable(map(parts, blocks))
+    return await gathered(call, pieces, length=length)
 
 
 ROWS = (

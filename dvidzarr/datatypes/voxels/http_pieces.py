@@ -1,7 +1,5 @@
 """What the voxel handlers share: the typed view, refusals of queries, and piecewise answers."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, cast
 
@@ -61,17 +59,3 @@ def within_roi(call: Call, view: "VoxelView") -> "VoxelView":
 def throttle(call: Call) -> AbstractContextManager[None]:
     """Hold a slot while the request runs if it asks for throttling; `BusyError` if none is free."""
     return call.runtime.throttled() if is_throttle(call.query.get("throttle")) else nullcontext()
-
-
-async def ahead(call: Call, produce: Callable[[], memoryview | None]) -> AsyncGenerator[memoryview, None]:
-    """Yield what `produce` returns until it is None; the next is made on the pool while one is sent.
-
-    `produce` is never called twice at the same time, so it may keep state, but from different threads.
-    """
-    pending = asyncio.ensure_future(call.offload(produce))
-    try:
-        while (piece := await pending) is not None:
-            pending = asyncio.ensure_future(call.offload(produce))
-            yield piece
-    finally:
-        pending.cancel()

@@ -9,7 +9,7 @@ import numpy as np
 from aiohttp import web
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.datatypes.voxels.http_pieces import ahead, row, throttle, voxel_view, within_roi
+from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view, within_roi
 from dvidzarr.datatypes.voxels.jpegblocks import lossy
 from dvidzarr.datatypes.voxels.slices import (
     MAX_PICTURE_BYTES,
@@ -19,6 +19,7 @@ from dvidzarr.datatypes.voxels.slices import (
     slice_image,
     volume_jpeg,
 )
+from dvidzarr.http.ahead import ahead
 from dvidzarr.http.body import receive_exact
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import Geometry, Shape, block_refusal, parse_geometry, parse_shape
