@@ -243,9 +243,9 @@ def test_attack_on_the_wire(tmp_path: Path, count: int) -> None:
     store.parent.mkdir()
     (tmp_path / "escaped").write_text("not yours")
     prepare(store)
-    before = outside(store)
     voxels = f"/api/node/{ROOT}/gray/raw/0_1_2/32_32_32/0_0_0"
     with served(store) as server:
+        before = outside(store)
         seen = attack(server, 1, count // 4)
         memory = server.resident
         for seed in (2, 3, 4):
