@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dvidzarr
+from dvidzarr.cli.keys import LocalKeys
 from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo, VolumeInfo
 from dvidzarr.core.errors import BusyError, InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
+from dvidzarr.datatypes.keyvalue.model import KeyValueView
 from dvidzarr.datatypes.voxels.view import VoxelView
 
 if TYPE_CHECKING:
@@ -121,6 +123,16 @@ class LocalTarget:
                 f"{name!r} is of type {view.instance.datatype.name}, which holds no voxels"
             )
         return LocalVolume(view, self.author)
+
+    def keys(self, ref: str, name: str) -> LocalKeys:
+        """Open a key-value instance at a version."""
+        repo, version = self._catalog.resolve(ref)
+        if name not in repo.instances:
+            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
+        view = repo.instance(name).at(version)
+        if not isinstance(view, KeyValueView):
+            raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which holds no keys")
+        return LocalKeys(view, self.author)
 
     def close(self) -> None:
         """Close the store and give the lock back."""

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("dvidzarr.cli.repos:delete", "Delete an instance, or a whole repo."),
     "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, TIFF, HDF5, NumPy or Zarr into an instance."),
     "export": ("dvidzarr.cli.export:export", "Copy a box or all of an instance to TIFF, HDF5 or Zarr."),
+    "kv": ("dvidzarr.cli.kv:kv", "Read, write, import and export the values of a key-value instance."),
     "log": ("dvidzarr.cli.audit:log", "Read the history of a repo or an instance."),
     "verify": ("dvidzarr.cli.audit:verify", "Check every record and checksum of a store, and repair caches."),
     "config": ("dvidzarr.cli.config:config", "Show the settings and where each comes from."),

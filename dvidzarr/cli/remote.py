@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import orjson
 
+from dvidzarr.cli.keys import RemoteKeys
 from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo, VolumeInfo
 from dvidzarr.core.errors import BusyError, DvidzarrError, InvalidInputError, NotFoundError, StorageError
 from dvidzarr.core.geometry import ZYX, Box
@@ -187,14 +188,25 @@ class RemoteTarget:
 
     def volume(self, ref: str, name: str) -> RemoteVolume:
         """Open an instance at a version for reading and writing voxels."""
-        repo = _repo_info(self._session.json("GET", "repo", ref, "info"))
-        if name not in {instance.name for instance in repo.instances}:
-            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
-        version = _resolved(repo, ref)
+        version, _ = self._found(ref, name)
         info = self._session.json("GET", "node", version.uuid, name, "info")
         if "BlockSize" not in info["Extended"]:
             raise InvalidInputError(f"{name!r} is of type {info['Base']['TypeName']}, which holds no voxels")
         return RemoteVolume(self._session, version, name, info)
+
+    def keys(self, ref: str, name: str) -> RemoteKeys:
+        """Open a key-value instance at a version."""
+        version, instance = self._found(ref, name)
+        if instance.type_name != "keyvalue":
+            raise InvalidInputError(f"{name!r} is of type {instance.type_name}, which holds no keys")
+        return RemoteKeys(self._session, version.uuid, name)
+
+    def _found(self, ref: str, name: str) -> tuple[VersionInfo, InstanceInfo]:
+        repo = _repo_info(self._session.json("GET", "repo", ref, "info"))
+        found = next((instance for instance in repo.instances if instance.name == name), None)
+        if found is None:
+            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
+        return _resolved(repo, ref), found
 
     def close(self) -> None:
         """Close the connections."""

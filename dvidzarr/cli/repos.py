@@ -95,11 +95,18 @@ def new_repo(store: str, alias: str, description: str, root: str | None) -> None
     multiple=True,
     help="Setting, such as BlockSize=64,64,64; repeatable.",
 )
+@click.option("--unversioned", is_flag=True, help="One state for all versions, never locked.")
 @click.option(
     "--version", "ref", metavar="REF", help="Version to make it in.  [default: the master head of REPO]"
 )
 def new_instance(
-    store: str, repo: str, type_name: str, name: str, settings: tuple[tuple[str, str], ...], ref: str | None
+    store: str,
+    repo: str,
+    type_name: str,
+    name: str,
+    settings: tuple[tuple[str, str], ...],
+    unversioned: bool,
+    ref: str | None,
 ) -> None:
     """Make an instance of TYPE in REPO (any version of it).
 
@@ -107,8 +114,9 @@ def new_instance(
     dvidzarr new instance my-store 3f8c uint8blk grayscale --set BlockSize=64,64,64 --set VoxelSize=8,8,8
     """
     where = ref or (repo if ":" in repo else f"{repo}:master")
+    config = dict(settings) | ({"versioned": "false"} if unversioned else {})
     with open_target(store, WRITE) as target:
-        target.create_instance(where, type_name, name, dict(settings))
+        target.create_instance(where, type_name, name, config)
     click.echo(f"made {name} ({type_name})", err=True)
 
 

@@ -15,6 +15,8 @@ from dvidzarr.core.ids import Author
 if TYPE_CHECKING:
     import numpy as np
 
+    from dvidzarr.cli.keys import Keys
+
 XYZ = tuple[float, float, float]
 
 
@@ -122,6 +124,9 @@ class Target(Protocol):
 
     def volume(self, ref: str, name: str) -> Volume:
         """Open an instance at a version for reading and writing voxels."""
+
+    def keys(self, ref: str, name: str) -> "Keys":
+        """Open a key-value instance at a version."""
 
     def close(self) -> None:
         """Release what is held."""

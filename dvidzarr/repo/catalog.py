@@ -83,12 +83,12 @@ class Catalog:
         """Folders of repos that cannot be opened → why. The others are served."""
         self._listed = 0
         backend = LocalBackend(path)
-        store_id = read_store(backend) or create_store(backend, create=mode != "r")
+        self._lock = WriterLock(f"{backend.root}/lock")
+        store_id = read_store(backend) or create_store(backend, self._lock, create=mode != "r")
         cache_dir = Path(settings.storage.cache_dir or Path(path) / "cache") / store_id
         cache = ChunkCache(settings.cache.chunk_bytes)
         self.context = StoreContext(backend, store_id, settings, cache_dir, cache, Housekeeper())
         self.blobs = BlobStore(self)
-        self._lock = WriterLock(f"{backend.root}/lock")
         if mode == "w":
             self.become_writer()
         else:

@@ -2,9 +2,10 @@
 
 import orjson
 
-from dvidzarr.core.errors import ConflictError, StorageError
+from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import is_uuid, new_id, now
 from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.locks import WriterLock
 
 FORMAT = 1
 
@@ -33,15 +34,22 @@ def read_store(backend: LocalBackend) -> str | None:
     return str(note["id"])
 
 
-def create_store(backend: LocalBackend, *, create: bool) -> str:
-    """Create a store in a missing or empty folder; return its id."""
+def create_store(backend: LocalBackend, lock: WriterLock, *, create: bool) -> str:
+    """Create a store in a missing or empty folder, as its writer; return its id."""
     if not create:
         raise StorageError(f"{backend.url} is no dvidzarr store: it does not exist or is empty")
+    backend.make_root()
+    lock.acquire()
+    try:
+        return read_store(backend) or _write(backend)  # another process may have been quicker
+    finally:
+        lock.release(clean=True)
+
+
+def _write(backend: LocalBackend) -> str:
     store_id = new_id()
     note = orjson.dumps({"format": FORMAT, "id": store_id, "created": now()}, option=orjson.OPT_INDENT_2)
-    backend.make_root()
-    if not backend.create("store.json", note, sync=True):
-        raise ConflictError(f"{backend.url} is being created by another process; try again")
+    backend.replace("store.json", note)  # whole or not at all, also after a power loss
     backend.make_folder("repos")
     backend.sync_folder("repos")
     return store_id

@@ -200,10 +200,10 @@ class LocalBackend:
         return True
 
     def is_empty(self) -> bool:
-        """Tell whether the root is missing, or a folder with nothing in it."""
+        """Tell whether the root is missing, or a folder with nothing in it (but what an interrupted creation left)."""
         try:
             with os.scandir(self.root) as entries:
-                return next(entries, None) is None
+                return all(entry.name == "lock" or entry.name.endswith(".partial") for entry in entries)
         except FileNotFoundError:
             return True
         except OSError as error:

@@ -328,6 +328,8 @@ class LocalLog(LogReader):
             self._file.write_at(self._offset, frame)
         except StorageError as error:
             self._take_back(error)
+            if self._failed is not None:
+                raise StorageError(self._failed) from error  # also for a full disk: the record may come back
             raise
         if self.durable:
             try:
