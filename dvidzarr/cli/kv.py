@@ -51,7 +51,7 @@ def get(store: str, place: str, key: str, output: Path | None) -> None:
     with _keys(store, place) as keys:
         value = keys.read(key)
     if output is None:
-        click.get_binary_stream("stdout").write(value)
+        sys.stdout.buffer.write(value)
     else:
         output.write_bytes(value)
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
+from traceback import clear_frames
 
 from aiohttp import web
 
@@ -48,7 +49,8 @@ class Front:
             response = await self._watched(request, identity)
             await self._send(request, response)
             status, size = response.status, response.body_length
-        except ConnectionError:
+        except ConnectionError as error:
+            _let_go(error)
             abort(request)
             return web.Response()  # goes nowhere: aiohttp wants one
         else:
@@ -117,6 +119,19 @@ class Front:
             for name, value in headers.items():
                 response.headers.setdefault(name, value)
         return response
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames that an error came through hold: slabs of many MiB.
+
+    asyncio's futures keep the error that ended them, its frames keep the futures: without this, the memory of answers
+    that were cut short would wait for the next full garbage collection (2 GiB after ten of them, measured).
+    """
+    link: BaseException | None = error
+    while link is not None:
+        clear_frames(link.__traceback__)
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _log(
