@@ -62,7 +62,7 @@ def demo(
         _edit_child(target, target.new_version(root, "artefact painted out"), box)
         _edit_branch(target, target.branch(root, "smoothed", "region smoothed"), box)
     then = "" if is_url(store) else f" and `dvidzarr serve {store}`"
-    click.echo(f"repo {root}: try `dvidzarr repos {store}`{then}", err=True)
+    click.echo(f"repo {root}: try `dvidzarr repos {store}`{then}")
 
 
 def _fill(target: Target, root: str, volume: Synthetic, box: Box) -> None:
