@@ -112,6 +112,22 @@ class ComputeSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
+class EventSettings(_Section):
+    """Where the events of a served store are written to."""
+
+    json_lines: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings(_Section):
+    """Where the events of a served store are published, and under which topics."""
+
+    servers: tuple[str, ...] = ()
+    topic_prefix: str = ""
+    topic_suffixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings. `Settings()` is the defaults; `Settings.load` reads file, environment and overrides.
 
@@ -123,6 +139,8 @@ class Settings:
     storage: StorageSettings = field(default_factory=StorageSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
+    events: EventSettings = field(default_factory=EventSettings)
+    kafka: KafkaSettings = field(default_factory=KafkaSettings)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -185,6 +203,8 @@ SECTIONS = {
     "storage": StorageSettings,
     "cache": CacheSettings,
     "compute": ComputeSettings,
+    "events": EventSettings,
+    "kafka": KafkaSettings,
 }
 
 

@@ -36,6 +36,8 @@ class RepoFeed:
         self._store_id = store_id
         self._repo_id = repo_id
         self._deliver = deliver
+        self.moved = False
+        """Whether anything was read since the cursors were asked for."""
         self._state = RepoState()
         self._readers: dict[str, LogReader] = {}
         cursors = {name: Cursor(**place) for name, place in orjson.loads(saved or b"{}").items()}
@@ -55,6 +57,7 @@ class RepoFeed:
 
     def saved(self) -> bytes:
         """Return the cursors behind all that was handed out, for the next feed to begin with."""
+        self.moved = False
         cursors = dict(self._cursors)
         cursors |= {instance_id: reader.cursor for instance_id, reader in self._readers.items()}
         own = self._log.cursor
@@ -112,9 +115,10 @@ class RepoFeed:
     def _take(self, entry: Entry) -> None:
         """Take in a record of the repo log; those up to the cursor only build the state."""
         known = self._before is not None and entry.sequence <= self._before.sequence
+        self.moved = True
         before = self._state
         self._state = before.applied(entry)
-        if entry.kind == Kind.INSTANCE or entry.kind == Kind.RENAME:
+        if entry.kind in {Kind.INSTANCE, Kind.RENAME}:
             self._records |= {record.id: record for record in self._state.instances.values()}
         elif entry.kind == Kind.DELETE_INSTANCE:
             self._end(entry.header["id"], read_on=not known)
@@ -137,6 +141,7 @@ class RepoFeed:
             reader.close()
 
     def _take_of(self, instance_id: str, entry: Entry) -> None:
+        self.moved = True
         version = entry.header.get("at", entry.header.get("v"))
         if version is not None and version not in self._state.dag.by_id:
             self._log.follow()  # the version was made after the repo log was read

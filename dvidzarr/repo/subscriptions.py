@@ -137,7 +137,11 @@ class Subscription:
             self._lock.acquire()
         except BusyError:
             raise BusyError(f"the subscriber {name!r} is running already") from None
-        self._begin(history=history)
+        try:
+            self._begin(history=history)
+        except BaseException:
+            self._lock.release(clean=True)
+            raise
         self._thread = threading.Thread(target=self._run, name=f"subscriber {name}", daemon=True)
         self._thread.start()
 
@@ -234,16 +238,13 @@ class Subscription:
 
     def _save(self) -> None:
         """Save the cursors, once the sink vouches for all events before them."""
-        changed = {
-            repo_id: saved
-            for repo_id, feed in self._feeds.items()
-            if (saved := feed.saved()) != self._stored.get(repo_id)
-        }
-        if changed:
+        moved = {repo_id: feed.saved() for repo_id, feed in self._feeds.items() if feed.moved}
+        if moved:
             self._sink.flush()
-            for repo_id, saved in changed.items():
+        for repo_id, saved in moved.items():
+            if saved != self._stored.get(repo_id):  # else it was only read up to where it is
                 self._backend.replace(self._cursor_key(repo_id), saved)
-            self._stored |= changed
+                self._stored[repo_id] = saved
         self._saved_at = time.monotonic()
 
     def _cursor_key(self, repo_id: str) -> str:

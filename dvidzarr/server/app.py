@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from aiohttp import http_parser, web
 
 from dvidzarr.core.errors import BusyError, StorageError
+from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.connections import GuardedServer
 from dvidzarr.server.logs import logging_to
@@ -90,7 +91,12 @@ def serve(
             loop.add_signal_handler(number, stop.set)
         await _run(catalog, settings, settings.server.host if host is None else host, port, ready, stop)
 
-    with logging_to(), catalog, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with (
+        logging_to(),
+        catalog,
+        sinks(catalog, settings),
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
         runner.run(main())
 
 

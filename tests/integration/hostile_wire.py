@@ -14,6 +14,7 @@ BATCH_BYTES = 64 << 10
 """So much fits into the buffers of a connection, so that sending never waits for reading."""
 
 _SILENCE_S = 0.03
+_ENOUGH = 1 << 20
 
 HEADERS = (
     b"Content-Length: 5\r\n",
@@ -159,7 +160,7 @@ def statuses(url: str, raws: list[bytes]) -> list[list[int]]:
 
 
 def _collect(links: dict[socket.socket, bytes], silence: float) -> None:
-    """Read until all have hung up or nothing came for a while."""
+    """Read until all have hung up or sent a lot, or nothing came for a while."""
     waiting = set(links)
     while waiting and (ready := select.select(waiting, [], [], silence)[0]):
         for link in ready:
@@ -167,7 +168,7 @@ def _collect(links: dict[socket.socket, bytes], silence: float) -> None:
             with suppress(ConnectionError):
                 data = link.recv(1 << 18)
             links[link] += data
-            if not data:
+            if not data or len(links[link]) > _ENOUGH:
                 waiting.discard(link)
 
 

@@ -126,3 +126,9 @@ def test_a_long_key_does_not_become_a_file(shell: Shell, store: str, tmp_path: P
     shell.ok("kv", "put", store, NOTES, "k" * 300, tmp_path / "text")
     assert ".tar" in shell.fails("kv", "export", store, NOTES, tmp_path / "out")
     shell.ok("kv", "export", store, NOTES, tmp_path / "out.tar")
+
+
+@pytest.mark.parametrize("name", ["get", "put", "ls", "rm", "import", "export"])
+def test_every_command_explains_itself(shell: Shell, name: str) -> None:
+    text = shell.ok("kv", name, "--help")
+    assert text.startswith(f"Usage: dvidzarr kv {name} [OPTIONS] STORE REF/INSTANCE")

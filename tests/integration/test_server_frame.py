@@ -107,7 +107,9 @@ def test_chunked_body(http: httpx.Client, received: list[bytes]) -> None:
 
 
 def test_wrong_length_is_told_before_the_body(http: httpx.Client, received: list[bytes]) -> None:
-    head = b"POST %s/exact/5 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" % NODE.encode()
+    head = (
+        b"POST %s/exact/5 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" % NODE.encode()
+    )
     assert b"413" in talk(http, head).split(b"\r\n")[0]
     assert http.post(f"{NODE}/exact/5", content=b"1234").text.startswith("data was 4 bytes")
     assert http.post(f"{NODE}/exact/5", content=b"").text.startswith("data was 0 bytes")
@@ -125,7 +127,8 @@ def test_half_a_body_is_no_write(http: httpx.Client, received: list[bytes]) -> N
     head = b"POST %s/exact/10 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12345" % NODE.encode()
     talk(http, head, leave=True)
     chunked = (
-        b"POST %s/prefix/3 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12" % NODE.encode()
+        b"POST %s/prefix/3 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12"
+        % NODE.encode()
     )
     talk(http, chunked, leave=True)
     talk(http, chunked.replace(b"5\r\n12", b"zz\r\n12345"), leave=True)

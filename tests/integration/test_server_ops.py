@@ -1,16 +1,19 @@
 """What operators rely on: probes, metrics, deadlines, who may call the server by which name and from where."""
 
+import asyncio
+import gc
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 
 import dvidzarr
@@ -18,6 +21,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.settings import ServerSettings, Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.server.access import Access
+from dvidzarr.server.admission import Admission
 from dvidzarr.server.app import running
 from tests.integration import server_stub
 from tests.integration.cli_process import CHECKOUT
@@ -283,3 +287,50 @@ def test_anonymous_readers_without_any_token(catalog: Catalog) -> None:
         assert http.post(f"/api/node/{'c' * 32}/commit", json={}).status_code == 403
         assert http.get(voxels).status_code == 200
     assert not catalog.repos[0].dag.root.locked
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+async def test_small_requests_pass_large_ones_that_wait() -> None:
+    admission = Admission(256 * 1024, 10)
+    async with admission.admit(1 << 30):
+        waiting = asyncio.ensure_future(_hold(admission, 200_000))
+        await asyncio.sleep(0.01)
+        assert admission.waiting == 1
+        async with AsyncExitStack() as stack, asyncio.timeout(1):
+            for _ in range(16):
+                await stack.enter_async_context(admission.admit(1024))
+            assert admission.held == admission.budget
+    await waiting
+    assert (admission.held, admission.waiting, admission.shed) == (0, 0, 0)
+
+
+async def _hold(admission: Admission, size: int) -> None:
+    async with admission.admit(size):
+        await asyncio.sleep(0)
+
+
+def test_memory_of_answers_cut_short_is_freed_at_once(catalog: Catalog) -> None:
+    """Each client leaves in the middle; no full garbage collection may be needed to free its slabs."""
+    path = f"/api/node/{'c' * 32}/gray/raw/0_1_2/512_512_1024/0_0_0"
+    with client(catalog) as http:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with link_to(http) as link:
+                    link.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                    assert len(link.recv(1 << 20))
+            end = time.monotonic() + 10
+            while (held := _large_arrays()) and time.monotonic() < end:
+                time.sleep(0.05)
+        finally:
+            gc.enable()
+        assert held == 0
+
+
+def _large_arrays() -> int:
+    """Count the lists of large arrays that are reachable for the garbage collector (arrays themselves are not)."""
+    lists = [item for item in gc.get_objects() if type(item) is list and item]
+    return sum(isinstance(item[0], np.ndarray) and item[0].nbytes >= 1 << 22 for item in lists)

@@ -157,6 +157,7 @@ def test_first_byte_comes_after_one_slab(overloaded: Served) -> None:
         assert first < (time.perf_counter() - started) / 4
 
 
+@pytest.mark.slow
 def test_slow_readers_lose_their_place(overloaded: Served) -> None:
     with ExitStack() as stack:
         readers = [stack.enter_context(connect(overloaded.url)) for _ in range(20)]

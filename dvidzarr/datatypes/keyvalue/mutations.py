@@ -2,11 +2,11 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
 
 from dvidzarr.datatypes.keyvalue.model import KeyValueInstance, key_text
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
+from dvidzarr.wire.gotext import go_time
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
@@ -44,13 +44,6 @@ def _of(entry: "Entry", uuid: str) -> Iterator[dict[str, Any]]:
             yield {"Action": "delete", **about}
         else:
             yield {"Action": "postkv", "Bytes": word.length, **about}
-
-
-def go_time(seconds: float) -> str:
-    """Return a time as Go prints it by default."""
-    time = datetime.fromtimestamp(seconds).astimezone()
-    fraction = f".{time.microsecond:06d}".rstrip("0").rstrip(".")
-    return f"{time:%Y-%m-%d %H:%M:%S}{fraction} {time:%z %Z}"
 
 
 def encoded_by_version(
