@@ -140,9 +140,7 @@ def test_a_body_that_ends_early_changes_nothing(node: Node, url: str) -> None:
     host = urlsplit(url).netloc.split(":")
     for size in (100, 200_000):
         with socket.create_connection(host) as link:
-            head = (
-                f"POST /api/node/{node.root}/kv/key/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
-            )
+            head = f"POST /api/node/{node.root}/kv/key/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
             link.sendall(head.encode() + b"x" * (size // 2))
     assert node.fetch("k") == b"before"
 
