@@ -141,14 +141,15 @@ class Dataset:
             return
         names = [entry.header["sequences"] for entry in self.log.records() if entry.kind == Kind.VOID]
         self.voided = frozenset(number for numbers in names for number in numbers)
-        self.log.close()
-        self.caches.drop()
-        self.log, self.finished, self.flushed = self._new_log(), set(), 0
-        for scale, codec in self._codecs.items():
-            self.add_array(scale, codec)
-        self._model.restore({})
-        self.log.recover() if self.writable else self.log.follow()
-        self.found_void = False
+        with self.flushing:  # nothing is removed while it is not known yet what is live
+            self.log.close()
+            self.caches.drop()
+            self.log, self.finished, self.flushed = self._new_log(), set(), 0
+            for scale, codec in self._codecs.items():
+                self.add_array(scale, codec)
+            self._model.restore({})
+            self.log.recover() if self.writable else self.log.follow()
+            self.found_void = False
 
     def follow(self) -> None:
         """Apply what the writing process published since (nothing to do for the writer itself)."""

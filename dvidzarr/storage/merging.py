@@ -90,8 +90,13 @@ class Unversioned:
 
 
 def contested(versions: Versions, parents: Iterable[int]) -> frozenset[int]:
-    """Return the versions whose writes can make these parents of a merge differ."""
-    lines = [versions.ancestors(parent) for parent in parents]
+    """Return the versions whose entries, written or derived, can make these parents of a merge differ.
+
+    What a version shows follows from the entries along its first-parent chain alone, and two chains that meet stay
+    together. (All ancestors, less the common ones, would miss a key in conflict at one parent that is an ancestor of
+    the other.)
+    """
+    lines = [frozenset(np.flatnonzero(versions.lineage(parent).ranks >= 0).tolist()) for parent in parents]
     return frozenset.union(*lines) - frozenset.intersection(*lines)
 
 
