@@ -77,10 +77,6 @@ class RepoVersions:
             "merges", ordinal, lambda this: tuple(m for m in merges if m in self.ancestors(this))
         )
 
-    def is_locked(self, ordinal: int) -> bool:
-        """Tell whether a version is locked."""
-        return self._dag().versions[ordinal].locked
-
     def fingerprint(self, count: int | None = None) -> str:
         """Return a text that stays the same while the first `count` ordinals mean the same versions."""
         return self._dag().fingerprint(count)

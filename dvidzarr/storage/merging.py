@@ -44,10 +44,6 @@ class Versions(Protocol):
         """Return the merge versions among a version and its ancestors, oldest first."""
         ...
 
-    def is_locked(self, ordinal: int) -> bool:
-        """Tell whether a version is locked."""
-        ...
-
     def fingerprint(self, count: int | None = None) -> str:
         """Return a text that is the same as long as the first `count` ordinals mean the same versions (default: all)."""
         ...
@@ -79,10 +75,6 @@ class Unversioned:
     def merges(self, ordinal: int) -> Sequence[int]:
         """Return none."""
         return ()
-
-    def is_locked(self, ordinal: int) -> bool:
-        """Return False: it takes writes for ever."""
-        return False
 
     def fingerprint(self, count: int | None = None) -> str:
         """Return a constant."""

@@ -43,9 +43,6 @@ class RandomVersions:
     def merges(self, ordinal: int) -> Sequence[int]:
         return sorted(v for v in self.ancestors(ordinal) if len(self.above[v]) > 1)
 
-    def is_locked(self, ordinal: int) -> bool:
-        return ordinal < len(self.above)
-
     def fingerprint(self, count: int | None = None) -> str:
         return f"{len(self.above) if count is None else count} random"
 
