@@ -1,7 +1,6 @@
 """Who may go on: memory that requests in flight may hold, and slots for throttled requests."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -25,7 +24,7 @@ class Admission:
         self._large_budget = budget - _RESERVED * self._small
         self._timeout = timeout
         self._held = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[asyncio.Future[None], int] = {}
 
     def is_small(self, size: int) -> bool:
         """Tell whether a request of this size may pass those that wait."""
@@ -65,16 +64,14 @@ class Admission:
 
     async def _queue(self, size: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (size, turn)
-        self._waiting.append(entry)
+        self._waiting[turn] = size
         try:
             async with asyncio.timeout(self._timeout):
                 await turn
         except BaseException as error:
+            self._waiting.pop(turn, None)
             if turn.done() and not turn.cancelled():
                 self._held -= size  # admitted in the moment of giving up
-            else:
-                self._waiting.remove(entry)
             self._wake()
             if isinstance(error, TimeoutError):
                 self.shed += 1
@@ -83,8 +80,14 @@ class Admission:
             raise
 
     def _wake(self) -> None:
-        while self._waiting and self._held + self._waiting[0][0] <= self._large_budget:
-            size, turn = self._waiting.popleft()
+        while self._waiting:
+            turn, size = next(iter(self._waiting.items()))
+            if turn.done():  # cancelled: its task was told to give up and has not run since
+                del self._waiting[turn]
+                continue
+            if self._held + size > self._large_budget:
+                return
+            del self._waiting[turn]
             self._held += size
             turn.set_result(None)
 

@@ -1,6 +1,7 @@
 """Request targets, admin rule, CORS, route patterns, admission."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import cast
 from urllib.parse import parse_qsl
@@ -216,6 +217,36 @@ def test_admission_is_first_come_first_served() -> None:
             await asyncio.sleep(0)
         await asyncio.gather(*tasks, return_exceptions=True)
         assert order == ["big", "other"]
+        assert gate.held == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("leaves_first", [True, False])
+def test_admission_of_who_gives_up_in_the_moment_of_their_turn(*, leaves_first: bool) -> None:
+    """Giving up and being let in happen in one turn of the loop, in either order."""
+
+    async def run() -> None:
+        gate = Admission(10, 5)
+
+        async def take() -> None:
+            async with gate.admit(8):
+                raise AssertionError("was told to give up")
+
+        async with AsyncExitStack() as holder:
+            await holder.enter_async_context(gate.admit(8))
+            waiting = asyncio.create_task(take())
+            await asyncio.sleep(0)
+            assert gate.waiting == 1
+            if leaves_first:
+                waiting.cancel()
+            await holder.aclose()
+            if not leaves_first:
+                waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with gate.admit(10):
+            assert (gate.held, gate.waiting) == (10, 0)
         assert gate.held == 0
 
     asyncio.run(run())
