@@ -1,6 +1,7 @@
 """Reading a box: resolve all its chunks once, then decode and place them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -8,8 +9,14 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.chunks import ChunkStore, Row, SupersededError
-from dvidzarr.storage.postings import pack_one, pack_span, present, unpack, unpack_one
+from dvidzarr.storage.chunks import ChunkStore, SupersededError
+from dvidzarr.storage.postings import Row, pack_one, pack_span, present, unpack, unpack_one
+from dvidzarr.wire.compression import lz4_encode
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+T = TypeVar("T")
 
 CHUNKS_PER_REQUEST = 1 << 22
 """Largest number of chunks that one request may touch."""
@@ -21,6 +28,37 @@ def resolvable(span: ChunkSpan) -> ChunkSpan:
     start = tuple(min(max(a, -CHUNK_LIMIT), CHUNK_LIMIT) for a in span.start)
     stop = tuple(max(min(b, CHUNK_LIMIT), a) for a, b in zip(start, span.stop, strict=True))
     return ChunkSpan(start, stop)  # type: ignore[arg-type]
+
+
+def read_inside(
+    chunks: ChunkStore, coord: ZYX, box: Box, lineage: Lineage, *, shared: bool = False
+) -> np.ndarray:
+    """Return the voxels of a box that lies inside one chunk: a `Reader` without its arrays.
+
+    Parameters
+    ----------
+    coord : (z, y, x)
+        The chunk, within ±2²⁰.
+    shared : bool
+        Whether the result may be memory that others read too; it is read-only then.
+    """
+    grid = chunks.codec.shape
+    whole = box.shape == grid
+    key = pack_one(coord)
+    row = chunks.find(key, lineage)
+    if row is None:
+        return np.zeros(box.shape, chunks.codec.dtype)
+    out = np.empty(grid, chunks.codec.dtype) if whole and not shared else None
+    chunk = chunks.read(key, row, lineage, out, keep=out is None)
+    if chunk is None:
+        return np.zeros(box.shape, chunks.codec.dtype)
+    if whole:
+        return chunk
+    part = tuple(
+        slice(low - at * size, high - at * size)
+        for at, size, low, high in zip(coord, grid, box.start, box.stop, strict=True)
+    )
+    return np.ascontiguousarray(chunk[part]) if shared else chunk[part].copy()
 
 
 class Reader:
@@ -134,6 +172,13 @@ class Reader:
 
     def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate, whole decoded chunk or None) for all chunks that the box touches, x fastest."""
+        return self._each(self._whole)
+
+    def lz4_blocks(self) -> Iterator[tuple[ZYX, "Buffer | None"]]:
+        """Yield (chunk coordinate, its voxels as one bare LZ4 block, or None): as they lie on the store where they do so."""
+        return self._each(self._lz4)
+
+    def _each(self, load: Callable[[int, Row], T | None]) -> Iterator[tuple[ZYX, T | None]]:
         held = dict(zip(self._keys.tolist(), self._rows.tolist(), strict=True))
         span = self.box.chunks(self._grid).check()
         for z in range(span.start[0], span.stop[0]):
@@ -141,5 +186,17 @@ class Reader:
                 for x in range(span.start[2], span.stop[2]):
                     key = pack_one((z, y, x))
                     row = held.get(key)
-                    chunk = None if row is None else self._chunks.read(key, row, self._lineage, exact=True)
-                    yield (z, y, x), None if chunk is None else chunk.copy()
+                    yield (z, y, x), None if row is None else load(key, row)
+
+    def _whole(self, key: int, row: Row) -> np.ndarray | None:
+        chunk = self._chunks.read(key, row, self._lineage, exact=True)
+        return None if chunk is None else chunk.copy()
+
+    def _lz4(self, key: int, row: Row) -> "Buffer | None":
+        data = self._chunks.encoded(key, row, self._lineage, exact=True)
+        block = None if data is None else self._chunks.codec.lz4_block(data)
+        if data is None or block is not None:
+            return block
+        voxels = np.empty(self._grid, self._chunks.codec.dtype)
+        self._chunks.codec.decode(data, row[5], voxels)
+        return lz4_encode(voxels)

@@ -81,8 +81,8 @@ def _slices(part: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:
 def _current(store: ChunkStore, coord: ZYX, lineage: Lineage) -> np.ndarray:
     """Return a copy of what the version shows for a chunk now, zeros where it shows nothing."""
     key = pack_one(coord)
-    row = store.resolve(np.array([key]), lineage)[0].tolist()
-    chunk = store.read(key, row, lineage) if row[2] >= 0 and not row[6] else None
+    row = store.find(key, lineage)
+    chunk = None if row is None else store.read(key, row, lineage)
     return np.zeros(store.codec.shape, store.codec.dtype) if chunk is None else chunk.copy()
 
 

@@ -31,6 +31,11 @@ class ChunkSpan:
         axes = [np.arange(a, b, dtype=np.int64) for a, b in zip(self.start, self.stop, strict=True)]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
+    def box(self, chunk: ZYX) -> "Box":
+        """Return the voxels of the chunks."""
+        (z, y, x), (c, b, a) = self.start, chunk
+        return Box((z * c, y * b, x * a), (self.stop[0] * c, self.stop[1] * b, self.stop[2] * a))
+
     def check(self) -> "ChunkSpan":
         """Return self; raise `InvalidInputError` if a coordinate is beyond ±2²⁰."""
         if min(self.start) < -CHUNK_LIMIT or max(self.stop) > CHUNK_LIMIT:
@@ -96,6 +101,17 @@ class Box:
         start = tuple(a // c for a, c in zip(self.start, chunk, strict=True))
         stop = tuple(-(-b // c) for b, c in zip(self.stop, chunk, strict=True))
         return ChunkSpan(start, stop)  # type: ignore[arg-type]
+
+    def only_chunk(self, chunk: ZYX) -> ZYX | None:
+        """Return the chunk that the box lies in; None if it is empty, touches several or lies beyond ±2²⁰."""
+        (z, y, x), (c, b, a) = self.start, chunk
+        coord = (z // c, y // b, x // a)
+        inside = (
+            z < self.stop[0] <= (coord[0] + 1) * c
+            and y < self.stop[1] <= (coord[1] + 1) * b
+            and x < self.stop[2] <= (coord[2] + 1) * a
+        )
+        return coord if inside and min(coord) >= -CHUNK_LIMIT and max(coord) < CHUNK_LIMIT else None
 
     def slabs(self, chunk: ZYX, max_voxels: int) -> Iterator["Box"]:
         """Yield boxes along z that tile this one, cut on the chunk grid, at least one chunk layer each."""

@@ -34,6 +34,10 @@ class Lineage:
         ranks[ordinal] = 0
         return Lineage(ranks, ordinal)
 
+    def rank(self, ordinal: int) -> int:
+        """Return the rank of one version ordinal, −1 if it is not on the chain."""
+        return int(self.ranks[ordinal]) if ordinal < len(self.ranks) else -1
+
     def rank_of(self, ordinals: np.ndarray) -> np.ndarray:
         """Return the rank of each version ordinal (int32, -1 = not on the chain); ordinals may be newer than this value."""
         inside = ordinals < len(self.ranks)
@@ -48,4 +52,4 @@ class Lineage:
         return best if ranks[best] >= 0 else None
 
     def __contains__(self, ordinal: int) -> bool:
-        return ordinal < len(self.ranks) and bool(self.ranks[ordinal] >= 0)
+        return self.rank(ordinal) >= 0

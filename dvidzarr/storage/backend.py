@@ -15,8 +15,8 @@ class Backend(Protocol):
         """Return the whole object, None if it is surely absent."""
         ...
 
-    def read_into(self, key: str, buffer: bytearray, length: int) -> int | None:
-        """Read up to `length` bytes from the start into `buffer`; return how many came, None if surely absent."""
+    def read_into(self, key: str, buffer: memoryview) -> int | None:
+        """Fill `buffer` from the start of an object; return how many bytes came, None if it is surely absent."""
         ...
 
     def read_at(self, key: str, offset: int, length: int) -> bytes:

@@ -20,7 +20,7 @@ from dvidzarr.storage.backend import Backend
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
 from dvidzarr.storage.merging import Versions, choose, contested
-from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, pack, pack_one, unpack_one
+from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, Row, pack, pack_one, unpack_one
 
 _NUMBERS = count(1)
 _FIXED = struct.Struct("<I")
@@ -28,10 +28,6 @@ _FIXED = struct.Struct("<I")
 
 class SupersededError(BusyError):
     """What was resolved can no longer be read: it was written again, longer ago than the grace period."""
-
-
-Row = tuple[int, int, int, int, int, int, int]
-"""A `ROW` as Python numbers: sequence, location, ordinal, origin, length, checksum, flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +158,11 @@ class ChunkStore:
         self.derive(lineage.ordinal)
         return self.postings.resolve(keys, lineage)
 
+    def find(self, key: int, lineage: Lineage) -> Row | None:
+        """Return the row that a lineage sees for one packed chunk key, None if it holds no chunk."""
+        self.derive(lineage.ordinal)
+        return self.postings.find(key, lineage)
+
     def read(
         self,
         key: int,
@@ -235,21 +236,39 @@ class ChunkStore:
             buffer = self._local.raw = bytearray(length + (length >> 2))
         return buffer
 
-    def _load(self, key: int, row: Row, target: np.ndarray) -> str | None:
-        """Read and decode an object; return what is wrong with it, None if nothing is."""
+    def _fetch(self, key: int, row: Row, buffer: memoryview) -> str | None:
+        """Read an object into a buffer one byte longer; return what is wrong with it, None if nothing is."""
         length = row[4]
-        buffer = self._buffer(length + 1)
         name = self.object_key(row[3], unpack_one(key), row[1])
-        read = self._backend.read_into(name, buffer, length + 1)
+        read = self._backend.read_into(name, buffer)
         if read is None:
             return "the object is missing"
         if read != length:
             return f"the object has {'more than ' if read > length else ''}{min(read, length)} bytes, {length} are recorded"
+        return None
+
+    def _load(self, key: int, row: Row, target: np.ndarray) -> str | None:
+        """Read and decode an object; return what is wrong with it, None if nothing is."""
+        length = row[4]
+        buffer = memoryview(self._buffer(length + 1))[: length + 1]
+        problem = self._fetch(key, row, buffer)
+        if problem is not None:
+            return problem
         try:
-            self.codec.decode(memoryview(buffer)[:length], row[5], target)
+            self.codec.decode(buffer[:length], row[5], target)
         except CorruptionError as error:
             return str(error)
         return None
+
+    def encoded(self, key: int, row: Row, lineage: Lineage, *, exact: bool = False) -> memoryview | None:
+        """Return one chunk as it lies on the store, found to be as recorded; the rest is as for `read`."""
+        buffer = memoryview(np.empty(row[4] + 1, np.uint8))
+        data = buffer[: row[4]]
+        if self._fetch(key, row, buffer) is None and self.codec.is_whole(data, row[5]):
+            return data
+        # Superseded since it was resolved, or damaged: this looks again, and raises if it is damage.
+        chunk = self.read(key, row, lineage, exact=exact)
+        return None if chunk is None else memoryview(self.codec.encode(chunk).data)
 
     def problem(self, key: int, row: Row) -> str | None:
         """Return what is wrong with the stored object of a chunk version, None if nothing is."""

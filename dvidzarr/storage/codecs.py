@@ -39,27 +39,45 @@ class Packing(Protocol):
         """Return how many bytes a compressed chunk declares to hold, -1 if it declares nothing."""
         ...
 
+    def lz4_block(self, body: memoryview) -> memoryview | None:
+        """Return the one bare LZ4 block that a compressed chunk consists of, None if it is made otherwise."""
+        ...
+
     def metadata(self) -> dict[str, Any]:
         """Return the codec in Zarr v3 metadata."""
         ...
 
 
 class BloscLz4:
-    """``blosc(lz4, noshuffle)``: fastest for gray values, which hardly any codec makes smaller."""
+    """``blosc(lz4, noshuffle)``: fastest for gray values, which hardly any codec makes smaller.
+
+    A chunk of up to 4 MiB is one LZ4 block, so that it can go to DVID's clients as it lies on the store.
+    """
 
     _HEADER = 16
-
-    def __init__(self) -> None:
-        self._blosc = blosc.Blosc("lz4", clevel=5, shuffle=blosc.NOSHUFFLE)
+    _MAX_BLOCK = 4 << 20
+    _LZ4, _ONE_STREAM, _COPIED = 1 << 5, 1 << 4, 1 << 1  # flags of the blosc header
+    _FORMAT = 7 << 5
 
     def pack(self, chunk: np.ndarray) -> bytes:
         """Compress a C-contiguous array."""
-        packed: bytes = self._blosc.encode(chunk)
+        plain = chunk.reshape(-1).view(np.uint8)
+        packed: bytes = blosc.compress(plain, b"lz4", 5, blosc.NOSHUFFLE, min(plain.nbytes, self._MAX_BLOCK))
         return packed
 
     def unpack(self, body: memoryview, out: np.ndarray) -> None:
         """Decompress into `out`."""
-        self._blosc.decode(body, out=out)
+        blosc.decompress(body, out)
+
+    def lz4_block(self, body: memoryview) -> memoryview | None:
+        """Return the LZ4 block of a chunk that is not cut into several, nor kept as it is (blosc 1 chunk format)."""
+        _, _, flags, width, nbytes, block = struct.unpack_from("<4B2I", body)
+        split = width > 1 and not flags & self._ONE_STREAM
+        if flags & self._FORMAT != self._LZ4 or flags & self._COPIED or split or block < nbytes:
+            return None
+        (start,) = struct.unpack_from("<i", body, self._HEADER)
+        (length,) = struct.unpack_from("<i", body, start)
+        return body[start + 4 : start + 4 + length] if length < nbytes else None
 
     def size_of(self, body: memoryview) -> int:
         """Return the size in the blosc header."""
@@ -98,6 +116,10 @@ class Zstd1:
         at = 6 - single + self._DICTIONARY[head[4] & 3]
         return int(struct.unpack_from(form, head, at)[0]) + offset
 
+    def lz4_block(self, body: memoryview) -> memoryview | None:
+        """Return None."""
+        return None
+
     def metadata(self) -> dict[str, Any]:
         """Return the codec in Zarr v3 metadata."""
         return {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
@@ -132,11 +154,16 @@ class ChunkCodec:
         checksum = crc32c(body)
         return Encoded(body + struct.pack("<I", checksum), checksum)
 
+    def is_whole(self, data: memoryview, checksum: int) -> bool:
+        """Tell whether an encoded chunk has the recorded checksum, as its trailer says too."""
+        body = data[:-TRAILER]
+        return bool(crc32c(body) == checksum and struct.unpack_from("<I", data, len(body))[0] == checksum)
+
     def decode(self, data: memoryview, checksum: int, out: np.ndarray) -> None:
         """Decode into `out`, a C-contiguous array of `shape` and `dtype`, after comparing the checksums."""
-        body = data[:-TRAILER]
-        if crc32c(body) != checksum or struct.unpack_from("<I", data, len(body))[0] != checksum:
+        if not self.is_whole(data, checksum):
             raise CorruptionError("the bytes do not have the recorded checksum")
+        body = data[:-TRAILER]
         declared = self._packing.size_of(body)
         if declared != self.nbytes:
             raise CorruptionError(f"an encoded chunk of {declared} bytes, {self.nbytes} were expected")
@@ -144,6 +171,10 @@ class ChunkCodec:
             self._packing.unpack(body, out)
         except (RuntimeError, ValueError) as error:
             raise CorruptionError(f"the bytes cannot be decoded: {error}") from error
+
+    def lz4_block(self, data: memoryview) -> memoryview | None:
+        """Return the bare LZ4 block that an encoded chunk (whose checksum was compared) consists of, if it is one."""
+        return self._packing.lz4_block(data[:-TRAILER])
 
     def check(self, data: bytes) -> int:
         """Return the checksum of an encoded chunk that came from outside; raise if it is not a whole, valid one."""

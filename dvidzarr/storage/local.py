@@ -145,8 +145,8 @@ class LocalBackend:
         except OSError as error:
             _fail(key, error)
 
-    def read_into(self, key: str, buffer: bytearray, length: int) -> int | None:
-        """Read up to `length` bytes into `buffer` with one system call; None if absent."""
+    def read_into(self, key: str, buffer: memoryview) -> int | None:
+        """Fill `buffer` with one system call; return how many bytes came, None if the file is absent."""
         try:
             fd = os.open(self.path(key), _READ)
         except FileNotFoundError:
@@ -154,7 +154,7 @@ class LocalBackend:
         except OSError as error:
             _fail(key, error)
         try:
-            return os.readv(fd, [memoryview(buffer)[:length]])
+            return os.readv(fd, [buffer])
         except OSError as error:
             _fail(key, error)
         finally:

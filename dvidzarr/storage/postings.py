@@ -32,6 +32,9 @@ ROW = np.dtype(
 )
 """One chunk version. `ordinal` ranks it, `origin` (the same but in merges) wrote it; location 0 = its Zarr key."""
 
+Row = tuple[int, int, int, int, int, int, int]
+"""A `ROW` as Python numbers: sequence, location, ordinal, origin, length, checksum, flags."""
+
 _NEWEST_LIMIT = 1024
 _RATIO = 8
 _LOWEST = np.full(3, -CHUNK_LIMIT, np.int64)
@@ -143,6 +146,18 @@ class Run:
         ranks[owner[better]] = rank[better]
         rows[owner[better]] = self.rows[picked[better]]
 
+    def find(self, key: int, lineage: Lineage) -> tuple[int, int]:
+        """Return (rank, index) of the row of one key that a lineage sees in this run; rank −1 if there is none."""
+        low = int(self.keys.searchsorted(key))
+        if low == len(self.keys) or self.keys[low] != key:
+            return -1, low
+        high = int(self.keys.searchsorted(key, "right"))
+        if high - low == 1:
+            return lineage.rank(int(self.rows[low]["ordinal"])), low
+        ranks = lineage.rank_of(self.rows["ordinal"][low:high])
+        best = int(ranks.argmax())
+        return int(ranks[best]), low + best
+
     def settled(self, origin: int) -> "Run":
         """Return the run with all chunks that a version wrote under their Zarr keys."""
         chosen = (self.rows["origin"] == origin) & (self.rows["location"] != 0)
@@ -164,7 +179,7 @@ class Postings:
         self._lock = threading.Lock()
         self._base = Run.empty()
         self._young = Run.empty()
-        self._newest: dict[int, list[tuple[int, ...]]] = {}
+        self._newest: dict[int, list[Row]] = {}
         self._count = 0
         self._highest: tuple[dict[int, np.ndarray], set[int]] | None = None
         self._derived: dict[int, Run] = {}
@@ -174,7 +189,7 @@ class Postings:
         """Start from the rows of a cache."""
         self._base = run
 
-    def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, tuple[int, ...]]]:
+    def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, Row]]:
         """Add the rows of one record at once; return the (key, row) that they supersede in their own version."""
         old = []
         with self._lock:
@@ -193,14 +208,14 @@ class Postings:
                 self._fold()
         return old
 
-    def _raise_highest(self, key: int, row: tuple[int, ...]) -> None:
+    def _raise_highest(self, key: int, row: Row) -> None:
         if self._highest is not None:
             known, deleted = self._highest
             known[row[2]] = np.maximum(known.get(row[2], _LOWEST), unpack_one(key))
             if row[6]:
                 deleted.add(row[2])
 
-    def _own(self, key: int, ordinal: int) -> tuple[int, ...] | None:
+    def _own(self, key: int, ordinal: int) -> Row | None:
         for row in self._newest.get(key, ()):
             if row[2] == ordinal:
                 return row
@@ -212,7 +227,7 @@ class Postings:
                 low += 1
         return None
 
-    def own(self, keys: Iterable[int], ordinal: int) -> list[tuple[int, ...] | None]:
+    def own(self, keys: Iterable[int], ordinal: int) -> list[Row | None]:
         """Return, per key, the row that the version itself wrote, None if it did not."""
         with self._lock:
             return [self._own(key, ordinal) for key in keys]
@@ -232,6 +247,24 @@ class Postings:
         """Return all rows but derived ones, as runs; of the same (key, ordinal) the later run's row counts."""
         with self._lock:
             return self._base, self._young, self._newest_run()
+
+    def find(self, key: int, lineage: Lineage) -> Row | None:
+        """Return the row that the lineage sees for one packed key, None if it holds no chunk: `resolve`, without arrays."""
+        with self._lock:
+            runs = (self._derived_run, self._base, self._young)
+            newest = tuple(self._newest.get(key, ()))
+        best, place, seen = -1, -1, None
+        for run in runs:
+            if len(run.keys):
+                rank, index = run.find(key, lineage)
+                if rank >= 0 and rank >= best:
+                    best, place, seen = rank, index, run
+        row: Row | None = None if seen is None else seen.rows[place].item()
+        for other in newest:
+            rank = lineage.rank(other[2])
+            if rank >= 0 and rank >= best:
+                best, row = rank, other
+        return None if row is None or row[6] else row
 
     def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
         """Return, per packed key, the row that the lineage sees.
@@ -258,7 +291,7 @@ class Postings:
                 rows[index] = row
         return rows
 
-    def _look_up(self, keys: np.ndarray, lineage: Lineage) -> list[tuple[int, int, tuple[int, ...]]]:
+    def _look_up(self, keys: np.ndarray, lineage: Lineage) -> list[tuple[int, int, Row]]:
         found = []
         length, ranks = len(lineage.ranks), lineage.ranks
         for index, key in enumerate(keys.tolist()):

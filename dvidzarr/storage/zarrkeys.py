@@ -12,17 +12,15 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
-from crc32c import crc32c
 
 from dvidzarr.core.errors import CorruptionError, FormatError, InvalidInputError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.chunks import Row
-from dvidzarr.storage.codecs import TRAILER, Encoded
+from dvidzarr.storage.codecs import Encoded
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.documents import Place
-from dvidzarr.storage.postings import TOMBSTONE, pack_one, unpack
+from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one, unpack
 from dvidzarr.storage.writing import delete_document, get_document, put_document, write_chunks
 
 Chunk = tuple[int, ZYX]
@@ -37,7 +35,6 @@ _KEYS = b"zarr/"
 """Documents under Zarr keys, apart from what else an instance keeps as documents."""
 _ATTRIBUTES = b"zarr-attributes/"
 """Users' attributes of the derived `zarr.json` of that key, as JSON."""
-_NOTHING: Row = (0, 0, -1, -1, 0, 0, TOMBSTONE)
 
 
 class Source(Protocol):
@@ -117,23 +114,24 @@ class VersionKeys:
 
     def _encoded(self, scale: int, coord: ZYX) -> bytes | None:
         """Return a chunk as it lies on the store, once its length and checksum are found to be those recorded."""
-        dataset, lineage = self.source.reading()
-        store, row = dataset.arrays[scale], self._row(scale, coord)
-        if row[6]:
+        row = self._row(scale, coord)
+        if row is None:
             return None
-        data = dataset.context.backend.get(store.object_key(row[3], coord, row[1]))
-        if data is not None and len(data) == row[4] and crc32c(memoryview(data)[:-TRAILER]) == row[5]:
-            return data
-        # Superseded since it was resolved, or damaged: this looks again, and raises if it is damage.
-        chunk = store.read(pack_one(coord), row, lineage)
-        return None if chunk is None else store.codec.encode(chunk).data
+        dataset, lineage = self.source.reading()
+        data = dataset.arrays[scale].encoded(pack_one(coord), row, lineage)
+        return None if data is None else data.tobytes()
 
-    def _row(self, scale: int, coord: ZYX) -> Row:
+    def _row(self, scale: int, coord: ZYX) -> Row | None:
+        dataset, lineage = self.source.reading()
+        return None if max(coord) >= CHUNK_LIMIT else dataset.arrays[scale].find(pack_one(coord), lineage)
+
+    def _is_deleted(self, scale: int, coord: ZYX) -> bool:
+        """Tell whether there is nothing to delete: a conflict, which reads as absent too, can be settled so."""
         dataset, lineage = self.source.reading()
         if max(coord) >= CHUNK_LIMIT:
-            return _NOTHING
-        row: Row = dataset.arrays[scale].resolve(np.array([pack_one(coord)]), lineage)[0].tolist()
-        return row
+            return True
+        rows = dataset.arrays[scale].resolve(np.array([pack_one(coord)]), lineage)
+        return bool(rows["flags"][0] & TOMBSTONE)
 
     def _named(self, space: bytes, key: str) -> tuple[Dataset, bytes, Lineage]:
         dataset, lineage = self.source.reading()
@@ -162,7 +160,7 @@ class VersionKeys:
         chunk = self.chunk_of(key)
         if chunk is not None:
             row = self._row(*chunk)
-            return None if row[6] else row[4]
+            return None if row is None else row[4]
         if key in self.derived:
             return len(self._metadata(key))
         place = self._place(key)
@@ -237,7 +235,7 @@ class VersionKeys:
         source, chunk = self.source, self.chunk_of(key)
         with source.writing() as (dataset, lineage):
             if chunk is not None:
-                if not self._row(*chunk)[6] & TOMBSTONE:
+                if not self._is_deleted(*chunk):
                     self._write(dataset, lineage, chunk, None)
             elif self._place(key) is not None:
                 name = _KEYS + key.encode()

@@ -52,6 +52,11 @@ def lz4_decode(data: "Buffer", size: int) -> bytes:
     return _exactly(plain, size, "LZ4")
 
 
+def lz4_prefix(size: int) -> bytes:
+    """Return what stands before a bare LZ4 block of `size` bytes to make it a length-prefixed one."""
+    return struct.pack("<I", size)
+
+
 def lz4_prefixed_encode(data: "Buffer") -> bytes:
     """Return an LZ4 block behind its uncompressed length, uint32 little-endian (spec-voxels §6.7)."""
     packed: bytes = lz4.block.compress(data, store_size=True)

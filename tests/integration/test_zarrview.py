@@ -196,16 +196,16 @@ async def test_a_damaged_chunk_is_no_value(view: VoxelView) -> None:
 async def test_an_object_that_goes_while_it_is_read(view: VoxelView, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewrite in an open version removes what it supersedes."""
     backend = view.instance.dataset.context.backend
-    get, new = backend.get, np.full((8, 8, 8), 42, np.uint8)
+    read, new = backend.read_into, np.full((8, 8, 8), 42, np.uint8)
 
-    def late(key: str) -> bytes | None:
-        monkeypatch.setattr(backend, "get", get)
+    def late(key: str, buffer: memoryview) -> int | None:
+        monkeypatch.setattr(backend, "read_into", read)
         view.write(Box((0, 0, 0), (8, 8, 8)), new)
         backend.remove([key])
-        return get(key)
+        return read(key, buffer)
 
     view.write(Box((0, 0, 0), (8, 8, 8)), new - 1)  # from now on it lies apart from its Zarr key
-    monkeypatch.setattr(backend, "get", late)
+    monkeypatch.setattr(backend, "read_into", late)
     assert (view.array()[:8, :8, :8] == new).all()
 
 

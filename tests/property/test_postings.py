@@ -69,6 +69,8 @@ def compare(postings: Postings, expected: Dictionary, versions: RandomVersions) 
                 assert row["ordinal"] == -1
             else:
                 assert {name: int(row[name]) for name in want} == want
+        for key, row in zip(KEYS, rows, strict=True):
+            assert postings.find(key, lineage) == (row.item() if present(np.array([row]))[0] else None)
         shown = [key for key, row in zip(KEYS, rows, strict=True) if present(np.array([row]))[0]]
         assert postings.visible(lineage).tolist() == sorted(shown)
 

@@ -77,7 +77,7 @@ async def get_label_blocks(call: Call) -> web.StreamResponse:
         if asked != "uncompressed" and stored != "lz4":
             raise InvalidInputError(f"Expected internal block data to be LZ4, was {stored} instead.")
         encode = memoryview if asked == "uncompressed" else lz4_encode
-        return await answer_blocks(call, view, [aligned_span(call, view)], framer(encode))
+        return await answer_blocks(call, view.blocks, [aligned_span(call, view)], framer(encode))
 
 
 async def refuse_post_blocks(_call: Call) -> web.StreamResponse:

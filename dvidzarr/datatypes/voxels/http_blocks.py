@@ -1,6 +1,7 @@
 """`blocks`, `subvolblocks` and `specificblocks`: whole blocks, bare or framed (spec-voxels §6.7, §6.8)."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import block_refusal, parse_geometry, parse_int, quoted
 from dvidzarr.http.responses import empty, octets
 from dvidzarr.wire.blockstream import frame_head
-from dvidzarr.wire.compression import gzip_encode, lz4_prefixed_encode, snappy_encode
+from dvidzarr.wire.compression import gzip_encode, lz4_prefix, lz4_prefixed_encode, snappy_encode
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from dvidzarr.datatypes.voxels.view import VoxelView
 
 Block = tuple[ZYX, "np.ndarray[Any, Any] | None"]
+Blocks = Callable[[ChunkSpan], Iterable[tuple[ZYX, Any]]]
+"""Gives the blocks of a span as something that becomes parts of the answer, None where they are absent."""
+
 Encoder = Callable[["np.ndarray[Any, Any]"], "Buffer"]
 
 _COORDS = 3
@@ -33,8 +37,19 @@ _PIECE_BYTES = 2 << 20
 """Blocks are collected up to this size: smaller answers are one body, larger ones a stream of such pieces."""
 
 
-def _encoder(call: Call, view: "VoxelView") -> Encoder:
-    return _payload_encoder(view.instance.compression.lower(), call.query.get("compression", ""))
+def _framed(call: Call, view: "VoxelView") -> tuple[Blocks, Callable[[Any], Iterable["Buffer"]]]:
+    """Return what gives the blocks that the query asks for, and what makes a frame of each."""
+    encode = _payload_encoder(view.instance.compression.lower(), call.query.get("compression", ""))
+    if encode is lz4_prefixed_encode:
+        return view.lz4_blocks, partial(_lz4_frame, lz4_prefix(_block_bytes(view)))
+    return view.blocks, framer(encode)
+
+
+def _lz4_frame(prefix: bytes, block: "tuple[ZYX, Buffer | None]") -> Iterable["Buffer"]:
+    coord, packed = block
+    if packed is None:
+        return ()
+    return frame_head(coord, len(prefix) + memoryview(packed).nbytes), prefix, packed
 
 
 def _payload_encoder(stored: str, asked: str) -> Encoder:
@@ -93,7 +108,7 @@ async def get_blocks(call: Call) -> web.StreamResponse:
     def bare(block: Block) -> Iterable["Buffer"]:
         return (absent if block[1] is None else np.ascontiguousarray(block[1]),)
 
-    return await answer_blocks(call, view, [_span(coord, count)], bare, size)
+    return await answer_blocks(call, view.blocks, [_span(coord, count)], bare, size)
 
 
 async def post_blocks(call: Call) -> web.StreamResponse:
@@ -143,7 +158,8 @@ async def get_subvolblocks(call: Call) -> web.StreamResponse:
     with throttle(call):
         view = await voxel_view(call)
         span = aligned_span(call, view)
-        return await answer_blocks(call, view, [span], framer(_encoder(call, view)))
+        blocks, frames = _framed(call, view)
+        return await answer_blocks(call, blocks, [span], frames)
 
 
 def aligned_span(call: Call, view: "VoxelView") -> ChunkSpan:
@@ -163,9 +179,9 @@ async def get_specificblocks(call: Call) -> web.StreamResponse:
     # DVID only warms its cache for prefetch=on and answers nothing
     if not coords or call.query.get("prefetch") in ("on", "true"):
         return octets(b"")
-    frames = framer(_encoder(call, view))
+    blocks, frames = _framed(call, view)
     spans = [_span(coord, 1) for coord in coords]
-    return await answer_blocks(call, view, spans, frames)
+    return await answer_blocks(call, blocks, spans, frames)
 
 
 def _listed(text: str) -> list[ZYX]:
@@ -192,16 +208,14 @@ def framer(encode: Encoder) -> Callable[[Block], Iterable["Buffer"]]:
 
 async def answer_blocks(
     call: Call,
-    view: "VoxelView",
+    blocks: Blocks,
     spans: Iterable[ChunkSpan],
-    parts: Callable[[Block], Iterable["Buffer"]],
+    parts: Callable[[Any], Iterable["Buffer"]],
     length: int | None = None,
 ) -> web.StreamResponse:
     """Send the parts of all blocks: whole if they are few, else piece by piece as they are decoded."""
-    blocks = chain.from_iterable(map(view.blocks, spans))  # lazy: resolved on the pool
-
-    pieces = chain.from_iterable(map(parts, blocks))
-    return await gathered(call, pieces, length=length)
+    found = chain.from_iterable(map(blocks, spans))  # lazy: resolved on the pool
+    return await gathered(call, chain.from_iterable(map(parts, found)), length=length)
 
 
 ROWS = (

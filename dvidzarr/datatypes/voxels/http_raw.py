@@ -3,6 +3,7 @@
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,9 +116,9 @@ async def _read_whole(call: Call, view: "VoxelView", box: "Box") -> memoryview:
     instance = view.instance
     small = math.prod(instance.chunk) * instance.dtype.itemsize <= _WHOLE_BYTES
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
-    if small and view.roi is None and box.chunks(instance.chunk).count == 1:
-        return _bytes(view.read(box))
-    return _bytes(await call.offload(view.read, box))
+    if small and view.roi is None and box.only_chunk(instance.chunk):
+        return _bytes(view.read(box, shared=True))
+    return _bytes(await call.offload(partial(view.read, box, shared=True)))
 
 
 def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dvidzarr.compute.read import Reader
+from dvidzarr.compute.read import Reader, read_inside
 from dvidzarr.compute.write import write_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import dask.array
     import xarray
     import zarr
+    from typing_extensions import Buffer
 
     from dvidzarr.datatypes.voxels.model import VoxelInstance
     from dvidzarr.storage.zarrview import VersionedStore
@@ -57,18 +58,24 @@ class VoxelView(View):
         blank = self.instance.settings.background if self.instance.dtype.itemsize == 1 else 0
         return MaskedReader(self.chunks, box, lineage, scheduler, mask, blank)
 
-    def read(self, box: Box, roi: View | str | None = None) -> np.ndarray:
-        """Return the voxels of a box, axes (z, y, x); with `roi` as `masked` shows them."""
+    def read(self, box: Box, roi: View | str | None = None, *, shared: bool = False) -> np.ndarray:
+        """Return the voxels of a box, axes (z, y, x); with `roi` as `masked` shows them.
+
+        With `shared` the result may be memory that others read too; it is read-only then.
+        """
         view = self if roi is None else self.masked(roi)
-        return view.reader(box).read()
+        coord = None if view.roi else box.only_chunk(self.instance.chunk)
+        if coord is None:
+            return view.reader(box).read()
+        return read_inside(self.chunks, coord, box, self.lineage(), shared=shared)
 
     def blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate (z, y, x), decoded chunk or None if absent) for a span, x fastest."""
-        grid = self.instance.chunk
-        start, stop = (
-            [at * size for at, size in zip(edge, grid, strict=True)] for edge in (span.start, span.stop)
-        )
-        return self.reader(Box(tuple(start), tuple(stop))).blocks()  # type: ignore[arg-type]
+        return self.reader(span.box(self.instance.chunk)).blocks()
+
+    def lz4_blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, "Buffer | None"]]:
+        """Yield (chunk coordinate (z, y, x), chunk as one bare LZ4 block or None if absent) for a span, x fastest."""
+        return self.reader(span.box(self.instance.chunk)).lz4_blocks()
 
     def write(self, box: Box, voxels: np.ndarray, author: Author = _NO_AUTHOR) -> None:
         """Write a box as one request, all of it or nothing; chunks covered in part keep their other voxels.
