@@ -76,7 +76,7 @@ class Access:
         if not self.token:
             # a page of another site in this machine's browser reaches loopback too, by a name of its own even
             trusted = self.local and self.anonymous_writes
-            return trusted and not _is_foreign(request) and _names_loopback(request)
+            return trusted and not _is_foreign(request) and _names_loopback(request.headers.get("Host"))
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         offered = [request.query.get("admintoken", "")]
         if scheme.lower() == "bearer":
@@ -141,8 +141,8 @@ def _is_foreign(request: web.BaseRequest) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("Host")
 
 
-def _names_loopback(request: web.BaseRequest) -> bool:
-    host = request.headers.get("Host")
+@lru_cache(maxsize=256)
+def _names_loopback(host: str | None) -> bool:
     return host is None or is_loopback(_without_port(host))
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aiohttp import http_parser, web
+from aiohttp import http_parser, http_writer, web
 
 from dvidzarr.core.errors import BusyError, StorageError
 from dvidzarr.repo.sinks import sinks
@@ -193,4 +193,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
         import uvloop  # noqa: PLC0415  (absent on Windows, and not worth 20 ms to who only imports this module)
     except ImportError:
         return asyncio.new_event_loop
+    # aiohttp joins what it sends, on Pythons whose own transport loses memory otherwise (CVE-2024-12254): not uvloop's
+    http_writer.SKIP_WRITELINES = False
     return uvloop.new_event_loop

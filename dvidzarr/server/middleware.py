@@ -23,6 +23,13 @@ LOG = logging.getLogger("dvidzarr.server")
 
 _SERVER = {"Server": SERVER_NAME}
 
+_RECORD = vars(
+    logging.makeLogRecord(
+        {"name": ACCESS.name, "levelno": logging.INFO, "levelname": "INFO", "msg": "request"}
+    )
+)
+"""What all records of the access log have in common: the logger would look for its caller each time."""
+
 
 class Front:
     """What aiohttp calls for each request."""
@@ -32,7 +39,6 @@ class Front:
         self._meters = runtime.meters
         self._watch = runtime.watch
         self._access = access
-        self._send_timeout = runtime.settings.limits.send_timeout_s
         self._dispatcher = Dispatcher(runtime, access)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -47,7 +53,6 @@ class Front:
             connection.begin()
         try:
             response = await self._watched(request, identity)
-            await self._send(request, response)
             status, size = response.status, response.body_length
         except ConnectionError as error:
             _let_go(error)
@@ -65,13 +70,22 @@ class Front:
             _log(request, identity, status, received, size, seconds)
 
     async def _watched(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
-        """Answer, or give up when the request stands still for too long."""
+        """Answer and send, or give up when the request stands still for too long.
+
+        It is sent here rather than left to aiohttp, which waits forever for a client that does not read.
+        """
         deadline = asyncio.timeout(None)
+        watched = self._watch.begin(request, deadline)
+        response: web.StreamResponse | None = None
         try:
             async with deadline:
-                self._watch.begin(request, deadline)
-                return await self._answer(request, identity)
+                response = await self._answer(request, identity)
+                watched.sending = True
+                await _send(request, response)
         except TimeoutError:
+            if response is not None:
+                abort(request)
+                return response
             path = request.raw_path.partition("?")[0]
             LOG.warning("gave up a request that stood still", extra={"request": identity, "path": path})
             if request.writer.output_size:
@@ -80,18 +94,10 @@ class Front:
                 PlainError(504, "the request made no progress and was given up"), path
             )
             response.force_close()
-            return response
+            await _send(request, response)
         finally:
             self._watch.end(deadline)
-
-    async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Send here rather than leave it to aiohttp, which waits forever for a client that does not read."""
-        try:
-            async with asyncio.timeout(self._send_timeout):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            abort(request)
+        return response
 
     async def _answer(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
@@ -121,6 +127,11 @@ class Front:
         return response
 
 
+async def _send(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    await response.prepare(request)
+    await response.write_eof()
+
+
 def _let_go(error: BaseException) -> None:
     """Free what the frames that an error came through hold: slabs of many MiB.
 
@@ -142,6 +153,7 @@ def _log(
     query = request.query if request.query_string else {}
     # the query is not logged as it came: it may hold the admin token
     facts = {
+        "created": time.time(),
         "request": identity,
         "peer": request.remote,
         "method": request.method,
@@ -153,4 +165,6 @@ def _log(
         "user": query.get("u", ""),
         "app": query.get("app", ""),
     }
-    ACCESS.info("request", extra=facts)
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    record.__dict__ = _RECORD | facts
+    ACCESS.handle(record)

@@ -42,7 +42,7 @@ class Runtime:
         self.activity = Activity()
         self.meters = Meters()
         self.gate = Gate(limits.max_connections, limits.header_timeout_s)
-        self.watch = Watch(limits.handler_timeout_s)
+        self.watch = Watch(limits.handler_timeout_s, limits.send_timeout_s)
         self.draining = False
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100
