@@ -10,7 +10,7 @@ from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunks import ChunkStore, SupersededError
-from dvidzarr.storage.postings import Row, pack_one, pack_span, present, unpack, unpack_one
+from dvidzarr.storage.postings import ROW, Row, pack_one, pack_span, present, unpack, unpack_one
 from dvidzarr.wire.compression import lz4_encode
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ T = TypeVar("T")
 CHUNKS_PER_REQUEST = 1 << 22
 """Largest number of chunks that one request may touch."""
 _ATTEMPTS = 100
+_KEPT = 32
+"""Chunks of a box of up to so many stay decoded: who looks at data asks again for what is near. A bulk read does not."""
 
 
 def resolvable(span: ChunkSpan) -> ChunkSpan:
@@ -84,15 +86,23 @@ class Reader:
         if span.count > CHUNKS_PER_REQUEST:
             raise TooLargeError(f"box {box} touches {span.count} chunks, the limit is {CHUNKS_PER_REQUEST}")
         self._span = span
+        self._keys: np.ndarray
+        self._rows: np.ndarray
         self._given = False  # whether somebody has seen a part of this state
         self._resolve()
 
     def _resolve(self) -> None:
+        if self._span.count == 1:
+            key = pack_one(self._span.start)
+            row = self._chunks.find(key, self._lineage)
+            self._keys = np.array([key] if row else [], np.int64)
+            self._rows = np.array([row] if row else [], ROW)
+            return
         keys = pack_span(self._span)
         rows = self._chunks.resolve(keys, self._lineage)
         there = present(rows)
-        self._keys: np.ndarray = keys if there.all() else keys[there]
-        self._rows: np.ndarray = rows if there.all() else rows[there]
+        self._keys = keys if there.all() else keys[there]
+        self._rows = rows if there.all() else rows[there]
 
     @property
     def chunk_count(self) -> int:
@@ -141,11 +151,7 @@ class Reader:
         elif not whole:
             out.fill(0)
 
-        def work(start: int, stop: int) -> None:
-            for index in range(start, stop):
-                self._place(keys[index], rows[index], box, out)
-
-        self._scheduler.read(work, len(keys))
+        self._scheduler.read(lambda index: self._place(keys[index], rows[index], box, out), len(keys))
         return out
 
     def _touching(self, box: Box) -> np.ndarray:
@@ -167,7 +173,8 @@ class Reader:
             if self._chunks.read(key, row, self._lineage, out, exact=True) is None:
                 out.fill(0)
             return
-        chunk = self._chunks.read(key, row, self._lineage, keep=not full, exact=True)
+        keep = not full or self._span.count <= _KEPT
+        chunk = self._chunks.read(key, row, self._lineage, keep=keep, exact=True)
         out[tuple(target)] = 0 if chunk is None else chunk[tuple(source)]
 
     def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:

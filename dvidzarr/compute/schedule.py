@@ -1,14 +1,12 @@
-"""Threads that work off many chunks. One Python call per batch, never one task per chunk."""
+"""Threads that work off many chunks. One task per thread, never one per chunk."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import pairwise
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_BATCHES_PER_THREAD = 4
 _INLINE = 4  # as many chunks are read sooner than a second thread wakes up
 _WRITERS = 16  # writing waits for fsync most of the time
 
@@ -27,17 +25,18 @@ class Scheduler:
                 self._pools[name] = ThreadPoolExecutor(size, thread_name_prefix=f"dvidzarr-{name}")
             return self._pools[name]
 
-    def read(self, work: Callable[[int, int], None], count: int) -> None:
-        """Call `work(start, stop)` for batches that cover 0 … count−1; small counts run in the calling thread."""
-        if count <= _INLINE or self._threads == 1:
-            work(0, count)
-            return
-        batches = min(count, self._threads * _BATCHES_PER_THREAD)
-        edges = [count * number // batches for number in range(batches + 1)]
-        pool = self._pool("read", self._threads)
-        futures = [pool.submit(work, a, b) for a, b in pairwise(edges[1:])]
+    def read(self, work: Callable[[int], None], count: int) -> None:
+        """Call `work(0)` … `work(count−1)`, in the calling thread and for more than a few in others too."""
+        indices = iter(range(count))  # shared: whoever is free takes the next one
+
+        def drain() -> None:
+            for index in indices:
+                work(index)
+
+        helpers = min(self._threads, -(-count // _INLINE)) - 1
+        futures = [self._pool("read", self._threads).submit(drain) for _ in range(helpers)]
         try:
-            work(edges[0], edges[1])
+            drain()
         finally:
             wait(futures)
         for future in futures:

@@ -51,7 +51,10 @@ def parse_ints(text: str, separator: str = "_") -> tuple[int, ...]:
     """Parse int32 numbers; blanks around each are allowed."""
     if text.count(separator) > 1_000_000:
         raise InvalidInputError(f"more than a million numbers in {quoted(text)}")
-    return tuple(parse_int(part.strip()) for part in text.split(separator))
+    parts = text.split(separator)
+    if text.isascii() and all(map(str.isdigit, parts)) and len(max(parts, key=len)) < 10:  # nearly always
+        return tuple(map(int, parts))
+    return tuple(parse_int(part.strip()) for part in parts)
 
 
 def parse_point(text: str, separator: str = "_") -> tuple[int, ...]:

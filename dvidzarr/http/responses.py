@@ -52,10 +52,14 @@ def text(body: str, content_type: str = "text/plain") -> web.Response:
     return web.Response(body=body.encode(), headers={"Content-Type": content_type})
 
 
-class Octets(web.StreamResponse):
-    """A body of known size, sent with its headers in one system call."""
+class _Joined(web.StreamResponse):
+    """An answer whose headers go out with the first bytes of its body, in one system call."""
 
     _send_headers_immediately = False
+
+
+class Octets(_Joined):
+    """A body of known size."""
 
     def __init__(self, body: Bytes, content_type: str) -> None:
         super().__init__(headers={"Content-Type": content_type})
@@ -125,7 +129,7 @@ async def stream(
     """
     first = await anext(slabs, None)
     own = {**call.headers, "Content-Type": content_type, **(headers or {})}
-    response = web.StreamResponse(status=status, headers=own)
+    response = _Joined(status=status, headers=own)
     response.content_length = length
     await response.prepare(call.request)
     if call.method == "HEAD":

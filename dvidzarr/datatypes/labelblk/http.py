@@ -10,7 +10,7 @@ from aiohttp import web
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.labelblk.http_raw import ROWS as RAW_ROWS
 from dvidzarr.datatypes.voxels.http import get_help, get_info, get_metadata, int32_point, post_resolution
-from dvidzarr.datatypes.voxels.http_blocks import aligned_span, answer_blocks, framer
+from dvidzarr.datatypes.voxels.http_blocks import Form, aligned_span, answer_blocks, framer
 from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
@@ -77,7 +77,7 @@ async def get_label_blocks(call: Call) -> web.StreamResponse:
         if asked != "uncompressed" and stored != "lz4":
             raise InvalidInputError(f"Expected internal block data to be LZ4, was {stored} instead.")
         encode = memoryview if asked == "uncompressed" else lz4_encode
-        return await answer_blocks(call, view.blocks, [aligned_span(call, view)], framer(encode))
+        return await answer_blocks(call, Form(view.blocks, framer(encode)), [aligned_span(call, view)])
 
 
 async def refuse_post_blocks(_call: Call) -> web.StreamResponse:

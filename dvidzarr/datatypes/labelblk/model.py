@@ -45,13 +45,12 @@ class LabelView(VoxelView):
         rows = self.chunks.resolve(keys, lineage)
         members = np.split(inside[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
 
-        def look_up(start: int, stop: int) -> None:
-            for index in range(start, stop):
-                if not there[index]:
-                    continue
-                chunk = self.chunks.read(packed[index], found[index], lineage, keep=True)
-                if chunk is not None:
-                    labels[members[index]] = chunk.reshape(-1)[places[members[index]]]
+        def look_up(index: int) -> None:
+            if not there[index]:
+                return
+            chunk = self.chunks.read(packed[index], found[index], lineage, keep=True)
+            if chunk is not None:
+                labels[members[index]] = chunk.reshape(-1)[places[members[index]]]
 
         there, packed, found = present(rows).tolist(), keys.tolist(), rows.tolist()
         self.instance.repo.catalog.scheduler.read(look_up, len(packed))

@@ -1,6 +1,7 @@
 """`blocks`, `subvolblocks` and `specificblocks`: whole blocks, bare or framed (spec-voxels §6.7, §6.8)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -26,23 +27,40 @@ if TYPE_CHECKING:
     from dvidzarr.datatypes.voxels.view import VoxelView
 
 Block = tuple[ZYX, "np.ndarray[Any, Any] | None"]
-Blocks = Callable[[ChunkSpan], Iterable[tuple[ZYX, Any]]]
-"""Gives the blocks of a span as something that becomes parts of the answer, None where they are absent."""
-
 Encoder = Callable[["np.ndarray[Any, Any]"], "Buffer"]
 
 _COORDS = 3
 
-_PIECE_BYTES = 2 << 20
-"""Blocks are collected up to this size: smaller answers are one body, larger ones a stream of such pieces."""
+_LIGHT_BYTES = 1 << 20
+"""A block of up to this size is sent as it is stored sooner than another thread wakes up."""
 
 
-def _framed(call: Call, view: "VoxelView") -> tuple[Blocks, Callable[[Any], Iterable["Buffer"]]]:
-    """Return what gives the blocks that the query asks for, and what makes a frame of each."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How blocks are sent.
+
+    Attributes
+    ----------
+    blocks
+        Gives the blocks of a span, None where they are absent.
+    parts
+        Makes the bytes of a block, nothing of an absent one.
+    light
+        Whether that costs less than a hop to the pool.
+    """
+
+    blocks: Callable[[ChunkSpan], Iterable[tuple[ZYX, Any]]]
+    parts: Callable[[Any], Iterable["Buffer"]]
+    light: bool = False
+
+
+def _form(call: Call, view: "VoxelView") -> Form:
+    """Return the form of framed blocks that the query asks for."""
     encode = _payload_encoder(view.instance.compression.lower(), call.query.get("compression", ""))
     if encode is lz4_prefixed_encode:
-        return view.lz4_blocks, partial(_lz4_frame, lz4_prefix(_block_bytes(view)))
-    return view.blocks, framer(encode)
+        size = _block_bytes(view)
+        return Form(view.lz4_blocks, partial(_lz4_frame, lz4_prefix(size)), light=size <= _LIGHT_BYTES)
+    return Form(view.blocks, framer(encode))
 
 
 def _lz4_frame(prefix: bytes, block: "tuple[ZYX, Buffer | None]") -> Iterable["Buffer"]:
@@ -108,7 +126,7 @@ async def get_blocks(call: Call) -> web.StreamResponse:
     def bare(block: Block) -> Iterable["Buffer"]:
         return (absent if block[1] is None else np.ascontiguousarray(block[1]),)
 
-    return await answer_blocks(call, view.blocks, [_span(coord, count)], bare, size)
+    return await answer_blocks(call, Form(view.blocks, bare), [_span(coord, count)], size)
 
 
 async def post_blocks(call: Call) -> web.StreamResponse:
@@ -158,8 +176,7 @@ async def get_subvolblocks(call: Call) -> web.StreamResponse:
     with throttle(call):
         view = await voxel_view(call)
         span = aligned_span(call, view)
-        blocks, frames = _framed(call, view)
-        return await answer_blocks(call, blocks, [span], frames)
+        return await answer_blocks(call, _form(call, view), [span])
 
 
 def aligned_span(call: Call, view: "VoxelView") -> ChunkSpan:
@@ -179,9 +196,8 @@ async def get_specificblocks(call: Call) -> web.StreamResponse:
     # DVID only warms its cache for prefetch=on and answers nothing
     if not coords or call.query.get("prefetch") in ("on", "true"):
         return octets(b"")
-    blocks, frames = _framed(call, view)
-    spans = [_span(coord, 1) for coord in coords]
-    return await answer_blocks(call, blocks, spans, frames)
+    form = _form(call, view)
+    return await answer_blocks(call, form, [_span(coord, 1) for coord in coords])
 
 
 def _listed(text: str) -> list[ZYX]:
@@ -207,15 +223,14 @@ def framer(encode: Encoder) -> Callable[[Block], Iterable["Buffer"]]:
 
 
 async def answer_blocks(
-    call: Call,
-    blocks: Blocks,
-    spans: Iterable[ChunkSpan],
-    parts: Callable[[Any], Iterable["Buffer"]],
-    length: int | None = None,
+    call: Call, form: Form, spans: Sequence[ChunkSpan], length: int | None = None
 ) -> web.StreamResponse:
-    """Send the parts of all blocks: whole if they are few, else piece by piece as they are decoded."""
-    found = chain.from_iterable(map(blocks, spans))  # lazy: resolved on the pool
-    return await gathered(call, chain.from_iterable(map(parts, found)), length=length)
+    """Send the blocks of some spans: whole if they are few, else piece by piece as they are decoded."""
+    found = chain.from_iterable(map(form.blocks, spans))  # lazy: resolved on the pool
+    pieces = chain.from_iterable(map(form.parts, found))
+    if form.light and len(spans) == 1 and spans[0].count == 1:
+        return octets(b"".join(pieces))
+    return await gathered(call, pieces, length=length)
 
 
 ROWS = (

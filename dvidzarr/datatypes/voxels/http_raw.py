@@ -1,7 +1,7 @@
 """`raw` and `isotropic`: boxes of voxels and slices (spec-voxels §6.5)."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from dvidzarr.core.geometry import Box
     from dvidzarr.datatypes.voxels.view import VoxelView
 
-_WHOLE_BYTES = 1 << 20
+_WHOLE_BYTES = 4 << 20
 """Up to this size an answer is one body; above it is streamed."""
+
+_INLINE_BYTES = 1 << 20
+"""A chunk of up to this size is read sooner than another thread wakes up."""
 
 _SLAB_BYTES = 8 << 20
 """Aim for the slabs that are decoded while the one before is sent: enough chunks for all threads."""
@@ -109,16 +112,22 @@ async def send_box(
     size = box.volume * view.instance.dtype.itemsize
     if size > _WHOLE_BYTES or repack:
         return await _stream_volume(call, view, box, size, repack)
-    return octets(await _read_whole(call, view, box))
-
-
-async def _read_whole(call: Call, view: "VoxelView", box: "Box") -> memoryview:
-    instance = view.instance
-    small = math.prod(instance.chunk) * instance.dtype.itemsize <= _WHOLE_BYTES
+    if size > _INLINE_BYTES:
+        async with call.runtime.admit(size):
+            return await stream(call, _only(await _offloaded(call, view, box)), size)
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
-    if small and view.roi is None and box.only_chunk(instance.chunk):
-        return _bytes(view.read(box, shared=True))
+    chunk_bytes = math.prod(view.instance.chunk) * view.instance.dtype.itemsize
+    if chunk_bytes <= _INLINE_BYTES and view.roi is None and box.only_chunk(view.instance.chunk):
+        return octets(_bytes(view.read(box, shared=True)))
+    return octets(await _offloaded(call, view, box))
+
+
+async def _offloaded(call: Call, view: "VoxelView", box: "Box") -> memoryview:
     return _bytes(await call.offload(partial(view.read, box, shared=True)))
+
+
+async def _only(piece: memoryview) -> AsyncIterator[memoryview]:
+    yield piece
 
 
 def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
