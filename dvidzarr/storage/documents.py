@@ -40,11 +40,14 @@ _FIND = """SELECT ordinal, sequence, state, value, segment, start, length, check
 _PAGE = """SELECT key, ordinal, state FROM rows WHERE (key, ordinal) > (?, ?) ORDER BY key, ordinal LIMIT ?"""
 _ROWS_AT_ONCE = 5000
 
-_PENDING = 1000
+_PENDING = 2000
 """So many words are held in memory before they are written into the index."""
 
 _WORDS_AT_ONCE = 64
 """Words per statement: SQLite lets go of the interpreter for each, and with busy threads it is slow to come back."""
+
+_PAGES_KIB = 16 << 10
+"""Pages that SQLite may keep: with its 2 MiB, keys in random order are written to the disk again and again."""
 
 ONE_STATE = 2000
 """So many keys of a range are looked up in one go."""
@@ -92,6 +95,7 @@ class Documents:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA cache_size=-{_PAGES_KIB}")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError:
             self._db.close()
