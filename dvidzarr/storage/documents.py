@@ -46,7 +46,7 @@ _PENDING = 2000
 _WORDS_AT_ONCE = 64
 """Words per statement: SQLite lets go of the interpreter for each, and with busy threads it is slow to come back."""
 
-_PAGES_KIB = 16 << 10
+_PAGES_KIB = 8 << 10
 """Pages that SQLite may keep: with its 2 MiB, keys in random order are written to the disk again and again."""
 
 ONE_STATE = 2000

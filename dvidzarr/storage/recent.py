@@ -68,8 +68,3 @@ class RecentWords:
         answers[ordinal] = place
         while self._kept > KEPT:
             self._kept -= len(self._answers.popitem(last=False)[1])
-
-    def forget(self) -> None:
-        """Forget the answers: what merge versions inherit has changed, or the whole index."""
-        self._answers.clear()
-        self._kept = 0
