@@ -18,6 +18,7 @@ from benchmarks.volumes import Plan
 _SIZE = 512
 _SECONDS, _QUICK_SECONDS = 1.0, 0.25
 _DEPTHS = (1, 100, 1000)
+_KEYS = (1000, 10_000, 100_000, 1_000_000)
 _SCALING = "scaling"
 
 
@@ -27,7 +28,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="less than a minute: less time per case, no scaling"
     )
-    parser.add_argument("--full", action="store_true", help="also 10 000 versions and 10⁷ chunks (long)")
+    parser.add_argument(
+        "--full", action="store_true", help="also 10 000 versions, 10⁶ keys and 10⁷ chunks (long)"
+    )
     parser.add_argument(
         "--only", metavar="GROUPS", help=f"of {', '.join((*GROUPS, _SCALING))}, separated by commas"
     )
@@ -52,7 +55,8 @@ def plan_of(options: argparse.Namespace, folder: Path) -> Plan:
     """Return what to measure."""
     depths = _DEPTHS[:2] if options.quick else (*_DEPTHS, 10_000) if options.full else _DEPTHS
     seconds = _QUICK_SECONDS if options.quick else _SECONDS
-    return Plan(folder, gray(options.size), seconds, depths)
+    keys = _KEYS[:2] if options.quick else _KEYS if options.full else _KEYS[:3]
+    return Plan(folder, gray(options.size), seconds, depths, keys)
 
 
 def main(words: Sequence[str] | None = None) -> None:

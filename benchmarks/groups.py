@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import depth, reads, served, startup, writes
+from benchmarks import depth, keys, reads, served, startup, writes
 from benchmarks.timing import Case, Figure
 from benchmarks.volumes import Built, Plan, build
 
@@ -29,6 +29,7 @@ GROUPS: dict[str, Callable[[Bench], Items]] = {
     "served": lambda bench: served.cases(bench.plan, bench.built),
     "depth": lambda bench: depth.cases(bench.plan),
     "writes": lambda bench: writes.cases(bench.plan),
+    "keys": lambda bench: keys.cases(bench.plan),
     "startup": lambda bench: startup.cases(bench.plan),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks import compare, depth, plots, report, scaling, served, startup, writes
+from benchmarks import compare, depth, keys, plots, report, scaling, served, startup, writes
 from benchmarks.datasets import gray
 from benchmarks.process import CHECKOUT
 from benchmarks.timing import Case, Figure, interleave, of_samples
@@ -21,7 +21,7 @@ Items = Iterator[list[Case]] | Iterator[list[Case] | Figure]
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    return Plan(tmp_path, gray(SIZE, real=False), 0.0, (1, 3))
+    return Plan(tmp_path, gray(SIZE, real=False), 0.0, (1, 3), (10, 100))
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,10 @@ def plan(tmp_path: Path) -> Plan:
         (depth.cases, {"commit and new version", "read 64³ of the root", "GET 64³ of the root"}),
         (writes.cases, {"write 64³", "write 64³ again", "ingest 128³", "POST 64³", "POST 64³ again"}),
         (startup.cases, {"start to first answer, empty", "resident memory, idle and empty"}),
+        (keys.cases, {"get a value of 200 B", "get a value of the root", "rebuild the index of keys"}),
         (lambda plan: served.cases(plan, build(plan)), {"GET 64³ aligned", "GET slice 128² png"}),
     ],
-    ids=["depth", "writes", "startup", "served"],
+    ids=["depth", "writes", "startup", "keys", "served"],
 )
 def test_groups_run(plan: Plan, cases: Callable[[Plan], Items], wanted: set[str]) -> None:
     figures: list[Figure] = []

@@ -37,13 +37,16 @@ class Plan:
     seconds
         Time given to each case.
     depths
-        Numbers of versions between a chunk and its reader.
+        Numbers of versions between a chunk, or a key, and its reader.
+    keys
+        Numbers of keys in an instance.
     """
 
     folder: Path
     data: Dataset
     seconds: float
     depths: tuple[int, ...] = (1, 100, 1000)
+    keys: tuple[int, ...] = (1000, 100_000)
 
     @property
     def size(self) -> int:

@@ -57,13 +57,17 @@ def _members(source: Path) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def sink(target: Path, *, force: bool) -> Iterator[Sink]:
-    """Open a new folder or archive, by the ending of its name; an archive gets its name when it is complete."""
+    """Open a new folder or archive, by the ending of its name; an archive or a file gets its name when it is complete."""
     if target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
         raise InvalidInputError(f"{target} exists already: say --force to write into it or replace it")
     mode = next((mode for ending, mode in ARCHIVES.items() if target.name.endswith(ending)), None)
     if mode is None:
         target.mkdir(parents=True, exist_ok=True)
-        yield _Folder(target)
+        folder = _Folder(target)
+        try:
+            yield folder
+        finally:
+            folder.part.unlink(missing_ok=True)
         return
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -77,6 +81,7 @@ def sink(target: Path, *, force: bool) -> Iterator[Sink]:
 class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.part = path / f".{secrets.token_hex(4)}"  # no key's: those have their dot escaped
 
     def add(self, key: str, value: bytes) -> None:
         name = _name_of(key)
@@ -84,7 +89,8 @@ class _Folder:
             raise click.ClickException(
                 f"the key {key[:80]!r}… is too long for the name of a file: export to a .tar instead"
             )
-        (self._path / name).write_bytes(value)
+        self.part.write_bytes(value)
+        self.part.replace(self._path / name)
 
 
 class _Archive:

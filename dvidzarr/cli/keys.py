@@ -95,7 +95,11 @@ class RemoteKeys:
         return value
 
     def write(self, values: Mapping[str, bytes]) -> None:
-        """Set values as one request: all of them, or none."""
+        """Set values as one request: all of them, or none. A single one may have any size."""
+        if len(values) == 1 and all(map(_is_word, values)):
+            ((key, value),) = values.items()
+            self._session.request("POST", *self._base, "key", key, content=value)
+            return
         parts = [
             part for key, value in values.items() for part in (key_value_head(raw(key), len(value)), value)
         ]

@@ -123,6 +123,7 @@ class KafkaSettings(_Section):
     """Where the events of a served store are published, and under which topics."""
 
     servers: tuple[str, ...] = ()
+    topic_activity: str = ""
     topic_prefix: str = ""
     topic_suffixes: tuple[str, ...] = ()
 

@@ -51,7 +51,12 @@ class Topics:
         if isinstance(event, KeysPut | KeysDeleted):
             suffix = (self.suffixes or {}).get(event.instance, "")
             what = f"data-{event.instance}" + (f"-{suffix}" if suffix else "")
-        return _NO_TOPIC.sub("-", f"{self.prefix}dvidrepo-{event.repo}-{what}")
+        return topic_name(f"{self.prefix}dvidrepo-{event.repo}-{what}")
+
+
+def topic_name(text: str) -> str:
+    """Return a text with "-" for what the name of a topic cannot have."""
+    return _NO_TOPIC.sub("-", text)
 
 
 def messages(event: Event, topics: Topics, put_blob: Callable[[bytes], str]) -> Iterator[Message]:

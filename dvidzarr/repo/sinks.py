@@ -75,6 +75,17 @@ def _cut_torn_line(path: Path) -> None:
         file.truncate(end)
 
 
+def kafka_producer(servers: str, options: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - has no types
+    """Return a producer for a cluster; raise if the package for it is missing."""
+    try:
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise InvalidInputError(
+            "publishing to Kafka needs the package confluent-kafka: pip install 'dvidzarr[kafka]'"
+        ) from None
+    return Producer({"bootstrap.servers": servers, "linger.ms": 5, "logger": _logger, **(options or {})})
+
+
 class Kafka:
     """Topics of a Kafka cluster, in DVID's format. A message counts as sent when the cluster has acknowledged it."""
 
@@ -85,15 +96,8 @@ class Kafka:
         put_blob: Callable[[bytes], str],
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        try:
-            from confluent_kafka import Producer  # noqa: PLC0415 - an extra
-        except ImportError:
-            raise InvalidInputError(
-                "publishing to Kafka needs the package confluent-kafka: pip install 'dvidzarr[kafka]'"
-            ) from None
         # idempotence keeps the order of messages when some have to be sent again
-        config = {"bootstrap.servers": servers, "enable.idempotence": True, "linger.ms": 5}
-        self._producer = Producer(config | {"logger": _logger} | dict(options or {}))
+        self._producer = kafka_producer(servers, {"enable.idempotence": True, **(options or {})})
         self._topics = topics
         self._put_blob = put_blob
         self._stopped = threading.Event()

@@ -17,6 +17,7 @@ from aiohttp import http_parser, http_writer, web
 from dvidzarr.core.errors import BusyError, StorageError
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
+from dvidzarr.server.activitytopic import activity_topic
 from dvidzarr.server.connections import GuardedServer
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import Front
@@ -95,6 +96,7 @@ def serve(
         logging_to(),
         catalog,
         sinks(catalog, settings),
+        activity_topic(settings),
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         runner.run(main())

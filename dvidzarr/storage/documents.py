@@ -7,13 +7,15 @@ a deletion. Derived rows of merge versions are kept apart and rebuilt when neede
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.listings import KeyList, KeyLists
 from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions, choose, contested
+from dvidzarr.storage.recent import RecentWords
 
 INLINE = 1024
 """Values up to this many bytes lie in the index itself; up to `LOGGED` in the log; larger ones in blobs."""
@@ -27,15 +29,25 @@ CREATE TABLE IF NOT EXISTS rows (
     PRIMARY KEY (key, ordinal)) WITHOUT ROWID;
 """
 _COLUMNS = "key, ordinal, sequence, state, value, segment, start, length, checksum"
-_PUT = f"""INSERT INTO rows ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (key, ordinal) DO UPDATE SET
+_PUT = f"""INSERT INTO rows ({_COLUMNS}) VALUES {{}} ON CONFLICT (key, ordinal) DO UPDATE SET
     sequence=excluded.sequence, state=excluded.state, value=excluded.value, segment=excluded.segment,
     start=excluded.start, length=excluded.length, checksum=excluded.checksum
     WHERE excluded.sequence >= rows.sequence"""
+_MARKS = "(?,?,?,?,?,?,?,?,?)"
 
 _FIND = """SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows
     WHERE key = ? AND ordinal <= ? ORDER BY ordinal DESC"""
 _PAGE = """SELECT key, ordinal, state FROM rows WHERE (key, ordinal) > (?, ?) ORDER BY key, ordinal LIMIT ?"""
 _ROWS_AT_ONCE = 5000
+
+_PENDING = 2000
+"""So many words are held in memory before they are written into the index."""
+
+_WORDS_AT_ONCE = 64
+"""Words per statement: SQLite lets go of the interpreter for each, and with busy threads it is slow to come back."""
+
+_PAGES_KIB = 8 << 10
+"""Pages that SQLite may keep: with its 2 MiB, keys in random order are written to the disk again and again."""
 
 ONE_STATE = 2000
 """So many keys of a range are looked up in one go."""
@@ -44,9 +56,11 @@ VALUE, DELETED = 0, 1
 _SILENT = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (segment 0)."""
+class Place(NamedTuple):
+    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (segment 0).
+
+    The order is that of the columns. A tuple, because a look-up makes one per row.
+    """
 
     ordinal: int
     sequence: int
@@ -56,20 +70,6 @@ class Place:
     start: int
     length: int
     checksum: int
-
-    @property
-    def row(self) -> tuple[int, int, int, bytes | None, int, int, int, int]:
-        """All of it, in the order of the columns."""
-        return (
-            self.ordinal,
-            self.sequence,
-            self.state,
-            self.value,
-            self.segment,
-            self.start,
-            self.length,
-            self.checksum,
-        )
 
 
 class Documents:
@@ -87,6 +87,7 @@ class Documents:
         self._derived: dict[int, dict[bytes, Place | None]] = {}
         self._collecting = threading.Lock()
         self._lists = KeyLists()
+        self._recent = RecentWords()
         self._dirty = False
         try:
             # Only the writing process opens the file with SQLite: no locks, which reading the file would drop, and
@@ -94,6 +95,7 @@ class Documents:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA cache_size=-{_PAGES_KIB}")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError:
             self._db.close()
@@ -110,6 +112,7 @@ class Documents:
     def mark(self, stamp: str) -> None:
         """Commit what was applied, together with the stamp that describes it."""
         with self._lock:
+            self._write_out()
             self._begin()
             self._db.execute("INSERT OR REPLACE INTO stamp VALUES ('stamp', ?)", (stamp,))
             self._db.execute("COMMIT")
@@ -122,10 +125,12 @@ class Documents:
             self._db.deserialize(
                 data[:18] + b"\1\1" + data[20:]
             )  # a database in memory has no write-ahead log
+            self._recent = RecentWords()
 
     def copy_to(self, other: "Documents") -> None:
         """Put all rows, also those not yet committed, into an empty index."""
         with self._lock:
+            self._write_out()
             if self._dirty:
                 self._db.execute("COMMIT")
                 self._dirty = False
@@ -152,10 +157,22 @@ class Documents:
     def put_all(self, words: Iterable[tuple[bytes, Place]]) -> None:
         """Note several words; a reader sees all of them or none."""
         with self._lock:
-            self._begin()
             for key, place in words:
-                self._db.execute(_PUT, (key, *place.row))
+                self._recent.note(key, place)
                 self._lists.note(key, place.ordinal, there=place.state == VALUE)
+                if self._recent.count >= _PENDING:
+                    self._write_out()
+
+    def _write_out(self) -> None:
+        """Put the pending words into the index."""
+        if not self._recent.count:
+            return
+        self._begin()
+        words = self._recent.pending()
+        while some := list(islice(words, _WORDS_AT_ONCE)):
+            marks = ",".join([_MARKS] * len(some))
+            self._db.execute(_PUT.format(marks), [cell for key, place in some for cell in (key, *place)])
+        self._recent.written()
 
     # --- looking up ------------------------------------------------------------------------------------------
 
@@ -187,7 +204,18 @@ class Documents:
         return None if place is None or place.state == DELETED else place
 
     def _best(self, key: bytes, lineage: Lineage) -> Place | None:
-        """Return the word of the nearest version, deletions included; derived ones lose to the merge version's own.
+        """Return the word of the nearest version, deletions included; derived ones lose to the merge version's own."""
+        known = self._recent.answer(key, lineage.ordinal)
+        if known is not None:
+            return known[0]
+        if self._recent.is_pending(key):
+            self._write_out()
+        best = self._look_up(key, lineage)
+        self._recent.keep(key, lineage.ordinal, best)
+        return best
+
+    def _look_up(self, key: bytes, lineage: Lineage) -> Place | None:
+        """Do as `_best`, from the index.
 
         Along a lineage a nearer version has a higher ordinal, so the first row on it, from above, is the answer.
         """
@@ -217,6 +245,7 @@ class Documents:
     def _collect(self, lineage: Lineage) -> KeyList:
         """Go through all rows once, a page at a time so that others get their turn."""
         with self._lock:
+            self._write_out()
             fresh = self._lists.begin(lineage)
         chain = frozenset(np.flatnonzero(lineage.ranks >= 0).tolist())
         words: dict[bytes, tuple[int, bool]] = {}
@@ -257,6 +286,7 @@ class Documents:
     def all_rows(self) -> list[tuple[bytes, Place]]:
         """Return every version's word on every key."""
         with self._lock:
+            self._write_out()
             return [(key, Place(*rest)) for key, *rest in self._db.execute(f"SELECT {_COLUMNS} FROM rows")]
 
     # --- merge versions --------------------------------------------------------------------------------------
@@ -285,6 +315,7 @@ class Documents:
         versions = contested(self._versions, parents)
         bounds = (min(versions, default=0), max(versions, default=0))
         with self._lock:
+            self._write_out()
             rows = self._db.execute(
                 "SELECT key, ordinal FROM rows WHERE ordinal BETWEEN ? AND ?", bounds
             ).fetchall()

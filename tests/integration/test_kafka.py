@@ -194,3 +194,34 @@ def test_serve_publishes(servers: str, tmp_path: Path) -> None:
         httpx.post(f"{server.url}/api/node/{root}/kv/key/a", content=b"123").raise_for_status()
         ((_, message),) = published(servers, f"dvidrepo-{root}-data-{uuid}", 1)
     assert (message["Action"], message["Key"], message["Bytes"]) == ("postkv", "a", 3)
+
+
+def test_requests_are_published(servers: str, tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store") as catalog:
+        root = catalog.create_repo("test").root
+        catalog.repos[0].create_instance("keyvalue", "kv")
+    topic = {"DVIDZARR_KAFKA_TOPIC_ACTIVITY": "what:is done"}
+    start = int(time.time())
+    with served(tmp_path / "store", DVIDZARR_KAFKA_SERVERS=servers, **topic) as server:
+        url = f"{server.url}/api/node/{root}/kv/key/a?u=me&app=mine&admintoken=secret"
+        httpx.post(url, content=b"123").raise_for_status()
+        assert httpx.get(url).content == b"123"
+        assert httpx.get(f"{server.url}/api/node/{root}/kv/key/b").status_code == 404
+        sent = [message for _, message in published(servers, "what-is-done", 3)]
+    path = f"/api/node/{root}/kv/key/a"
+    post, get, missing = sent
+    assert start <= post.pop("time") <= time.time()
+    assert 0 <= post.pop("duration") < 20_000
+    assert post.pop("bytes_out") >= 0
+    common = {"user": "me", "client": "mine", "uri": path, "remote_addr": "127.0.0.1", "status": 200}
+    assert post == common | {"method": "POST", "bytes_in": 3}
+    assert (get["method"], get["bytes_in"]) == ("GET", 0)
+    assert get["bytes_out"] >= 3
+    assert (missing["status"], missing["user"]) == (404, "")
+
+
+def test_requests_do_not_wait_for_a_cluster_that_is_away(tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store"):
+        pass
+    with served(tmp_path / "store", DVIDZARR_KAFKA_SERVERS=f"127.0.0.1:{closed_port()}") as server:
+        assert httpx.get(f"{server.url}/api/server/info", timeout=10).status_code == 200

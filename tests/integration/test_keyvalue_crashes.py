@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,10 @@ def server(store: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             process.send_signal(signal.SIGKILL)
 
 
-def write_until_it_dies(url: str, writer: int, start: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Return, per key, the last number that was acknowledged and the last that was sent."""
+def write_until_it_dies(
+    url: str, writer: int, start: int, begun: threading.Event
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return, per key, the last number that was acknowledged and the last that was sent; `begun` is set at the first."""
     acknowledged: dict[str, int] = {}
     sent: dict[str, int] = {}
     size = (10, 2000, 100_000)[writer % 3]
@@ -54,6 +57,7 @@ def write_until_it_dies(url: str, writer: int, start: int) -> tuple[dict[str, in
             except httpx.TransportError:
                 return acknowledged, sent
             acknowledged[key] = number
+            begun.set()
     return acknowledged, sent
 
 
@@ -66,10 +70,13 @@ def crash_again_and_again(folder: Path, port: int, cycles: int) -> None:
     most: dict[str, int] = {}
     for cycle in range(cycles):
         with server(folder, port) as process, ThreadPoolExecutor(WRITERS) as pool:
+            begun = threading.Event()
             jobs = [
-                pool.submit(write_until_it_dies, url, writer, cycle * 10_000_000) for writer in range(WRITERS)
+                pool.submit(write_until_it_dies, url, writer, cycle * 10_000_000, begun)
+                for writer in range(WRITERS)
             ]
-            time.sleep(random.uniform(0.3, 1.2))
+            assert begun.wait(60)
+            time.sleep(random.uniform(0.1, 1.0))
             process.send_signal(signal.SIGKILL)
             results = [job.result() for job in jobs]
         for acknowledged, sent in results:

@@ -55,8 +55,9 @@ def shell(folder: Path, script: str) -> str:
     return done.stdout
 
 
-def test_python(folder: Path) -> None:
-    code = block("### Python, dask, xarray", "python")
+@pytest.mark.parametrize("heading", ["### Python, dask, xarray", "### Keys and values in Python"])
+def test_python(folder: Path, heading: str) -> None:
+    code = block(heading, "python")
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

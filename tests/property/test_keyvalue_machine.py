@@ -1,4 +1,7 @@
-"""A keyvalue instance under random writes, branches, merges and restarts shows what dictionaries show."""
+"""Keyvalue instances under random writes, branches, merges, resolves and restarts show what dictionaries show.
+
+So they do in a second opening of the store that follows the first one.
+"""
 
 import shutil
 import tempfile
@@ -65,18 +68,22 @@ class KeyValueMachine(RuleBasedStateMachine):
         repo = self.catalog.create_repo("machine")
         self.root = repo.root
         repo.create_instance("keyvalue", "kv")
+        repo.create_instance("keyvalue", "flat", {"versioned": "false"})
+        self.follower = dvidzarr.open(self.folder / "store", "r")
         self.model = Model()
+        self.flat: dict[str, bytes] = {}
         self.number = 0
         return 0
 
     def teardown(self) -> None:
         if hasattr(self, "catalog"):
+            self.follower.close()
             self.catalog.close()
             shutil.rmtree(self.folder)
 
-    def view(self, version: int) -> KeyValueView:
-        repo = self.catalog.repo(self.root)
-        view = repo.instance("kv").at(repo.dag.versions[version])
+    def view(self, version: int, name: str = "kv", *, following: bool = False) -> KeyValueView:
+        repo = (self.follower if following else self.catalog).repo(self.root)
+        view = repo.instance(name).at(repo.dag.versions[version])
         assert isinstance(view, KeyValueView)
         return view
 
@@ -129,6 +136,56 @@ class KeyValueMachine(RuleBasedStateMachine):
         assert merged.ordinal == self.model.add(one, other)
         return merged.ordinal
 
+    @rule(target=versions, one=versions, other=versions)
+    def resolve(self, one: int, other: int) -> int:
+        """Merge after deleting what conflicts in a child of the second parent."""
+        ancestors = self.model.ancestors
+        if one in ancestors(other) or other in ancestors(one):
+            return one
+        self.lock(one)
+        self.lock(other)
+        first, second = ({key: self.model.seen(each, key) for key in NAMES} for each in (one, other))
+        probe = self.model.add(one, other)
+        losing = [
+            key
+            for key in NAMES
+            if self.model.seen(probe, key) is None and first[key] is not None and second[key] is not None
+        ]
+        for column in (self.model.parents, self.model.writes, self.model.locked):
+            column.pop()
+        repo = self.catalog.repo(self.root)
+        merged = repo.resolve_merge([repo.dag.versions[one], repo.dag.versions[other]], ["kv"])
+        if losing:
+            other = self.model.add(other)
+            self.model.writes[other] = dict.fromkeys(losing)
+            self.model.locked[other] = True
+        assert merged.ordinal == self.model.add(one, other)
+        return merged.ordinal
+
+    @rule(version=versions, batch=st.dictionaries(keys, st.none() | values, min_size=1))
+    def write_flat(self, version: int, batch: dict[str, bytes | None]) -> None:
+        """Unversioned data are written at any version, locked or not."""
+        for key, value in batch.items():
+            if value is None:
+                self.view(version, "flat").remove([key])
+                self.flat.pop(key, None)
+            else:
+                self.view(version, "flat")[key] = value
+                self.flat[key] = value
+
+    @rule(version=versions)
+    def follow(self, version: int) -> None:
+        want = self.model.shown(version)
+        view = self.view(version, following=True)
+        assert dict(view) == want
+        assert view.get_many(NAMES) == want
+        assert dict(self.view(version, "flat", following=True)) == self.flat
+
+    @rule()
+    def follow_anew(self) -> None:
+        self.follower.close()
+        self.follower = dvidzarr.open(self.folder / "store", "r")
+
     @rule(drop=st.booleans())
     def restart(self, drop: bool) -> None:
         self.catalog.close()
@@ -156,6 +213,7 @@ class KeyValueMachine(RuleBasedStateMachine):
             view = self.view(version)
             assert dict(view) == want
             assert view.get_many(NAMES) == want
+            assert dict(self.view(version, "flat")) == self.flat
 
 
 TestKeyValue = KeyValueMachine.TestCase

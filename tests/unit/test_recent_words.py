@@ -1,0 +1,97 @@
+"""The index of documents with words and answers in memory: what it shows is what was put last."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage import documents as module
+from dvidzarr.storage.documents import DELETED, VALUE, Documents, Place
+from dvidzarr.storage.recent import KEPT, RecentWords
+
+ROOT = Lineage.root(0)
+CHILD = ROOT.child(1)
+OTHER = ROOT.child(2)
+
+
+class Line:
+    """Versions without merges."""
+
+    def merges(self, ordinal: int) -> tuple[int, ...]:
+        return ()
+
+
+def value(ordinal: int, sequence: int, text: bytes, state: int = VALUE) -> Place:
+    return Place(ordinal, sequence, state, text, 1, 0, len(text), 0)
+
+
+def shown(index: Documents, key: bytes, lineage: Lineage) -> bytes | None:
+    place = index.find(key, lineage)
+    assert index.find_now(key, lineage) == (True, place)
+    assert index.find_all([key], lineage) == [place]
+    return None if place is None else place.value
+
+
+@pytest.fixture(params=[1, 2, 1000], ids=lambda size: f"pending{size}")
+def index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Documents:
+    monkeypatch.setattr(module, "_PENDING", request.param)
+    return Documents(str(tmp_path / "index"), Line())  # type: ignore[arg-type]
+
+
+def test_a_write_is_seen_at_once_by_those_who_asked_before(index: Documents) -> None:
+    for number in range(1, 4):
+        index.put(b"a", value(0, number, b"%d" % number))
+        assert [shown(index, b"a", each) for each in (ROOT, CHILD, OTHER)] == [b"%d" % number] * 3
+    index.put(b"a", value(1, 4, b"child"))
+    assert [shown(index, b"a", each) for each in (ROOT, CHILD, OTHER)] == [b"3", b"child", b"3"]
+    index.put(b"a", value(1, 5, b"", DELETED))
+    assert [shown(index, b"a", each) for each in (ROOT, CHILD, OTHER)] == [b"3", None, b"3"]
+    assert index.keys(CHILD) == []
+    assert index.keys(ROOT) == [b"a"]
+
+
+def test_a_missing_key_that_was_asked_for_appears(index: Documents) -> None:
+    assert shown(index, b"a", CHILD) is None
+    index.put(b"a", value(0, 1, b"x"))
+    assert shown(index, b"a", CHILD) == b"x"
+
+
+def test_an_older_word_never_replaces_a_newer_one(index: Documents) -> None:
+    index.put(b"a", value(0, 7, b"new"))
+    index.put(b"a", value(0, 3, b"old"))
+    index.mark("here")
+    index.put(b"a", value(0, 3, b"old"))
+    index.mark("there")
+    assert shown(index, b"a", CHILD) == b"new"
+
+
+def test_what_is_marked_is_on_the_disk_and_the_rest_is_not(index: Documents, tmp_path: Path) -> None:
+    index.put_all((b"%d" % number, value(0, number, b"v")) for number in range(100))
+    index.mark("here")
+    index.put(b"later", value(0, 200, b"v"))
+    index.close()
+    with sqlite3.connect(tmp_path / "index") as file:
+        assert file.execute("SELECT count(*), max(sequence) FROM rows").fetchone() == (100, 99)
+    file.close()
+
+
+def test_another_index_takes_pending_words_over(index: Documents, tmp_path: Path) -> None:
+    index.put(b"a", value(0, 1, b"x"))
+    other = Documents(str(tmp_path / "other"), Line())  # type: ignore[arg-type]
+    index.copy_to(other)
+    assert shown(other, b"a", CHILD) == b"x"
+    assert other.all_rows() == [(b"a", value(0, 1, b"x"))]
+
+
+def test_what_is_kept_is_bounded() -> None:
+    recent = RecentWords()
+    for number in range(KEPT + 100):
+        recent.keep(b"%d" % (number // 2), number % 2, value(0, 1, b"x"))
+        recent.keep(b"0", 0, None)
+        assert recent.answer(b"0", 0) == (None,)
+    kept = sum(recent.answer(b"%d" % (number // 2), number % 2) is not None for number in range(KEPT + 100))
+    assert KEPT - 2 <= kept <= KEPT
+    recent.note(b"0", value(0, 2, b"y"))
+    assert recent.answer(b"0", 1) is None
+    assert recent.answer(b"0", 0) == (value(0, 2, b"y"),)
