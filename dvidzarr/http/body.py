@@ -31,18 +31,19 @@ async def pieces(call: Call) -> AsyncIterator[bytes]:
         asked = monotonic()
         try:
             async with asyncio.timeout(idle):
-                piece = await content.readany()
+                piece, _ = await content.readchunk()  # as it came: `readany` would join
         except TimeoutError:
             raise BodyTimeoutError(f"no byte of the body arrived for {idle} s") from None
         except web.RequestPayloadError as error:
             raise InvalidInputError(f"malformed body: {error}") from None
-        if not piece:
+        if not piece and content.at_eof():
             return
         waited += monotonic() - asked
         total += len(piece)
         if waited > idle and total < rate * waited:
             raise BodyTimeoutError(f"the body came with less than {rate} bytes per second")
-        yield piece
+        if piece:  # there is none at the end of a chunk of chunked encoding
+            yield piece
 
 
 async def _accept(request: web.BaseRequest) -> None:

@@ -32,6 +32,9 @@ LOG = logging.getLogger("dvidzarr.server")
 LINGER_S = 2.0
 """So long the rest of a refused body is read, so that its sender gets to see the answer."""
 
+_READ_AHEAD = 256 << 10
+"""A connection stops reading when a body is this far, twice, ahead of its handler: each stop costs system calls."""
+
 Ready = Callable[[str, int], None]
 """Called with the address and port once the server answers."""
 
@@ -55,6 +58,7 @@ def make_app(runtime: Runtime, access: Access) -> web.Server:
         lingering_time=LINGER_S,
         max_line_size=limits.max_line_bytes,
         max_field_size=limits.max_line_bytes,
+        read_bufsize=_READ_AHEAD,
     )
 
 

@@ -75,7 +75,8 @@ def write_chunks(
             receipts = run_all(write, len(coords))
             keys = [receipt.key for receipt in receipts if receipt.key]
             if sync:
-                backend.sync(keys)
+                per_folder = list({key.rpartition("/")[0]: key for key in keys}.values())
+                run_all(lambda index: backend.sync([per_folder[index]]), len(per_folder))
             else:
                 note_unflushed(dataset, keys)
         except BaseException:

@@ -97,6 +97,45 @@ def test_streamed_volume_equals_what_was_written(node: Node) -> None:
     np.testing.assert_array_equal(node.read((500, 180, 150), (7, 5, 3)), volume[3:153, 5:185, 7:507])
 
 
+def test_chunked_bodies(node: Node) -> None:
+    """The end of a chunk of chunked encoding is not the end of the body, however large or small the chunks are."""
+    volume = random_volume(32, 64, 64)
+    body = volume.tobytes()
+    for length in (1000, 70_000):
+        pieces = (body[start : start + length] for start in range(0, len(body), length))
+        path = f"/api/node/{node.version}/g/raw/0_1_2/64_64_32/0_0_0"
+        assert node.client.post(path, content=pieces).status_code == 200
+        assert (node.read((64, 64, 32), (0, 0, 0)) == volume).all()
+
+
+def test_what_was_read_is_never_what_is_written_later(node: Node) -> None:
+    """Chunks stay decoded between requests: those of a version that was written again are others."""
+    for value in (1, 2, 3):
+        node.write(np.full((16, 16, 16), value, np.uint8))
+        for _ in range(2):
+            assert (node.read((16, 16, 16), (0, 0, 0)) == value).all()
+            assert (node.read((8, 7, 6), (1, 2, 3)) == value).all()
+            assert (node.read((32, 16, 16), (0, 0, 0))[:, :, :16] == value).all()
+
+
+def test_stored_lz4_blocks(node: Node) -> None:
+    """Blocks that lz4 makes smaller leave as they are stored; noise, constant and absent blocks are right too."""
+    volume = np.zeros((16, 16, 64), np.uint8)
+    volume[:, :, 16:32] = 5
+    volume[:, :, 32:48] = random_volume(16, 16, 16)
+    volume[:, :, 48:] = random_volume(16, 16, 16) & 3
+    node.write(volume)
+    frames = list(decode_frames(node.get("subvolblocks/80_16_16/0_0_0").content, 8192))
+    assert [frame.coord_zyx for frame in frames] == [(0, 0, x) for x in range(4)]
+    for x, frame in enumerate(frames):
+        plain = np.frombuffer(lz4.block.decompress(frame.payload), np.uint8).reshape(16, 16, 16)
+        assert (plain == volume[:, :, 16 * x : 16 * x + 16]).all()
+        alone = node.get(f"subvolblocks/16_16_16/{16 * x}_0_0").content
+        assert list(decode_frames(alone, 8192)) == [frame]
+        assert node.get(f"specificblocks?blocks={x},0,0").content == alone
+    assert node.get("subvolblocks/16_16_16/64_0_0").content == b""
+
+
 def test_planes_in_every_format(node: Node) -> None:
     volume = random_volume(32, 32, 32)
     node.write(volume)
