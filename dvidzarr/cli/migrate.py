@@ -125,10 +125,10 @@ class History:
         for number, version in enumerate(self._versions, 1):
             if version.uuid not in here:
                 here[version.uuid] = self._child(version, [here[parent] for parent in version.parents])
-            click.echo(f"version {number} of {len(self._versions)}: {version.uuid}", err=True)
             _, mine = self._target.find(here[version.uuid])
             if self._copy.is_done(version.uuid, mine):
                 continue
+            click.echo(f"version {number} of {len(self._versions)}: {version.uuid}", err=True)
             self._copy.version(version.uuid, mine.uuid)
             if version.locked:
                 self._target.commit(mine.uuid, version.note)
