@@ -39,7 +39,8 @@ def encode_segmentation(volume: NDArray[Any]) -> bytes:
     check_sides(volume.shape)
     from dvidzarr.wire.segmentationkernel import MOST_WORDS, encode_blocks  # noqa: PLC0415 - loads numba
 
-    labels = np.require(volume, np.uint64, ("C", "W"))
+    labels = np.ascontiguousarray(volume, np.uint64)[:]
+    labels.flags.writeable = False  # chunks of the cache are read-only: one kind of array, compiled once
     depth, height, width = (size // SIDE for size in labels.shape)
     layers = max(1, _AT_ONCE // (height * width))
     heads = np.empty((depth * height * width, 2), np.uint32)
