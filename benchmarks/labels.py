@@ -19,7 +19,7 @@ def cases(plan: Plan) -> Iterator[list[Case] | Figure]:
     """Yield groups of cases that do the same."""
     root = _build(plan)
     stored = sum(file.stat().st_size for file in (plan.folder / _SEGMENTS).rglob("c/*/*/*"))
-    yield single("labels on disk", "dvidzarr", stored / (_ITEMSIZE * plan.size**3), "of raw")
+    yield single("labels on disk", "dvidzarr", _ITEMSIZE * plan.size**3 / stored, "times less than raw")
     with running(*serve(plan.folder / _SEGMENTS)) as server, running("benchmarks.loopback") as constant:
         client, ceiling = Client(server.url), Client(constant.url)
         for edge in (BLOCK, plan.size):
