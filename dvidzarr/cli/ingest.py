@@ -116,6 +116,7 @@ def ingest(
     With --versions the history is made anew: REF becomes the root of the source (and is made, in a repo of its
     own, if it is the UUID of that root and does not exist), and each further version holds only the blocks in
     which it differs. Branches, notes and free UUIDs are kept. Several instances: REF/a,b and dvid://…/a,b.
+    Regions of interest and key-values are copied in the same way.
 
     \b
     dvidzarr ingest my-store :master/grayscale stack.tif --voxel-size 4.6,4.6,50

@@ -8,12 +8,14 @@ import numpy as np
 
 import dvidzarr
 from dvidzarr.cli.keys import LocalKeys
+from dvidzarr.cli.regions import LocalRegion
 from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo, VolumeInfo
 from dvidzarr.core.errors import BusyError, InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import ZYX, Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.keyvalue.model import KeyValueView
+from dvidzarr.datatypes.roi.model import RoiView
 from dvidzarr.datatypes.voxels.view import VoxelView
 
 if TYPE_CHECKING:
@@ -160,6 +162,16 @@ class LocalTarget:
         if not isinstance(view, KeyValueView):
             raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which holds no keys")
         return LocalKeys(view, self.author)
+
+    def region(self, ref: str, name: str) -> LocalRegion:
+        """Open a region of interest at a version."""
+        repo, version = self._catalog.resolve(ref)
+        if name not in repo.instances:
+            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
+        view = repo.instance(name).at(version)
+        if not isinstance(view, RoiView):
+            raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which is no region")
+        return LocalRegion(view, self.author)
 
     def close(self) -> None:
         """Close the store and give the lock back."""

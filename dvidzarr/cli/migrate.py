@@ -8,12 +8,14 @@ import click
 
 from dvidzarr.cli.blockcopy import CopyOptions, copy_volume, plan_of
 from dvidzarr.cli.bricks import Journal
+from dvidzarr.cli.documentcopy import copy_keys, copy_region
 from dvidzarr.cli.remote import RemoteTarget
 from dvidzarr.cli.session import SOURCE_TOKEN
 from dvidzarr.cli.target import Place, RepoInfo, Target, VersionInfo, Volume, author
 from dvidzarr.core.errors import InvalidInputError, NotFoundError, VersionLockedError
 from dvidzarr.core.ids import is_uuid
 
+_DOCUMENTS = frozenset({"keyvalue", "roi"})
 _ADDRESS = re.compile(r"dvid://((?:https?://)?[^/?#\s]+)/([^/?#]+)/([^/?#]+)/?")
 
 
@@ -51,10 +53,15 @@ class Copy:
     """Settings of new instances that differ from the source's."""
 
     options: CopyOptions
+    documents: Mapping[str, str]
+    """Source name → type, of those that are no volumes."""
 
     def version(self, version: str, here: str) -> None:
         """Copy all instances as they are at one version into another, which is open."""
         for theirs, ours in self.names:
+            if theirs in self.documents:
+                self._copy_documents(version, here, theirs, ours)
+                continue
             source = self.source.volume(version, theirs)
             target = self._volume(here, ours, source)
             if target.info.locked:
@@ -84,6 +91,8 @@ class Copy:
                     f"version {here.uuid} is locked and has no instance {ours!r}: instances with a common history "
                     f"must be copied together, as REF/{','.join(name for _, name in self.names)}"
                 )
+            if theirs in self.documents:
+                continue
             source, target = self.source.volume(version, theirs), self.target.volume(here.uuid, ours)
             plan = plan_of(self.source.where, source, self.target.where, target, self.options)
             if plan is not None and Journal.place(plan).exists():
@@ -92,21 +101,36 @@ class Copy:
                 )
         return True
 
+    def _copy_documents(self, version: str, here: str, theirs: str, ours: str) -> None:
+        """Copy the values of keys, or a region of interest."""
+        kind = self.documents[theirs]
+        self._make(here, ours, kind, self.source.config(version, theirs))
+        if kind == "roi":
+            count = copy_region(self.source.region(version, theirs), self.target.region(here, ours))
+        else:
+            keys = self.source.keys(version, theirs), self.target.keys(here, ours)
+            count = copy_keys(*keys, self.options.workers, mirror=self.options.mirror)
+        click.echo(f"{ours} at {here}: {count} {'spans' if kind == 'roi' else 'values'} written", err=True)
+
     def _volume(self, here: str, name: str, source: Volume) -> Volume:
         """Open an instance of the target, made first if it is missing."""
         info = source.info
-        if not self.target.has_instance(here, name):
-            if not self.create:
-                raise NotFoundError(f"there is no instance {name!r} and --no-create was given")
-            if info.type_name not in self.target.type_names():
-                raise InvalidInputError(f"{info.name!r} is of type {info.type_name}, which is unknown here")
-            self.target.create_instance(here, info.type_name, name, {**info.config, **self.config})
+        self._make(here, name, info.type_name, {**info.config, **self.config})
         target = self.target.volume(here, name)
         if (target.info.type_name, target.info.dtype) != (info.type_name, info.dtype):
             raise InvalidInputError(
                 f"the source is of type {info.type_name}, instance {name!r} of type {target.info.type_name}"
             )
         return target
+
+    def _make(self, here: str, name: str, type_name: str, config: Mapping[str, str]) -> None:
+        if self.target.has_instance(here, name):
+            return
+        if not self.create:
+            raise NotFoundError(f"there is no instance {name!r} and --no-create was given")
+        if type_name not in self.target.type_names():
+            raise InvalidInputError(f"the source is of type {type_name}, which is unknown here")
+        self.target.create_instance(here, type_name, name, config)
 
 
 class History:
@@ -189,10 +213,12 @@ def migrate(
         raise InvalidInputError(f"{len(origin.names)} instances cannot become {len(ours)}: name as many")
     source = origin.open()
     with source:
-        copy = Copy(source, target, tuple(zip(origin.names, ours, strict=True)), create, config, options)
+        repo, version = source.find(origin.ref)
+        documents = {each.name: each.type_name for each in repo.instances if each.type_name in _DOCUMENTS}
+        pairs = tuple(zip(origin.names, ours, strict=True))
+        copy = Copy(source, target, pairs, create, config, options, documents)
         if versions:
             History(copy, origin.ref).run(place.ref)
         else:
-            _, version = source.find(origin.ref)
             _, here = target.find(place.ref)
             copy.version(version.uuid, here.uuid)

@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 
 from dvidzarr.cli.keys import RemoteKeys
-from dvidzarr.cli.remotevolume import RemoteVolume, extents_of
+from dvidzarr.cli.regions import RemoteRegion
+from dvidzarr.cli.remotevolume import RemoteVolume, config_of, extents_of
 from dvidzarr.cli.session import TARGET_TOKEN, Session
 from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
@@ -107,6 +108,19 @@ class RemoteTarget:
         if instance.type_name != "keyvalue":
             raise InvalidInputError(f"{name!r} is of type {instance.type_name}, which holds no keys")
         return RemoteKeys(self._session, version.uuid, name)
+
+    def region(self, ref: str, name: str) -> RemoteRegion:
+        """Open a region of interest at a version."""
+        version, instance = self._found(ref, name)
+        if instance.type_name != "roi":
+            raise InvalidInputError(f"{name!r} is of type {instance.type_name}, which is no region")
+        return RemoteRegion(self._session, version.uuid, name)
+
+    def config(self, ref: str, name: str) -> Mapping[str, str]:
+        """Return DVID's settings that make such an instance."""
+        info = self._session.json("GET", "node", ref, name, "info")
+        with self._session.understanding(f"info of {name!r}"):
+            return config_of(info["Base"], info.get("Extended") or {})
 
     def _found(self, ref: str, name: str) -> tuple[VersionInfo, InstanceInfo]:
         repo, version = self.find(ref)

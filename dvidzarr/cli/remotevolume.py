@@ -45,7 +45,7 @@ class RemoteVolume:
             voxel_size_xyz=tuple(float(size) for size in extended["VoxelSize"]),  # type: ignore[arg-type]
             voxel_units_xyz=tuple(extended["VoxelUnits"]),
             type_name=base["TypeName"],
-            config=_config(base, extended),
+            config=config_of(base, extended),
         )
         if min(self.info.chunk) < 1:
             raise InvalidInputError(f"{instance!r} has blocks of {self.info.chunk} voxels (z, y, x)")
@@ -145,13 +145,17 @@ def _dtype(name: str, type_name: str, values: Sequence[Mapping[str, Any]]) -> "n
     return dtype
 
 
-def _config(base: Mapping[str, Any], extended: Mapping[str, Any]) -> dict[str, str]:
+def config_of(base: Mapping[str, Any], extended: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that make such an instance."""
     tags = base.get("Tags") or {}
-    lists = {name: ",".join(map(str, extended[name])) for name in ("BlockSize", "VoxelSize", "VoxelUnits")}
+    lists = {
+        name: ",".join(map(str, extended[name]))
+        for name in ("BlockSize", "VoxelSize", "VoxelUnits")
+        if name in extended
+    }
     return {
         **lists,
-        "Background": str(extended.get("Background", 0)),
+        **({"Background": str(extended["Background"])} if "Background" in extended else {}),
         "Compression": _compression(base.get("Compression", "")),
         "Checksum": "crc32" if "CRC32" in base.get("Checksum", "") else "none",
         "Versioned": "true" if base.get("Versioned", True) else "false",

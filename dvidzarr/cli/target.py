@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dvidzarr.cli.keys import Keys
+    from dvidzarr.cli.regions import Region
 
 XYZ = tuple[float, float, float]
 
@@ -158,6 +159,9 @@ class Target(Protocol):
 
     def keys(self, ref: str, name: str) -> "Keys":
         """Open a key-value instance at a version."""
+
+    def region(self, ref: str, name: str) -> "Region":
+        """Open a region of interest at a version."""
 
     def close(self) -> None:
         """Release what is held."""

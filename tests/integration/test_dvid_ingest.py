@@ -314,3 +314,34 @@ def test_an_interrupted_copy_goes_on(shell: Shell, tmp_path: Path, number: signa
         assert np.array_equal(instance.at(ROOT)[:], voxels)
         assert np.array_equal(instance.at(child.uuid)[:], changed)
     assert (own_chunks(folder, ROOT, "gray"), own_chunks(folder, child.uuid, "gray")) == (128, 1)
+
+
+def test_regions_and_values_travel_along(shell: Shell, tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "store"
+    with dvidzarr.open(source, "w") as catalog:
+        repo = catalog.create_repo("original", root=ROOT)
+        region = repo.create_instance("roi", "medulla", {"BlockSize": "16,16,16"})
+        values = repo.create_instance("keyvalue", "notes")
+        region.at(ROOT).replace([[0, 0, 0, 3], [1, -2, 4, 5]])  # type: ignore[attr-defined]
+        values.at(ROOT).put_many({"a": b"1", "b": b"2", "c/d é": bytes(2 << 20)})  # type: ignore[attr-defined]
+        repo.commit(ROOT)
+        child = repo.new_version(ROOT)
+        region.at(child).replace([[7, 7, 7, 7]])  # type: ignore[attr-defined]
+        values.at(child).put("b", b"changed")  # type: ignore[attr-defined]
+        values.at(child).remove(["a"])  # type: ignore[attr-defined]
+    shell.ok("new", "repo", folder, "--root", ROOT)
+    with shell.server(source) as url:
+        words = ("ingest", folder, f"{ROOT}/region,kv", f"dvid://{url}/{child.uuid}/medulla,notes")
+        for _ in range(2):
+            outcome = shell.run(*words, "--versions")
+            assert outcome.code == 0, outcome
+    assert "region at" in outcome.err
+    assert outcome.err.count(" 0 ") == 2
+    with dvidzarr.open(folder, mode="r") as catalog:
+        repo = catalog.repo(ROOT)
+        spans = [repo.instance("region").at(ref).spans.tolist() for ref in (ROOT, child.uuid)]  # type: ignore[attr-defined]
+        assert spans == [[[0, 0, 0, 3], [1, -2, 4, 5]], [[7, 7, 7, 7]]]
+        assert repo.instance("region").block == (16, 16, 16)  # type: ignore[attr-defined]
+        old, new = (dict(repo.instance("kv").at(ref).items()) for ref in (ROOT, child.uuid))  # type: ignore[attr-defined]
+        assert old == {"a": b"1", "b": b"2", "c/d é": bytes(2 << 20)}
+        assert new == {"b": b"changed", "c/d é": bytes(2 << 20)}
