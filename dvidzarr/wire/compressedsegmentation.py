@@ -44,7 +44,8 @@ def encode_segmentation(volume: NDArray[Any]) -> bytes:
     depth, height, width = (size // SIDE for size in labels.shape)
     layers = max(1, _AT_ONCE // (height * width))
     heads = np.empty((depth * height * width, 2), np.uint32)
-    buffer = np.empty(min(layers, depth) * height * width * MOST_WORDS, np.uint32)
+    largest = min(layers, depth) * height * width * MOST_WORDS
+    buffer = np.empty(min(largest, _MAX_OFFSET + MOST_WORDS), np.uint32)
     at = heads.size
     bodies = []
     for low in range(0, depth, layers):

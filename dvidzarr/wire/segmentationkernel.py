@@ -31,8 +31,9 @@ def encode_blocks(volume: Labels, start: int, heads: Words, body: Words) -> int:
         Offset of the first word of `body`, as headers count.
     heads : (sub-blocks, 2)
         Filled with the headers.
-    body : (sub-blocks * MOST_WORDS,)
-        Filled with the values and the table of each sub-block.
+    body : (words,)
+        Filled with the values and the table of each sub-block, as long as there is room for the largest one; what is
+        returned then is more than `body` has.
     """
     table = np.empty(VOXELS, np.uint64)
     indices = np.empty(VOXELS, np.uint32)
@@ -41,6 +42,8 @@ def encode_blocks(volume: Labels, start: int, heads: Words, body: Words) -> int:
     for z in range(0, volume.shape[0], SIDE):
         for y in range(0, volume.shape[1], SIDE):
             for x in range(0, volume.shape[2], SIDE):
+                if at + MOST_WORDS > len(body):
+                    return len(body) + 1
                 count = _number(volume[z : z + SIDE, y : y + SIDE, x : x + SIDE], table, indices, slots)
                 width = _width(count)
                 size = width * (VOXELS // 32)
