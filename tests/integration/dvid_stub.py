@@ -43,6 +43,8 @@ class Dvid:
     faults
         Answers that are given first to requests for blocks: a status, "drop" (no answer), "cut" (half of one), or
         bytes instead of the body.
+    pretends
+        If not None, the body of every answer: that of a server of another kind.
     asked
         Paths of all requests for blocks that were answered.
     """
@@ -52,6 +54,7 @@ class Dvid:
     faults: list[int | str | bytes] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     token: str = ""
+    pretends: bytes | None = None
 
     def block(self, uuid: str | None, name: str, coord: Coord) -> np.ndarray | None:
         while uuid is not None:
@@ -146,7 +149,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         words = unquote(url.path).strip("/").split("/")[1:]
-        if self.dvid.token and self.headers.get("Authorization") != f"Bearer {self.dvid.token}":
+        if self.dvid.pretends is not None:
+            self._answer(200, self.dvid.pretends)
+        elif self.dvid.token and self.headers.get("Authorization") != f"Bearer {self.dvid.token}":
             self._answer(401, b"unauthorized")
         elif words[0] == "repo" and words[2:] == ["info"]:
             self._repo(words[1])

@@ -235,6 +235,18 @@ def test_what_cannot_be_copied_is_said(shell: Shell, tmp_path: Path, dvid: Dvid)
         assert "locked" in shell.fails("ingest", folder, "ffff/gray", f"dvid://{host}/aaaa/gray")
 
 
+@pytest.mark.parametrize(
+    "body", [b"<html>welcome</html>", b"{}", b"[]", b'{"DAG": {"Nodes": {"a": 3}}}', b""]
+)
+def test_servers_of_another_kind(shell: Shell, tmp_path: Path, dvid: Dvid, body: bytes) -> None:
+    folder = tmp_path / "store"
+    shell.ok("new", "repo", folder, "--root", "f" * 32)
+    dvid.pretends = body
+    with serving(dvid) as host:
+        line = shell.fails("ingest", folder, "ffff/gray", f"dvid://{host}/aaaa/gray")
+    assert "does not speak DVID's API" in line
+
+
 # --- our own server as the source ------------------------------------------------------------------------------
 
 
