@@ -9,7 +9,13 @@ import numpy as np
 SMALLEST = 32 << 20
 """Smaller ones the allocator keeps by itself (see `server.app`)."""
 
-_UNUSED = 3  # references to a buffer that only the pool has: its list, the loop, the call that counts
+
+def _references(buffers: list[np.ndarray], index: int) -> int:
+    return sys.getrefcount(buffers[index])
+
+
+_UNUSED = _references([np.empty(0, np.uint8)], 0)
+"""References to a buffer that nothing but a list refers to, as this interpreter counts them."""
 
 
 class BufferPool:
@@ -44,10 +50,10 @@ class BufferPool:
         if size < SMALLEST:
             return np.empty(size, np.uint8)
         with self._lock:
-            for buffer in self._buffers:
-                if size <= buffer.nbytes <= 2 * size and sys.getrefcount(buffer) == _UNUSED:
-                    self._used[id(buffer)] = time.monotonic()
-                    return buffer[:size]
+            for index in range(len(self._buffers)):
+                if self._is_free(index) and size <= self._buffers[index].nbytes <= 2 * size:
+                    self._used[id(self._buffers[index])] = time.monotonic()
+                    return self._buffers[index][:size]
             fresh = np.empty(size, np.uint8)
             if sum(each.nbytes for each in self._buffers) + size <= self._limit:
                 self._buffers.append(fresh)
@@ -58,11 +64,11 @@ class BufferPool:
         """Let go what was not used for a while."""
         oldest = time.monotonic() - self.keep_s
         with self._lock:
-            kept = []
-            for buffer in self._buffers:
-                if sys.getrefcount(buffer) != _UNUSED:
-                    self._used[id(buffer)] = time.monotonic()
-                if self._used[id(buffer)] > oldest:
-                    kept.append(buffer)
-            self._buffers = kept
-            self._used = {id(buffer): self._used[id(buffer)] for buffer in kept}
+            for index, key in enumerate(map(id, self._buffers)):
+                if not self._is_free(index):
+                    self._used[key] = time.monotonic()
+            self._buffers = [buffer for buffer in self._buffers if self._used[id(buffer)] > oldest]
+            self._used = {id(buffer): self._used[id(buffer)] for buffer in self._buffers}
+
+    def _is_free(self, index: int) -> bool:
+        return _references(self._buffers, index) == _UNUSED
