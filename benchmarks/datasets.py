@@ -11,6 +11,7 @@ from dvidzarr.core.geometry import Box
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 _STACKS = [SHARED / "data" / "em" / f"vnc-stack{number}.tif" for number in (1, 2)]
+_SEGMENTATION = SHARED / "data" / "labels" / "pinky-512.npz"
 _SEED_CUBE = 128
 _GRAY_STEP = 4
 """Gray levels of the seeded volume: at this step lz4 gains the factor 1.3 that it gains on the real one."""
@@ -32,10 +33,15 @@ def gray(size: int, *, real: bool = True, seed: int = 1) -> Dataset:
     return Dataset(f"seed {seed}", _mirrored(_seeded(min(size, _SEED_CUBE), seed), size))
 
 
-def labels(size: int, seed: int = 1) -> Dataset:
-    """Return the cells of the seeded volume, uint64."""
+def labels(size: int, *, real: bool = True, seed: int = 1) -> Dataset:
+    """Return a segmentation of `size`³ voxels, uint64; `real` prefers the recorded one to the generator."""
+    if real and _SEGMENTATION.is_file():
+        with np.load(_SEGMENTATION) as file:
+            corner = file["labels"][:size, :size, :size].astype(np.uint64)
+        return Dataset("pinky", _mirrored(corner, size))
     base = min(size, _SEED_CUBE)
-    return Dataset(f"seed {seed}", _mirrored(Synthetic(seed).labels(Box((0, 0, 0), (base,) * 3)), size))
+    cells = Synthetic(seed).labels(Box((0, 0, 0), (base,) * 3)).astype(np.uint64)
+    return Dataset(f"seed {seed}", _mirrored(cells, size))
 
 
 def _seeded(size: int, seed: int) -> np.ndarray:

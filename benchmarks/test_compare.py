@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks import compare, depth, keys, plots, report, scaling, served, startup, writes
+from benchmarks import compare, depth, keys, labels, plots, report, scaling, served, startup, writes
 from benchmarks.datasets import gray
 from benchmarks.process import CHECKOUT
 from benchmarks.timing import Case, Figure, interleave, of_samples
@@ -32,8 +32,9 @@ def plan(tmp_path: Path) -> Plan:
         (startup.cases, {"start to first answer, empty", "resident memory, idle and empty"}),
         (keys.cases, {"get a value of 200 B", "get a value of the root", "rebuild the index of keys"}),
         (lambda plan: served.cases(plan, build(plan)), {"GET 64³ aligned", "GET slice 128² png"}),
+        (labels.cases, {"labels on disk", "GET labels 64³ by encoding", "GET subvolblocks 64³"}),
     ],
-    ids=["depth", "writes", "startup", "keys", "served"],
+    ids=["depth", "writes", "startup", "keys", "served", "labels"],
 )
 def test_groups_run(plan: Plan, cases: Callable[[Plan], Items], wanted: set[str]) -> None:
     figures: list[Figure] = []

@@ -113,9 +113,8 @@ class Journal:
     """
 
     def __init__(self, plan: CopyPlan, *, fresh: bool = False) -> None:
-        folder = state_folder() / "ingest"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{plan.key}.journal"
+        self.path = self.place(plan)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             self.path.unlink(missing_ok=True)
         self._lock = threading.Lock()
@@ -132,6 +131,11 @@ class Journal:
             )
         elif self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
             self._file.write(b"\n")  # a line torn by a crash: closed, and skipped when read
+
+    @staticmethod
+    def place(plan: CopyPlan) -> Path:
+        """Return where the journal of a copy lies: a file there means that the copy is not complete."""
+        return state_folder() / "ingest" / f"{plan.key}.journal"
 
     def add(self, brick: Box) -> None:
         """Remember a brick."""

@@ -1,22 +1,27 @@
 """`dvidzarr ingest`: copy a source into an instance, in bricks on the chunk grid, resumable."""
 
-import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
+from click.core import ParameterSource
 
-from dvidzarr.cli.bricks import CopyPlan, Journal, bricks, copy_bricks, cores
+from dvidzarr.cli.blockcopy import MIB, CopyOptions
+from dvidzarr.cli.bricks import CopyPlan, Journal, cores
+from dvidzarr.cli.copying import absolute, work_off
 from dvidzarr.cli.options import XYZ, box_text, integers, sizes
-from dvidzarr.cli.progress import Meter
+from dvidzarr.cli.options import box as box_option
 from dvidzarr.cli.source import Source
 from dvidzarr.cli.sources import open_source
-from dvidzarr.cli.target import Place, StoreKind, Target, Volume, is_url, open_target
+from dvidzarr.cli.target import Place, StoreKind, Target, Volume, open_target
 from dvidzarr.core.errors import InvalidInputError, NotFoundError, VersionLockedError
 from dvidzarr.core.geometry import Box
 
-MIB = 1 << 20
+if TYPE_CHECKING:
+    import numpy as np
+
 LARGEST_BRICK = 64 * MIB
 COPIES = 4
 """How often a brick lies in memory while it is copied: as read, as padded, as sent, as encoded."""
@@ -26,6 +31,7 @@ COPIES = 4
 class IngestOptions:
     """What the command line says about a copy."""
 
+    type: str | None
     offset: tuple[int, int, int]
     voxel_size: tuple[float, float, float] | None
     units: str
@@ -41,6 +47,11 @@ class IngestOptions:
 @click.argument("place", metavar="REF/INSTANCE")
 @click.argument("source")
 @click.option("--dataset", metavar="NAME", help="Which array, if the file or group holds several.")
+@click.option(
+    "--type",
+    metavar="NAME",
+    help="Datatype of a new instance, such as labelblk.  [default: that of the numbers]",
+)
 @click.option(
     "--offset",
     type=integers(),
@@ -61,8 +72,7 @@ class IngestOptions:
     type=integers(1, single=True),
     metavar=XYZ,
     default="64",
-    show_default=True,
-    help="Of a new instance.",
+    help="Of a new instance.  [default: 64, or the DVID instance's]",
 )
 @click.option(
     "--create/--no-create", default=True, show_default=True, help="Make the instance if it is missing."
@@ -76,30 +86,83 @@ class IngestOptions:
     help="MiB that bricks may use at a time.",
 )
 @click.option("--fresh", is_flag=True, help="Begin anew, even if an earlier run was interrupted.")
-def ingest(store: str, place: str, source: str, dataset: str | None, fresh: bool, **options: object) -> None:
+@click.option(
+    "--box",
+    type=box_option,
+    metavar="X0,Y0,Z0:X1,Y1,Z1",
+    help="What to copy of a DVID.  [default: its extents]",
+)
+@click.option("--versions", is_flag=True, help="Copy a DVID's version with all its ancestors.")
+def ingest(
+    store: str,
+    place: str,
+    source: str,
+    dataset: str | None,
+    box: Box | None,
+    versions: bool,
+    **options: object,
+) -> None:
     """Copy SOURCE into an instance at a version.
 
-    SOURCE is a folder of images or a TIFF stack, an HDF5 dataset (file.h5:/path), a .npy or .npz file, or a
-    Zarr array, v2 or v3, in a folder, a .zip or at any URL that fsspec knows. Axes are z, y, x.
+    SOURCE is a folder of images or a TIFF stack, an HDF5 dataset (file.h5:/path), a .npy or .npz file, a
+    Zarr array, v2 or v3, in a folder, a .zip or at any URL that fsspec knows (axes are z, y, x), or an instance
+    of a running DVID or dvidzarr server: dvid://host:port/uuid/instance (dvid://https://host/… for TLS; a
+    token goes into the variable DVID_SOURCE_TOKEN).
 
     The copy runs in bricks of whole blocks. Run the same command again after Ctrl-C, a kill or a crash: it
     goes on where it was. Border blocks keep what they hold outside the source (0 where there is nothing).
 
+    From a DVID whole blocks are copied, with the settings of the instance; what was never written stays so.
+    With --versions the history is made anew: REF becomes the root of the source (and is made, in a repo of its
+    own, if it is the UUID of that root and does not exist), and each further version holds only the blocks in
+    which it differs. Branches, notes and free UUIDs are kept. Several instances: REF/a,b and dvid://…/a,b.
+    Regions of interest and key-values are copied in the same way.
+
     \b
     dvidzarr ingest my-store :master/grayscale stack.tif --voxel-size 4.6,4.6,50
     dvidzarr ingest http://127.0.0.1:8000 3f8c/grayscale volume.h5:/raw --offset 0,0,640
+    dvidzarr ingest my-store :master/grayscale dvid://emdata:8000/:master/grayscale
+    dvidzarr ingest my-store 28841c82…/gray,seg dvid://emdata:8000/3f8c/gray,seg --versions
     """
     where = Place.parse(place)
-    chosen = _options(fresh=fresh, options=options)
-    opened = open_source(source, dataset)
+    chosen = _options(options)
+    from_dvid = source.startswith("dvid://")
+    _refuse_unfit(_ONLY_OTHERS if from_dvid else _ONLY_DVID, source)
     try:
         with open_target(store, StoreKind(write=True)) as target:
-            run(target, where, opened, chosen)
+            if from_dvid:
+                _from_dvid(target, where, source, chosen, box, versions=versions)
+            else:
+                with closing(open_source(source, dataset)) as opened:
+                    run(target, where, opened, chosen)
     except KeyboardInterrupt:
         click.echo("dvidzarr: interrupted; run the same command again to go on", err=True)
         raise
-    finally:
-        opened.close()
+
+
+_ONLY_DVID = ("box", "versions")
+_ONLY_OTHERS = ("dataset", "offset", "type", "units")
+
+
+def _refuse_unfit(names: tuple[str, ...], source: str) -> None:
+    """Raise for an option that says nothing about this kind of source: ignoring it would surprise."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} does not go with the source {source}")
+
+
+def _from_dvid(
+    target: Target, place: Place, source: str, chosen: IngestOptions, box: Box | None, *, versions: bool
+) -> None:
+    from dvidzarr.cli.migrate import Origin, migrate  # noqa: PLC0415 - httpx is not needed for files
+
+    given = click.get_current_context().get_parameter_source("block_size") is not ParameterSource.DEFAULT
+    config = {"BlockSize": ",".join(map(str, chosen.block_size))} if given else {}
+    if chosen.voxel_size:
+        config["VoxelSize"] = ",".join(map(str, chosen.voxel_size))
+    options = CopyOptions(chosen.workers, chosen.memory * MIB, chosen.fresh, box)
+    migrate(target, place, Origin.parse(source), options, config, create=chosen.create, versions=versions)
 
 
 def run(target: Target, place: Place, source: Source, options: IngestOptions) -> None:
@@ -109,42 +172,23 @@ def run(target: Target, place: Place, source: Source, options: IngestOptions) ->
     itemsize = volume.info.dtype.itemsize
     plan = CopyPlan(
         source=source.identity,
-        target=f"{_absolute(target.where)} {volume.info.data_uuid} {volume.info.version}",
+        target=f"{absolute(target.where)} {volume.info.data_uuid} {volume.info.version}",
         box=box,
         chunk=volume.info.chunk,
         brick_voxels=min(LARGEST_BRICK, options.memory * MIB // (COPIES * options.workers)) // itemsize,
         extents=volume.info.extents,
     )
     journal = Journal(plan, fresh=options.fresh)
-    try:
-        _copy(volume, source, journal, options.workers)
-    finally:
-        journal.close()
+
+    def copy(brick: Box) -> None:
+        voxels = source.read(_moved(brick, box))
+        volume.write(brick, voxels.astype(volume.info.dtype, copy=False))
+
+    summary = work_off(journal, itemsize, options.workers, copy)
+    before = journal.plan.extents
+    volume.set_extents(box.union(before) if before else box)
     journal.finish()
-
-
-def _copy(volume: Volume, source: Source, journal: Journal, workers: int) -> None:
-    plan, itemsize = journal.plan, volume.info.dtype.itemsize
-    todo = [
-        brick for brick in bricks(plan.box, plan.chunk, plan.brick_voxels) if brick.start not in journal.done
-    ]
-    total = plan.box.volume * itemsize
-    before = total - sum(brick.volume for brick in todo) * itemsize
-    if before:
-        click.echo(f"going on: {100 * before // total} % was done before", err=True)
-    with Meter("ingest", total, before) as meter:
-
-        def copy(brick: Box) -> None:
-            voxels = source.read(_moved(brick, plan.box))
-            volume.write(brick, voxels)
-            journal.add(brick)
-            meter.advance(voxels.nbytes)
-
-        copy_bricks(todo, copy, workers)
-    volume.set_extents(plan.box.union(plan.extents) if plan.extents else plan.box)
-    click.echo(
-        f"{volume.info.name} at {volume.info.version}: {box_text(plan.box)}, {meter.summary()}", err=True
-    )
+    click.echo(f"{volume.info.name} at {volume.info.version}: {box_text(box)}, {summary}", err=True)
 
 
 def _volume(target: Target, place: Place, source: Source, options: IngestOptions) -> Volume:
@@ -152,7 +196,7 @@ def _volume(target: Target, place: Place, source: Source, options: IngestOptions
     if not target.has_instance(place.ref, place.name):
         if not options.create:
             raise NotFoundError(f"there is no instance {place.name!r} and --no-create was given")
-        type_name = f"{source.dtype.name}blk"
+        type_name = options.type or f"{source.dtype.name}blk"
         if type_name not in target.type_names():
             raise InvalidInputError(
                 f"the source holds {source.dtype.name} voxels, and there is no type {type_name} for a new "
@@ -161,7 +205,7 @@ def _volume(target: Target, place: Place, source: Source, options: IngestOptions
         target.create_instance(place.ref, type_name, place.name, _config(source, options))
     volume = target.volume(place.ref, place.name)
     info = volume.info
-    if np.dtype(source.dtype).newbyteorder("=") != np.dtype(info.dtype).newbyteorder("="):
+    if not _fits(source.dtype, info.dtype):
         raise InvalidInputError(
             f"the source holds {source.dtype.name} voxels, instance {place.name!r} holds {info.dtype.name}"
         )
@@ -173,6 +217,12 @@ def _volume(target: Target, place: Place, source: Source, options: IngestOptions
     return volume
 
 
+def _fits(given: "np.dtype[np.generic]", held: "np.dtype[np.generic]") -> bool:
+    """Tell whether numbers can go in as they are; ids may get wider."""
+    wider = given.kind == held.kind == "u" and given.itemsize < held.itemsize
+    return wider or given.newbyteorder("=") == held.newbyteorder("=")
+
+
 def _config(source: Source, options: IngestOptions) -> Mapping[str, str]:
     size = options.voxel_size or source.voxel_size_xyz or (8.0, 8.0, 8.0)
     return {
@@ -182,9 +232,9 @@ def _config(source: Source, options: IngestOptions) -> Mapping[str, str]:
     }
 
 
-def _options(*, fresh: bool, options: Mapping[str, object]) -> IngestOptions:
+def _options(options: Mapping[str, object]) -> IngestOptions:
     workers = options["workers"] or cores()
-    return IngestOptions(**{**options, "workers": workers, "fresh": fresh})  # type: ignore[arg-type]
+    return IngestOptions(**{**options, "workers": workers})  # type: ignore[arg-type]
 
 
 def _moved(brick: Box, whole: Box) -> Box:
@@ -192,8 +242,3 @@ def _moved(brick: Box, whole: Box) -> Box:
     z, y, x = whole.start
     a, b = brick.start, brick.stop
     return Box((a[0] - z, a[1] - y, a[2] - x), (b[0] - z, b[1] - y, b[2] - x))
-
-
-def _absolute(where: str) -> str:
-    """Return a target independent of the working folder: copies of a store share ids, not this."""
-    return where if is_url(where) else os.path.realpath(where)

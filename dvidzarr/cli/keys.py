@@ -8,7 +8,7 @@ from dvidzarr.wire.keyvalues import decode_key_values, key_value_head
 from dvidzarr.wire.protobuf import bytes_head
 
 if TYPE_CHECKING:
-    from dvidzarr.cli.remote import Session
+    from dvidzarr.cli.session import Session
     from dvidzarr.core.ids import Author
     from dvidzarr.datatypes.keyvalue.model import KeyValueView
 

@@ -1,22 +1,24 @@
 """A store in a folder, through the engine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import dvidzarr
 from dvidzarr.cli.keys import LocalKeys
+from dvidzarr.cli.regions import LocalRegion
 from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo, VolumeInfo
 from dvidzarr.core.errors import BusyError, InvalidInputError, NotFoundError
-from dvidzarr.core.geometry import Box
+from dvidzarr.core.geometry import ZYX, Box
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.keyvalue.model import KeyValueView
+from dvidzarr.datatypes.roi.model import RoiView
 from dvidzarr.datatypes.voxels.view import VoxelView
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from dvidzarr.repo.repo import Repo
 
 
@@ -35,17 +37,28 @@ class LocalVolume:
             extents=view.extents,
             voxel_size_xyz=instance.settings.voxel_size_xyz,
             voxel_units_xyz=instance.settings.voxel_units_xyz,
+            type_name=instance.datatype.name,
         )
         self._view = view
         self._author = author
 
-    def read(self, box: Box) -> "np.ndarray":
+    def read(self, box: Box) -> np.ndarray:
         """Return the voxels of a box, 0 where none were written."""
         return self._view.read(box)
 
-    def write(self, box: Box, array: "np.ndarray") -> None:
+    def write(self, box: Box, array: np.ndarray) -> None:
         """Store the voxels of a box; the engine keeps what lies around it in the same blocks."""
         self._view.write(box, array, author=self._author)
+
+    def blocks(self, box: Box) -> Iterator[tuple[ZYX, np.ndarray]]:
+        """Yield (coordinate, block) of the blocks of an aligned box that exist."""
+        for coord, block in self._view.blocks(box.chunks(self.info.chunk)):
+            if block is not None:
+                yield coord, block
+
+    def write_blocks(self, coords: Sequence[ZYX], blocks: np.ndarray) -> None:
+        """Store whole blocks, as one request."""
+        self._view.write_blocks(np.array(coords), blocks, author=self._author)
 
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version."""
@@ -64,6 +77,12 @@ class LocalTarget:
     def repos(self) -> tuple[RepoInfo, ...]:
         """Return all repos, ordered by root."""
         return tuple(_repo_info(repo) for repo in self._catalog.repos)
+
+    def find(self, ref: str) -> tuple[RepoInfo, VersionInfo]:
+        """Return the version that a reference names, and its repo."""
+        repo, version = self._catalog.resolve(ref)
+        info = _repo_info(repo)
+        return info, info.versions[version.ordinal]
 
     def type_names(self) -> frozenset[str]:
         """Return the datatypes of the registry."""
@@ -102,15 +121,25 @@ class LocalTarget:
         repo, version = self._catalog.resolve(ref)
         return repo.commit(version, note=note, author=self.author).uuid
 
-    def new_version(self, ref: str, note: str) -> str:
+    def new_version(self, ref: str, note: str, uuid: str | None = None) -> str:
         """Make a child on the same branch and return its UUID."""
         repo, version = self._catalog.resolve(ref)
-        return repo.new_version(version, note=note, author=self.author).uuid
+        return repo.new_version(version, note=note, uuid=uuid, author=self.author).uuid
 
-    def branch(self, ref: str, name: str, note: str) -> str:
+    def branch(self, ref: str, name: str, note: str, uuid: str | None = None) -> str:
         """Make a child on a new branch and return its UUID."""
         repo, version = self._catalog.resolve(ref)
-        return repo.branch(version, name, note=note, author=self.author).uuid
+        return repo.branch(version, name, note=note, uuid=uuid, author=self.author).uuid
+
+    def tag(self, ref: str, tag: str, note: str) -> str:
+        """Make a locked child of which the tag is the UUID, and return that."""
+        repo, version = self._catalog.resolve(ref)
+        return repo.tag(version, tag, note=note, author=self.author).uuid
+
+    def merge(self, refs: Sequence[str], note: str, uuid: str | None = None) -> str:
+        """Make a child of several locked versions, the first its lineage, and return its UUID."""
+        repo, _ = self._catalog.resolve(refs[0])
+        return repo.merge(refs, note=note, uuid=uuid, author=self.author).uuid
 
     def volume(self, ref: str, name: str) -> LocalVolume:
         """Open an instance at a version for reading and writing voxels."""
@@ -133,6 +162,16 @@ class LocalTarget:
         if not isinstance(view, KeyValueView):
             raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which holds no keys")
         return LocalKeys(view, self.author)
+
+    def region(self, ref: str, name: str) -> LocalRegion:
+        """Open a region of interest at a version."""
+        repo, version = self._catalog.resolve(ref)
+        if name not in repo.instances:
+            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
+        view = repo.instance(name).at(version)
+        if not isinstance(view, RoiView):
+            raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which is no region")
+        return LocalRegion(view, self.author)
 
     def close(self) -> None:
         """Close the store and give the lock back."""

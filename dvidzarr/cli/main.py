@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "branch": ("dvidzarr.cli.repos:branch", "Make a child of a locked version, on a new branch."),
     "rename": ("dvidzarr.cli.repos:rename", "Rename an instance."),
     "delete": ("dvidzarr.cli.repos:delete", "Delete an instance, or a whole repo."),
-    "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, TIFF, HDF5, NumPy or Zarr into an instance."),
+    "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, HDF5, NumPy, Zarr or a DVID into an instance."),
     "export": ("dvidzarr.cli.export:export", "Copy a box or all of an instance to TIFF, HDF5 or Zarr."),
     "kv": ("dvidzarr.cli.kv:kv", "Read, write, import and export the values of a key-value instance."),
     "log": ("dvidzarr.cli.audit:log", "Read the history of a repo or an instance."),

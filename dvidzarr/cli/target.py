@@ -1,7 +1,7 @@
 """What commands work on: a store in a folder or a running server, behind one small interface."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dvidzarr.cli.keys import Keys
+    from dvidzarr.cli.regions import Region
 
 XYZ = tuple[float, float, float]
 
@@ -52,6 +53,16 @@ class RepoInfo:
     versions: tuple[VersionInfo, ...]
     instances: tuple[InstanceInfo, ...]
 
+    def ancestors(self, version: VersionInfo) -> tuple[VersionInfo, ...]:
+        """Return a version and all its ancestors, through every parent, parents first."""
+        by_uuid = {each.uuid: each for each in self.versions}
+        seen, waiting = {version.uuid}, [version]
+        while waiting:
+            fresh = [parent for parent in waiting.pop().parents if parent not in seen]
+            seen.update(fresh)
+            waiting += [by_uuid[parent] for parent in fresh]
+        return tuple(each for each in self.versions if each.uuid in seen)
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
@@ -66,6 +77,9 @@ class VolumeInfo:
     extents: Box | None
     voxel_size_xyz: XYZ = (8.0, 8.0, 8.0)
     voxel_units_xyz: tuple[str, str, str] = ("nanometers", "nanometers", "nanometers")
+    type_name: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
+    """DVID's settings that make such an instance, as far as the server tells them."""
 
 
 class Volume(Protocol):
@@ -79,6 +93,12 @@ class Volume(Protocol):
     def write(self, box: Box, array: "np.ndarray") -> None:
         """Store the voxels of a box; what lies around it in the same blocks is kept."""
 
+    def blocks(self, box: Box) -> "Iterator[tuple[ZYX, np.ndarray]]":
+        """Yield (coordinate, block) of the blocks of an aligned box that exist."""
+
+    def write_blocks(self, coords: Sequence[ZYX], blocks: "np.ndarray") -> None:
+        """Store whole blocks (n, z, y, x), at distinct coordinates."""
+
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version."""
 
@@ -91,6 +111,9 @@ class Target(Protocol):
 
     def repos(self) -> tuple[RepoInfo, ...]:
         """Return all repos, ordered by root."""
+
+    def find(self, ref: str) -> tuple[RepoInfo, VersionInfo]:
+        """Return the version that a reference names, and its repo."""
 
     def type_names(self) -> frozenset[str]:
         """Return the datatypes that instances can have here."""
@@ -116,17 +139,29 @@ class Target(Protocol):
     def commit(self, ref: str, note: str) -> str:
         """Lock a version and return its UUID."""
 
-    def new_version(self, ref: str, note: str) -> str:
+    def new_version(self, ref: str, note: str, uuid: str | None = None) -> str:
         """Make a child on the same branch and return its UUID."""
 
-    def branch(self, ref: str, name: str, note: str) -> str:
+    def branch(self, ref: str, name: str, note: str, uuid: str | None = None) -> str:
         """Make a child on a new branch and return its UUID."""
+
+    def merge(self, refs: Sequence[str], note: str, uuid: str | None = None) -> str:
+        """Make a child of several locked versions, the first its lineage, and return its UUID.
+
+        DVID's API has no way to choose it.
+        """
+
+    def tag(self, ref: str, tag: str, note: str) -> str:
+        """Make a locked child of which the tag is the UUID, and return that."""
 
     def volume(self, ref: str, name: str) -> Volume:
         """Open an instance at a version for reading and writing voxels."""
 
     def keys(self, ref: str, name: str) -> "Keys":
         """Open a key-value instance at a version."""
+
+    def region(self, ref: str, name: str) -> "Region":
+        """Open a region of interest at a version."""
 
     def close(self) -> None:
         """Release what is held."""

@@ -96,6 +96,12 @@ class Box:
         """Tell whether every face lies on the chunk grid."""
         return all(a % c == 0 and b % c == 0 for a, b, c in zip(self.start, self.stop, chunk, strict=True))
 
+    def aligned(self, chunk: ZYX) -> "Box":
+        """Return the box of all chunks that this one touches."""
+        start = tuple(a // c * c for a, c in zip(self.start, chunk, strict=True))
+        stop = tuple(-(-b // c) * c for b, c in zip(self.stop, chunk, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
     def chunks(self, chunk: ZYX) -> ChunkSpan:
         """Return the span of chunks that the box touches."""
         start = tuple(a // c for a, c in zip(self.start, chunk, strict=True))

@@ -13,6 +13,7 @@ from dvidzarr.http.errors import PlainError
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
+    from dvidzarr.http.buffers import BufferPool
     from dvidzarr.repo.catalog import Catalog
     from dvidzarr.repo.dag import Version
     from dvidzarr.repo.instance import Instance, View
@@ -33,6 +34,10 @@ class Runtime(Protocol):
     @property
     def settings(self) -> "Settings":
         """Settings of this server."""
+
+    @property
+    def buffers(self) -> "BufferPool":
+        """Buffers of large answers."""
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool."""

@@ -82,13 +82,17 @@ class Repo(RepoBase):
         return self.commit(version, note=words, author=author)
 
     def merge(
-        self, parents: "Sequence[str | Version]", note: str = "", author: Author = _NO_AUTHOR
+        self,
+        parents: "Sequence[str | Version]",
+        note: str = "",
+        author: Author = _NO_AUTHOR,
+        uuid: str | None = None,
     ) -> Version:
         """Add a version below several locked ones; the first is its lineage. Returns it."""
         above = [self.version(parent) for parent in parents]
         if len({version.ordinal for version in above}) != len(above) or len(above) < 2:
             raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field, each once")
-        return self._add(above, "", note, None, author)
+        return self._add(above, "", note, uuid, author)
 
     def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
         """Return what a merge of these versions would leave in conflict, per instance that has any."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dvidzarr.http.buffers import BufferPool
 from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
 from dvidzarr.server.batching import Batches
@@ -24,6 +25,9 @@ _THREADS_PER_CORE = 4
 """Handlers' threads mostly wait for the disk; decoding batches run on the engine's own pool."""
 
 _LARGE_THREADS_PER_CORE = 2
+
+_KEPT_BYTES, _KEPT_S = 512 << 20, 5.0
+"""Buffers of large answers that wait for the next: how much, how long."""
 
 _LARGE: ContextVar[bool] = ContextVar("large", default=False)
 """Whether the running request holds a large part of the memory."""
@@ -47,6 +51,7 @@ class Runtime:
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100
         self.admission = Admission(limits.in_flight_budget, limits.queue_timeout_s)
+        self.buffers = BufferPool(min(_KEPT_BYTES, limits.in_flight_budget), _KEPT_S)
         cores = settings.compute.thread_count
         self._batches = Batches(self.offload)
         self._pool = ThreadPoolExecutor(max(8, _THREADS_PER_CORE * cores), thread_name_prefix="request")

@@ -24,18 +24,7 @@ _MAX_OFFSET = 1 << 24
 _AT_ONCE = 2048
 """Sub-blocks encoded together (8 MiB of labels): bounds the memory."""
 
-_SCANS = 24
-"""Labels of a sub-block that are found one by one; a sub-block with more is sorted."""
-
-_SLOTS = 1 << 13
-_HASH_SHIFT = np.uint64(64 - 13)
-_FACTORS = tuple(map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)))
-"""Odd numbers without pattern: the high bits of a product with one are a hash; one without collision is looked for."""
-
 Labels = NDArray[np.uint64]
-Numbers = NDArray[np.unsignedinteger[Any]]
-Indices = NDArray[np.uint8] | NDArray[np.uint16]
-Places = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
 
@@ -48,147 +37,33 @@ def encode_segmentation(volume: NDArray[Any]) -> bytes:
         A side is no multiple of 8, or the result is too large for 24-bit offsets.
     """
     check_sides(volume.shape)
-    grid: ZYX = tuple(size // SIDE for size in volume.shape)
-    total = grid[0] * grid[1] * grid[2]
-    layers = max(1, _AT_ONCE // (grid[1] * grid[2]))
-    at = 2 * total
-    heads, bodies = [], []
-    for low in range(0, grid[0], layers):
-        numbers, labels = _numbered(volume[low * SIDE : (low + layers) * SIDE])
-        head, body = _encode_blocks(_sub_blocks(numbers, grid), labels, at)
-        at += len(body)
-        heads.append(head)
-        bodies.append(body)
-    return b"".join([np.array([1], "<u4"), *heads, *bodies])
+    from dvidzarr.wire.segmentationkernel import MOST_WORDS, encode_blocks  # noqa: PLC0415 - loads numba
+
+    labels = np.ascontiguousarray(volume, np.uint64)[:]
+    labels.flags.writeable = False  # chunks of the cache are read-only: one kind of array, compiled once
+    depth, height, width = (size // SIDE for size in labels.shape)
+    layers = max(1, _AT_ONCE // (height * width))
+    heads = np.empty((depth * height * width, 2), np.uint32)
+    largest = min(layers, depth) * height * width * MOST_WORDS
+    buffer = np.empty(min(largest, _MAX_OFFSET + MOST_WORDS), np.uint32)
+    at = heads.size
+    bodies = []
+    for low in range(0, depth, layers):
+        slab = labels[low * SIDE : (low + layers) * SIDE]
+        count = encode_blocks(slab, at, heads[low * height * width :], buffer)
+        at += count
+        if at > _MAX_OFFSET:
+            raise InvalidInputError(
+                f"the compressed segmentation exceeds {4 * _MAX_OFFSET} bytes; ask for a smaller volume"
+            )
+        bodies.append(buffer[:count].tobytes())
+    return b"".join([np.array([1], "<u4"), heads.astype("<u4", copy=False), *bodies])
 
 
 def check_sides(shape: ZYX) -> None:
     """Raise `InvalidInputError` if a side is no multiple of 8."""
     if any(size % SIDE or not size for size in shape):
         raise InvalidInputError("volume must be a multiple of the block size")
-
-
-def _numbered(volume: NDArray[Any]) -> tuple[Numbers, Labels]:
-    """Replace the labels by small numbers; return them and the label of each number.
-
-    Only the first voxels of runs along x are looked at: labels are long runs, and bytes are an eighth of the labels.
-    """
-    flat = np.ascontiguousarray(volume, np.uint64).ravel()
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    labels, numbers = _distinct(flat[starts])
-    small = numbers.astype(np.min_scalar_type(len(labels) - 1))
-    lengths = np.diff(starts, append=flat.size)
-    return np.repeat(small, lengths).reshape(volume.shape), labels
-
-
-def _distinct(labels: Labels) -> tuple[Labels, Places]:
-    """Return the distinct labels and the place of each label among them: by hashing where few differ, else sorting."""
-    for factor in _FACTORS:
-        slots = labels * factor >> _HASH_SHIFT
-        table = np.zeros(_SLOTS, np.uint64)
-        table[slots] = labels
-        if np.array_equal(table[slots], labels):
-            used = np.zeros(_SLOTS, bool)
-            used[slots] = True
-            return table[used], (np.cumsum(used) - 1)[slots]
-    distinct, numbers = np.unique(labels, return_inverse=True)
-    return distinct, numbers
-
-
-def _sub_blocks(numbers: Numbers, grid: ZYX) -> Numbers:
-    """Return the sub-blocks as rows (n, 512), each C-contiguous."""
-    _, ny, nx = grid
-    lines = numbers.view([("", numbers.dtype, SIDE)]).reshape(-1, SIDE, ny, SIDE, nx)
-    rows: Numbers = np.ascontiguousarray(lines.transpose(0, 2, 4, 1, 3)).view(numbers.dtype)
-    return rows.reshape(-1, _VOXELS)
-
-
-def _encode_blocks(blocks: Numbers, names: Labels, start: int) -> "tuple[Words, Words]":
-    """Return the headers and the data of sub-blocks of numbered labels; the data begin at word `start`."""
-    indices, rows, ranks, numbers = _tables(blocks)
-    labels = names[numbers]
-    counts = np.bincount(rows, minlength=len(blocks))
-    bits = _WIDTHS[np.searchsorted(1 << _WIDTHS, counts)]
-    sizes = bits * (_VOXELS // 32)
-    ends = np.cumsum(sizes + 2 * counts)
-    values_at = ends - sizes - 2 * counts
-    tables_at = values_at + sizes
-    if start + int(ends[-1]) > _MAX_OFFSET:
-        raise InvalidInputError(
-            f"the compressed segmentation exceeds {4 * _MAX_OFFSET} bytes; ask for a smaller volume"
-        )
-    body = np.empty(int(ends[-1]), "<u4")
-    for width in np.unique(bits[bits > 0]).tolist():
-        members = np.flatnonzero(bits == width)
-        packed = _packed(indices[members], width)
-        body[values_at[members, None] + np.arange(packed.shape[1])] = packed
-    places = tables_at[rows] + 2 * ranks
-    body[places] = labels & np.uint64(0xFFFFFFFF)
-    body[places + 1] = labels >> np.uint64(32)
-    head = np.empty((len(blocks), 2), "<u4")
-    head[:, 0] = (tables_at + start) | bits << 24
-    head[:, 1] = values_at + start
-    return head, body
-
-
-def _tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
-    """Return, per sub-block, its labels in order of first appearance, and the place of each voxel among them.
-
-    Returns
-    -------
-    indices : (n, 512), the index of each voxel in the table of its sub-block.
-    rows, ranks, numbers : per entry of all tables, its sub-block, its place in there, and its label.
-    """
-    indices: Indices = np.zeros(blocks.shape, np.uint8)
-    everything = np.arange(len(blocks))
-    found: list[tuple[Places, Places, Numbers]] = [
-        (everything, np.zeros(len(blocks), np.int64), blocks[:, 0])
-    ]
-    rows, left = everything, blocks
-    fresh = left != left[:, :1]
-    for rank in range(1, _SCANS):
-        some = fresh.any(axis=1)
-        rows, left, fresh = rows[some], left[some], fresh[some]
-        if not len(rows):
-            break
-        number = left[np.arange(len(rows)), fresh.argmax(axis=1)]
-        found.append((rows, np.full(len(rows), rank), number))
-        # indices grow with appearance: what is fresh now gets at least this one
-        indices[rows] += fresh
-        fresh &= left != number[:, None]
-    many = rows[fresh.any(axis=1)]
-    if len(many):
-        indices = indices.astype(np.uint16)
-        indices[many], members, ranks, numbers = _sorted_tables(blocks[many])
-        new = ranks >= _SCANS
-        found.append((many[members[new]], ranks[new], numbers[new]))
-    return indices, *(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
-
-
-def _sorted_tables(blocks: Numbers) -> "tuple[Indices, Places, Places, Numbers]":
-    """Do what `_tables` does by sorting: for sub-blocks of many labels."""
-    base = np.arange(len(blocks))[:, None]
-    keys = base << 32 | blocks
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rows = first[order] // _VOXELS
-    ranks = np.arange(len(order)) - np.searchsorted(rows, rows)
-    rank_of = np.empty(len(order), np.uint16)
-    rank_of[order] = ranks
-    return rank_of[inverse].reshape(blocks.shape), rows, ranks, blocks.reshape(-1)[first[order]]
-
-
-def _packed(indices: Indices, width: int) -> Words:
-    """Return the words of the values: `width` bits per voxel, the first in the lowest bits."""
-    if width == 16:
-        return indices.view("<u4")
-    small: Numbers = indices.astype(np.uint8, copy=False)
-    if width == 1:
-        small = np.packbits(small, axis=1, bitorder="little")
-    while width in (2, 4):
-        small = small[:, ::2] | small[:, 1::2] << np.uint8(width)
-        width *= 2
-    return np.ascontiguousarray(small).view("<u4")
 
 
 def decode_segmentation(data: "Buffer", shape: ZYX) -> Labels:

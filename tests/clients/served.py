@@ -24,6 +24,11 @@ INSTANCES: Mapping[str, Mapping[str, object]] = {
     "jpeg": {"Compression": "jpeg", "BlockSize": "64,64,64", "VoxelSize": "8,8,8"},
 }
 
+LABELS = "cells"
+
+IDS = (7, (1 << 40) + 3, (1 << 53) + 1, (1 << 64) - 2)
+"""Labels of the cells; the last two are no numbers to JavaScript."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -34,13 +39,16 @@ class Served:
     root, child
         The locked root version and its open child on master, which was edited.
     volumes
-        Voxels of `BOX`, (z, y, x), by version; both instances hold the same.
+        Voxels of `BOX`, (z, y, x), by version; both images hold the same.
+    labels
+        The same of the instance `LABELS`.
     """
 
     url: str
     root: str
     child: str
     volumes: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
     log: io.StringIO
 
     def requests(self) -> list[tuple[str, int]]:
@@ -56,6 +64,24 @@ def original() -> np.ndarray:
     volume[:, 16:40, 32:96] = 220
     volume[8:40, 88:104, 8:24] = 3
     return volume
+
+
+def cells() -> np.ndarray:
+    """Return labels without any symmetry, with background between them."""
+    z, y, x = np.mgrid[0:64, 0:128, 0:192]
+    volume = np.zeros(x.shape, np.uint64)
+    volume[(x - 60) ** 2 + (y - 50) ** 2 + (z - 20) ** 2 < 40**2] = IDS[0]
+    volume[:, 70:120, 20:50] = IDS[1]
+    volume[(x > 110) & (y < 90) & (x + y < 220)] = IDS[2]
+    volume[5:60, 95:115, 130:180] = IDS[3]
+    return volume
+
+
+def divided(volume: np.ndarray) -> np.ndarray:
+    """Return labels in which a part of a cell belongs to another."""
+    copy = volume.copy()
+    copy[:, 30:60][copy[:, 30:60] == IDS[0]] = IDS[3]
+    return copy
 
 
 def edited(volume: np.ndarray) -> np.ndarray:
@@ -75,8 +101,12 @@ def serving(folder: Path, *cors_domains: str) -> Iterator[Served]:
         root, volume = repo.dag.root.uuid, original()
         for name, config in INSTANCES.items():
             repo.create_instance("uint8blk", name, config, root).at(root).write(BOX, volume)
+        labels = repo.create_instance("labelblk", LABELS, {"BlockSize": "32,32,32"}, root)
+        labels.at(root).write(BOX, cells())
         repo.commit(root)
         child = repo.new_version(root).uuid
         for name in INSTANCES:
             repo.instance(name).at(child).write(BOX, edited(volume))
-        yield Served(url, root, child, {root: volume, child: edited(volume)}, log)
+        labels.at(child).write(BOX, divided(cells()))
+        images = {root: volume, child: edited(volume)}
+        yield Served(url, root, child, images, {root: cells(), child: divided(cells())}, log)

@@ -29,8 +29,8 @@ BROWSER_ARGUMENTS = (
 )
 
 
-def show(viewer: "Viewer", job: dict[str, Any], source: str) -> None:
-    """Put one layer on the screen: the xy plane, one voxel per pixel, grey values as they are."""
+def show(viewer: "Viewer", job: dict[str, Any], name: str) -> None:
+    """Put one layer on the screen, and its labels over it: the xy plane, one voxel per pixel, grey values as they are."""
     import neuroglancer
 
     with viewer.txn() as state:
@@ -39,8 +39,18 @@ def show(viewer: "Viewer", job: dict[str, Any], source: str) -> None:
         state.position = job["position"]
         state.layers.clear()
         state.layers["gray"] = neuroglancer.ImageLayer(
-            source=source, opacity=1, shader="void main() { emitGrayscale(toNormalized(getDataValue())); }"
+            source=job["layers"][name],
+            opacity=1,
+            shader="void main() { emitGrayscale(toNormalized(getDataValue())); }",
         )
+        if name in job["labels"]:
+            state.layers["labels"] = neuroglancer.SegmentationLayer(
+                source=job["labels"][name],
+                selected_alpha=job["alpha"],
+                segment_colors=job["colors"],
+                hide_segment_zero=True,
+                hover_highlight=False,
+            )
         state.layout = "xy"
         state.cross_section_scale = 1
         state.cross_section_background_color = "#000000"
@@ -65,8 +75,8 @@ def picture(viewer: "Viewer", job: dict[str, Any]) -> bytes | None:
 def run(job: dict[str, Any], browser: "Webdriver", viewer: "Viewer") -> dict[str, Any]:
     """Show each layer in turn; report which came out, and what the browser complained about."""
     shown = []
-    for name, source in job["layers"].items():
-        show(viewer, job, source)
+    for name in job["layers"]:
+        show(viewer, job, name)
         image = picture(viewer, job)
         if image is None:
             break

@@ -90,6 +90,19 @@ def test_formats(shell: Shell, store: str, source: Path, tmp_path: Path) -> None
         assert np.array_equal(exported(shell, store, f"{ROOT}/from-{name[4:]}", tmp_path), wanted)
 
 
+def test_ids_become_labels(shell: Shell, store: str, tmp_path: Path) -> None:
+    ids = VOLUME.astype(np.uint32) * 70_000
+    np.save(tmp_path / "ids.npy", ids)
+    shell.ok("ingest", store, f"{ROOT}/cells", tmp_path / "ids.npy", "--type", "labelblk")
+    (repo,) = json.loads(shell.ok("repos", store, "--json"))
+    assert repo["instances"][0]["type_name"] == "labelblk"
+    # over HTTP the extents of labels are those of whole blocks: DVID has no request that sets them
+    shown = exported(shell, store, f"{ROOT}/cells", tmp_path, "--box", "0,0,0:130,90,70")
+    assert np.array_equal(shown, ids)
+    np.save(tmp_path / "signed.npy", ids.astype(np.int32))
+    assert "int32" in shell.fails("ingest", store, f"{ROOT}/cells", tmp_path / "signed.npy")
+
+
 def test_border_blocks_keep_what_is_around(shell: Shell, store: str, source: Path, tmp_path: Path) -> None:
     shell.ok("ingest", store, f"{ROOT}/gray", source)
     np.save(tmp_path / "patch.npy", np.zeros((5, 6, 7), np.uint8))

@@ -180,8 +180,13 @@ def test_reads_within_a_region_are_blank_outside(repo: Repo, roi: Any, volume: A
     assert np.array_equal(np.concatenate(parts), wanted)
     with pytest.raises(InvalidInputError):
         masked.store()
-    with pytest.raises(InvalidInputError, match="not of roi data type"):
-        view.read(box, roi="gray")
+    repo.create_instance("keyvalue", "values", {}, repo.dag.root)
+    for name in ("gray", "values"):
+        for asked in (box, Box((0, 0, 0), (2, 2, 2))):
+            with pytest.raises(InvalidInputError, match="not of roi data type"):
+                view.read(asked, roi=name)
+    roi.at(repo.dag.root).clear()
+    assert view.read(Box((0, 0, 0), (2, 2, 2)), roi="r").max() == 9
 
 
 def test_writes_within_a_region_leave_the_rest(repo: Repo, roi: Any, volume: Any) -> None:  # noqa: ANN401

@@ -62,6 +62,23 @@ def test_offsets_beyond_24_bits_are_refused() -> None:
         encode_segmentation(unlike)
 
 
+def test_one_layer_that_is_too_much_is_refused() -> None:
+    """A wide layer is encoded at once; it is given up when the offsets do not reach further."""
+    wide = np.broadcast_to(np.arange(8 * 1024 * 64, dtype=np.uint64).reshape(8, 1024, 64), (8, 1024, 64))
+    assert decode_segmentation(encode_segmentation(wide), wide.shape)[7, 1023, 63] == wide.max()
+    with pytest.raises(InvalidInputError, match="smaller volume"):
+        encode_segmentation(np.arange(8 * 1024 * 1024, dtype=np.uint64).reshape(8, 1024, 1024))
+
+
+def test_read_only_and_strided_volumes() -> None:
+    labels = volume((16, 24, 32), 9, 2)
+    wanted = encode_segmentation(labels)
+    labels.flags.writeable = False
+    assert encode_segmentation(labels) == wanted
+    assert encode_segmentation(np.asfortranarray(labels)) == wanted
+    assert encode_segmentation(labels[:, ::-1][:, ::-1]) == wanted
+
+
 @given(st.binary(max_size=300), st.sampled_from([(8, 8, 8), (8, 8, 16)]))
 def test_random_bytes(data: bytes, shape: tuple[int, int, int]) -> None:
     with pytest.raises(FormatError):

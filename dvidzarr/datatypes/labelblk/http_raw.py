@@ -72,7 +72,7 @@ async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
 
 
 def _encoded(view: "VoxelView", box: "Box", encode: Encode) -> bytes:
-    return encode(view.read(box))
+    return encode(view.read(box, shared=True))
 
 
 def _segmentation_gzip(labels: "np.ndarray[Any, Any]") -> bytes:

@@ -1,5 +1,6 @@
 """`raw` and `isotropic`: boxes of voxels and slices (spec-voxels §6.5)."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -145,6 +146,7 @@ async def _stream_volume(
     largest = max(cut.volume for cut in cuts)
     slabs = enumerate(cuts)
     buffers: list[np.ndarray[Any, Any]] = []
+    pool = call.runtime.buffers
 
     def read() -> memoryview | None:
         # A buffer is filled again only after the piece behind it has drained: the transport may keep, without
@@ -153,16 +155,20 @@ async def _stream_volume(
         if slab is None:
             return None
         if len(buffers) < _BUFFERS:
-            buffers.append(np.empty(largest, dtype))
+            buffers.append(pool.take(largest * dtype.itemsize).view(dtype))
         out = buffers[number % _BUFFERS][: slab.volume].reshape(slab.shape)
         reader.read(slab, out)
         return _bytes(out)
 
-    async with (
-        call.runtime.admit(min(size, _BUFFERS * largest * dtype.itemsize)),
-        aclosing(ahead(call, repack(read) if repack else read)) as pieces,
-    ):
-        return await stream(call, pieces, None if repack else size)
+    try:
+        async with (
+            call.runtime.admit(min(size, _BUFFERS * largest * dtype.itemsize)),
+            aclosing(ahead(call, repack(read) if repack else read)) as pieces,
+        ):
+            return await stream(call, pieces, None if repack else size)
+    finally:
+        if pool.held:
+            asyncio.get_running_loop().call_later(2 * pool.keep_s, pool.purge)
 
 
 async def post_voxels(call: Call) -> web.StreamResponse:

@@ -1,0 +1,43 @@
+"""What all copies into an instance share: working off the bricks of a journal, with a meter."""
+
+import os
+from collections.abc import Callable
+
+import click
+
+from dvidzarr.cli.bricks import Journal, bricks, copy_bricks
+from dvidzarr.cli.progress import Meter
+from dvidzarr.cli.target import is_url
+from dvidzarr.core.geometry import Box
+
+
+def work_off(journal: Journal, itemsize: int, workers: int, copy: Callable[[Box], None]) -> str:
+    """Call `copy` for each brick that is not done and journal it; return what this run did, in words.
+
+    The journal is forgotten when all is done, and closed in any case.
+    """
+    plan = journal.plan
+    todo = [
+        brick for brick in bricks(plan.box, plan.chunk, plan.brick_voxels) if brick.start not in journal.done
+    ]
+    total = plan.box.volume * itemsize
+    before = total - sum(brick.volume for brick in todo) * itemsize
+    if before:
+        click.echo(f"going on: {100 * before // total} % was done before", err=True)
+    try:
+        with Meter("ingest", total, before) as meter:
+
+            def step(brick: Box) -> None:
+                copy(brick)
+                journal.add(brick)
+                meter.advance(brick.volume * itemsize)
+
+            copy_bricks(todo, step, workers)
+    finally:
+        journal.close()
+    return meter.summary()
+
+
+def absolute(where: str) -> str:
+    """Return a target independent of the working folder: copies of a store share ids, not this."""
+    return where if is_url(where) else os.path.realpath(where)
