@@ -18,6 +18,7 @@ from dvidzarr.storage.chunkkeys import pack, pack_one, pack_span, unpack, unpack
 from dvidzarr.storage.hulls import Hulls
 from dvidzarr.storage.newest import NewestRows
 from dvidzarr.storage.runs import CONFLICT, ROW, TOMBSTONE, Row, Run
+from dvidzarr.storage.settled import Settled
 
 __all__ = [
     "CONFLICT",
@@ -64,7 +65,7 @@ class Postings:
         self._merging = threading.Lock()
         self._runs: tuple[Run, ...] = ()
         self._newest = NewestRows()
-        self._settled = np.zeros(1, np.int64)
+        self._settled = Settled()
         self._hulls = Hulls()
         self._unmeasured: tuple[Run, ...] = ()
         self._measuring = threading.Lock()
@@ -119,7 +120,7 @@ class Postings:
         for run in self._runs:
             run.offer_own(keys, ordinal, rows)
         self._newest.own(keys, ordinal, rows)
-        self._settle(rows)
+        self._settled.correct(rows)
         return rows
 
     def own(self, keys: Iterable[int], ordinal: int) -> list[Row | None]:
@@ -159,7 +160,7 @@ class Postings:
     def _merge(self, older: Run, newer: Run) -> None:
         """Replace two neighbours by one run, unless somebody else did meanwhile."""
         merged = older.merged(newer)
-        self._settle(merged.rows)
+        self._settled.correct(merged.rows)
         with self._lock:
             runs = self._runs
             at = next((index for index, run in enumerate(runs) if run is older), len(runs))
@@ -184,7 +185,7 @@ class Postings:
             found = seen.rows[place].item()
         if found is None or found[6]:
             return None
-        return self._settled_row(found) if found[1] else found
+        return self._settled.corrected(found)
 
     def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
         """Return, per packed key, the row that the lineage sees.
@@ -209,7 +210,7 @@ class Postings:
         for index, rank, row in newest:
             if rank >= ranks[index]:
                 rows[index] = row
-        self._settle(rows)
+        self._settled.correct(rows)
         return rows
 
     def runs(self) -> tuple[Run, ...]:
@@ -219,7 +220,7 @@ class Postings:
             runs = self._runs
         self._compact()
         for run in runs:
-            self._settle(run.rows)
+            self._settled.correct(run.rows)
         return runs
 
     def _layers(self, writers: frozenset[int] | None = None) -> tuple[Run, ...]:
@@ -297,33 +298,13 @@ class Postings:
         found = Run.empty()
         for run in self._layers(frozenset((ordinal,))):
             found = found.merged(run)
-        self._settle(found.rows)
+        self._settled.correct(found.rows)
         return found.keys, found.rows
 
     def settle(self, ordinal: int, upto: int) -> None:
-        """Note that what a version wrote up to a sequence now lies under its Zarr keys.
-
-        Rows are not changed for that: look-ups pass over their locations.
-        """
+        """Note that what a version wrote up to a sequence now lies under its Zarr keys."""
         with self._lock:
-            settled = np.zeros(max(len(self._settled), ordinal + 1), np.int64)
-            settled[: len(self._settled)] = self._settled
-            settled[ordinal] = upto
-            self._settled = settled
-
-    def _settle(self, rows: np.ndarray) -> None:
-        """Set, in place, the locations of rows whose versions are settled to their Zarr keys."""
-        moved = np.flatnonzero(rows["location"])
-        if not len(moved):
-            return
-        settled, origins = self._settled, rows["origin"][moved]
-        upto = settled[np.where(origins < len(settled), origins, 0)] * (origins < len(settled))
-        rows["location"][moved[rows["sequence"][moved] <= upto]] = 0
-
-    def _settled_row(self, row: Row) -> Row:
-        settled = self._settled
-        upto = settled[row[3]] if row[3] < len(settled) else 0
-        return (row[0], 0, *row[2:]) if row[0] <= upto else row
+            self._settled.add(ordinal, upto)
 
     def __len__(self) -> int:
         return sum(len(run.keys) for run in self._runs) + len(self._newest)
