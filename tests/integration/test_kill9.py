@@ -185,4 +185,4 @@ def test_a_few_kills(tmp_path: Path, durability: str) -> None:
 def test_many_kills(tmp_path: Path, durability: str) -> None:
     """Several stores, so that looking at all of one after each kill takes no longer than writing it."""
     watches = [run_cycles(tmp_path / str(seed), durability, 25, seed) for seed in range(2, 6)]
-    assert sum(watch.acknowledged for watch in watches) > 1000
+    assert sum(watch.acknowledged for watch in watches) > 400
