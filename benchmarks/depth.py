@@ -28,7 +28,8 @@ class Chain:
 
     repo: Repo
     instance: Instance
-    chunk: np.ndarray
+    small: np.ndarray
+    """What each version writes: takes little room, so that there can be thousands."""
     uuids: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -37,7 +38,7 @@ class Chain:
         instance = repo.create_instance("uint8blk", "deep", {"BlockSize": ",".join([str(BLOCK)] * 3)})
         chunk = np.ascontiguousarray(voxels[:BLOCK, :BLOCK, :BLOCK])
         voxels_of(instance.at()).write(FIRST, chunk)
-        return Chain(repo, instance, chunk, [repo.root])
+        return Chain(repo, instance, np.ones_like(chunk), [repo.root])
 
     def view(self, depth: int) -> VoxelView:
         """Return the volume at the version with that many ancestors."""
@@ -46,7 +47,7 @@ class Chain:
     def grow(self, *, write: bool = True) -> None:
         """Lock the newest version and add a child."""
         if write:
-            self.view(-1).write(_OTHER, self.chunk)
+            self.view(-1).write(_OTHER, self.small)
         self.repo.commit(self.uuids[-1])
         self.uuids.append(self.repo.new_version(self.uuids[-1]).uuid)
 

@@ -34,6 +34,7 @@ PICTURES = (
         (
             "read 64³ of the root",
             "read 64³ of the root, 64 branches",
+            "GET 64³ of the root",
             "commit and new version",
         ),
     ),

@@ -18,8 +18,9 @@ import dvidzarr
 from benchmarks import machine, plots, synthetic_store
 from benchmarks.datasets import gray
 from benchmarks.depth import FIRST, Chain
-from benchmarks.process import environment
+from benchmarks.process import Client, environment, running, serve
 from benchmarks.report import RESULTS, Report, show
+from benchmarks.served import raw_path
 from benchmarks.timing import Case, Figure, interleave, of_samples, single
 from benchmarks.volumes import BLOCK, GRAY, settings, voxels_of
 from dvidzarr.core.geometry import Box
@@ -27,6 +28,8 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.postings import Postings, Run, pack
 
 GROUP = "scaling"
+_MEMORY = Path("/dev/shm")
+"""Versions are made here by the thousand where it exists: their curves are about the engine, not about syncing."""
 _DEPTHS = (1, 10, 100, 1000)
 _CHUNKS = (1_000, 10_000, 100_000, 1_000_000)
 _SECONDS = 0.5
@@ -39,12 +42,15 @@ _OPENINGS = 3
 
 def run(folder: Path, report: Report, console: Console, *, full: bool) -> None:
     """Measure all curves, print them, draw them into `benchmarks/results`."""
-    figures = [
-        *depth_curves(folder, (*_DEPTHS, 10_000) if full else _DEPTHS),
-        *branch_curves(folder, (1, 10, 100) if full else (1, 10)),
-        *postings_curves((*_CHUNKS, 10_000_000) if full else _CHUNKS),
-        *store_curves(folder, _CHUNKS),
-    ]
+    counts = (*_CHUNKS, 10_000_000) if full else _CHUNKS
+    with tempfile.TemporaryDirectory(
+        prefix="dvidzarr-bench-", dir=_MEMORY if _MEMORY.is_dir() else folder
+    ) as name:
+        figures = [
+            *depth_curves(Path(name), (*_DEPTHS, 10_000) if full else _DEPTHS),
+            *branch_curves(Path(name), (1, 10, 156) if full else (1, 10)),
+        ]
+    figures += [*postings_curves(counts), *store_curves(folder, counts)]
     report.add(GROUP, figures)
     show(console, GROUP, figures)
     for path in plots.draw(figures, RESULTS):
@@ -68,6 +74,21 @@ def depth_curves(folder: Path, depths: Sequence[int]) -> list[Figure]:
             for depth, view in views.items()
         ]
         figures += interleave(reads, _SECONDS)
+    with running(*serve(folder / "line")) as server:
+        client = Client(server.url)
+        paths = {depth: raw_path(chain.uuids[depth], FIRST, "deep") for depth in depths}
+        gets = [
+            Case("GET 64³ of the root", f"{depth}", partial(client.get, path))
+            for depth, path in paths.items()
+        ]
+        figures += interleave(gets, _SECONDS)
+        info = Case(
+            "GET repo info",
+            f"{depths[-1] + _COMMITS}",
+            partial(client.get, f"/api/repo/{chain.uuids[0]}/info"),
+        )
+        figures += interleave([info], _SECONDS)
+        client.close()
     return figures
 
 
@@ -78,7 +99,7 @@ def branch_curves(folder: Path, rounds: Sequence[int]) -> list[Figure]:
         trunk = Chain.begin(repo, gray(BLOCK).voxels)
         repo.commit(repo.root)
         tips = [
-            Chain(repo, trunk.instance, trunk.chunk, [repo.branch(repo.root, f"branch{number}").uuid])
+            Chain(repo, trunk.instance, trunk.small, [repo.branch(repo.root, f"branch{number}").uuid])
             for number in range(_BRANCHES)
         ]
         figures = []

@@ -8,7 +8,7 @@ import numpy as np
 import dvidzarr
 from benchmarks.volumes import BLOCK, GRAY, settings
 from dvidzarr.core.ids import Author
-from dvidzarr.storage.chunks import Receipt
+from dvidzarr.storage.chunks import ChunkStore, Receipt
 from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.postings import ROW
 
@@ -39,13 +39,14 @@ def make(store: Path, chunks: int) -> None:
         repo = catalog.create_repo("synthetic")
         instance = repo.create_instance("uint8blk", GRAY, {"BlockSize": ",".join([str(BLOCK)] * 3)})
         dataset = instance.dataset
-        array = dataset.arrays[0]
-        for receipts in _requests(chunks):
-            dataset.append(Kind.CHUNKS, 0, Author(), {"s": 0}, array.payload(receipts))
-        dataset.save_caches()
+        for payload in _payloads(chunks):
+            dataset.append(Kind.CHUNKS, 0, Author(), {"s": 0}, payload)
 
 
-def _requests(chunks: int) -> Iterator[list[Receipt]]:
+def _payloads(chunks: int) -> Iterator[bytes]:
+    """Yield the payloads of the records: one as it is written, with other coordinates (after the number of chunks)."""
     for first in range(0, chunks, _RECORD):
-        coords = coords_of(first, min(_RECORD, chunks - first)).tolist()
-        yield [Receipt((z, y, x), 0, _ENCODED, first, 0, "") for z, y, x in coords]
+        count = min(_RECORD, chunks - first)
+        payload = bytearray(ChunkStore.payload([Receipt((0, 0, 0), 0, _ENCODED, 0, 0, "")] * count))
+        np.frombuffer(payload, "<i4", 3 * count, 4)[:] = coords_of(first, count).ravel()
+        yield bytes(payload)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kv": ("dvidzarr.cli.kv:kv", "Read, write, import and export the values of a key-value instance."),
     "log": ("dvidzarr.cli.audit:log", "Read the history of a repo or an instance."),
     "verify": ("dvidzarr.cli.audit:verify", "Check every record and checksum of a store, and repair caches."),
+    "gc": ("dvidzarr.cli.gc:gc", "Collect objects that no record names; purge the trash."),
     "config": ("dvidzarr.cli.config:config", "Show the settings and where each comes from."),
 }
 """Name: (where it lives, its line in `--help`). Imported when asked for, so that `serve` starts fast."""

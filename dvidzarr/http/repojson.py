@@ -1,7 +1,10 @@
 """DVID's JSON of repos, versions and instances, member order included."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import orjson
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version, VersionDAG
@@ -23,7 +26,6 @@ def repo_json(repo: "Repo") -> dict[str, object]:
     dag = repo.dag
     head = dag.head("")
     instances = repo.instances
-    nodes = {uuid: version_json(dag, dag.versions[dag.by_uuid[uuid]]) for uuid in sorted(dag.by_uuid)}
     return {
         "Root": repo.root,
         "Alias": repo.alias,
@@ -31,12 +33,19 @@ def repo_json(repo: "Repo") -> dict[str, object]:
         "Log": list(repo.log),
         "Properties": {},
         "DataInstances": {name: instance_json(instances[name], head) for name in sorted(instances)},
-        "DAG": {"Root": repo.root, "Nodes": nodes},
+        "DAG": {"Root": repo.root, "Nodes": _nodes(dag)},
         "MutationID": repo.mutation_id,
         "SavedMutationID": repo.saved_mutation_id,
         "Created": repo.created,
         "Updated": repo.updated,
     }
+
+
+@lru_cache(maxsize=8)
+def _nodes(dag: "VersionDAG") -> orjson.Fragment:
+    """Return the encoded versions by UUID: a DAG is a value, and one of 10 000 versions takes long to describe."""
+    nodes = {uuid: version_json(dag, dag.versions[dag.by_uuid[uuid]]) for uuid in sorted(dag.by_uuid)}
+    return orjson.Fragment(orjson.dumps(nodes))
 
 
 def version_json(dag: "VersionDAG", version: "Version") -> dict[str, object]:

@@ -273,5 +273,4 @@ class RepoBase:
         sealed = self.state.seals.get(instance.id, ())
         if not sealed:
             return []
-        written = {ordinal for store in dataset.arrays.values() for ordinal in store.postings.writers()}
-        return sorted(ordinal for ordinal in written - dataset.finished if self.dag.versions[ordinal].locked)
+        return sorted(ordinal for ordinal in tuple(dataset.unfinished) if self.dag.versions[ordinal].locked)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import ForbiddenError, InvalidInputError, StorageError
+from dvidzarr.core.errors import DvidzarrError, ForbiddenError, InvalidInputError, StorageError
 from dvidzarr.core.ids import Author, is_uuid, new_id
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.blobstore import BlobStore
@@ -143,7 +143,10 @@ class Catalog:
         """After a crash: open every instance once, so that interrupted finishing goes on."""
         for repo in self.repos:
             for instance in repo.instances.values():
-                _ = instance.dataset
+                try:
+                    _ = instance.dataset
+                except DvidzarrError as error:  # damaged, or deleted meanwhile: the others still want it
+                    _logger.warning("%s cannot be looked after: %s", instance.prefix, error)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:

@@ -47,11 +47,11 @@ class Version:
     locked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VersionDAG:
     """All versions of a repo by ordinal, and what follows from them.
 
-    The maps are persistent: a change costs the same at any number of versions.
+    The maps are persistent: a change costs the same at any number of versions. Equal means the same object.
     """
 
     versions: Map[int, Version] = Map()

@@ -14,6 +14,10 @@ FIRST_MUTATION = 1_000_000_000
 """DVID counts mutations from here."""
 
 
+Changes = dict[str, Any]
+"""Members of a `RepoState` that a record changes, and their new values."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
     """The identity of an instance. `created_at` is an ordinal; `config` what the datatype made of its settings."""
@@ -55,7 +59,11 @@ class RepoState:
         """Return the state after one more record; kinds of other logs change nothing."""
         change = _CHANGES.get(Kind(entry.kind))
         try:
-            return self if change is None else replace(change(self, entry.header), updated=entry.header["t"])
+            return (
+                self
+                if change is None
+                else replace(self, updated=entry.header["t"], **change(self, entry.header))
+            )
         except KeyError as error:  # after a gap in a damaged log
             raise CorruptionError(
                 f"record {entry.sequence} of the repo's log needs {error}, which is lost"
@@ -74,12 +82,12 @@ class RepoState:
         return before[-1] if before else 0
 
 
-def _repo(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _repo(state: RepoState, header: dict[str, Any]) -> Changes:
     about = {name: header[name] for name in ("alias", "description", "passcode")}
-    return replace(state, created=header["t"], **about)
+    return {"created": header["t"], **about}
 
 
-def _version(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _version(state: RepoState, header: dict[str, Any]) -> Changes:
     dag = state.dag
     version = Version(
         uuid=header["uuid"],
@@ -95,10 +103,10 @@ def _version(state: RepoState, header: dict[str, Any]) -> RepoState:
     dag = dag.with_version(version)
     for parent in version.parents:
         dag = dag.with_change(parent, updated=header["t"])
-    return replace(state, dag=dag)
+    return {"dag": dag}
 
 
-def _commit(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _commit(state: RepoState, header: dict[str, Any]) -> Changes:
     ordinal = state.dag.by_id[header["v"]]
     old = state.dag.versions[ordinal]
     log = old.log + tuple(header["log"])
@@ -108,28 +116,28 @@ def _commit(state: RepoState, header: dict[str, Any]) -> RepoState:
     for instance_id, (sequence, _) in header["seals"].items():
         seals = seals.set(instance_id, (*seals.get(instance_id, ()), (number, sequence)))
     dag = state.dag.with_change(ordinal, locked=True, note=note, log=log, updated=header["t"])
-    return replace(state, dag=dag, seals=seals, commits=state.commits.set(ordinal, number))
+    return {"dag": dag, "seals": seals, "commits": state.commits.set(ordinal, number)}
 
 
-def _note(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _note(state: RepoState, header: dict[str, Any]) -> Changes:
     ordinal = state.dag.by_id[header["v"]]
-    return replace(state, dag=state.dag.with_change(ordinal, note=header["note"], updated=header["t"]))
+    return {"dag": state.dag.with_change(ordinal, note=header["note"], updated=header["t"])}
 
 
-def _log(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _log(state: RepoState, header: dict[str, Any]) -> Changes:
     lines = tuple(header["lines"])
     if "v" not in header:
-        return replace(state, log=state.log + lines)
+        return {"log": state.log + lines}
     ordinal = state.dag.by_id[header["v"]]
     log = state.dag.versions[ordinal].log + lines
-    return replace(state, dag=state.dag.with_change(ordinal, log=log, updated=header["t"]))
+    return {"dag": state.dag.with_change(ordinal, log=log, updated=header["t"])}
 
 
-def _describe(state: RepoState, header: dict[str, Any]) -> RepoState:
-    return replace(state, **{name: header[name] for name in ("alias", "description") if name in header})
+def _describe(state: RepoState, header: dict[str, Any]) -> Changes:
+    return {name: header[name] for name in ("alias", "description") if name in header}
 
 
-def _instance(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _instance(state: RepoState, header: dict[str, Any]) -> Changes:
     record = InstanceRecord(
         id=header["id"],
         name=header["name"],
@@ -141,41 +149,38 @@ def _instance(state: RepoState, header: dict[str, Any]) -> RepoState:
         tags=header["tags"],
         config=header["config"],
     )
-    return replace(
-        state, instances={**state.instances, record.name: record}, log=(*state.log, header["line"])
-    )
+    return {"instances": {**state.instances, record.name: record}, "log": (*state.log, header["line"])}
 
 
-def _rename(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _rename(state: RepoState, header: dict[str, Any]) -> Changes:
     record = state.record_of(header["id"])
     if record is None:
-        return state
+        return {}
     others = {name: other for name, other in state.instances.items() if other.id != record.id}
     others[header["name"]] = replace(record, name=header["name"])
-    return replace(state, instances=others, log=(*state.log, header["line"]))
+    return {"instances": others, "log": (*state.log, header["line"])}
 
 
-def _delete_instance(state: RepoState, header: dict[str, Any]) -> RepoState:
+def _delete_instance(state: RepoState, header: dict[str, Any]) -> Changes:
     others = {name: other for name, other in state.instances.items() if other.id != header["id"]}
     seals = state.seals.delete(header["id"]) if header["id"] in state.seals else state.seals
-    return replace(
-        state,
-        instances=others,
-        seals=seals,
-        deleted=(*state.deleted, header["id"]),
-        log=(*state.log, header["line"]),
-    )
+    return {
+        "instances": others,
+        "seals": seals,
+        "deleted": (*state.deleted, header["id"]),
+        "log": (*state.log, header["line"]),
+    }
 
 
-def _ids(state: RepoState, header: dict[str, Any]) -> RepoState:
-    return replace(state, ids_upto=header["upto"])
+def _ids(state: RepoState, header: dict[str, Any]) -> Changes:
+    return {"ids_upto": header["upto"]}
 
 
-def _gone(state: RepoState, header: dict[str, Any]) -> RepoState:
-    return replace(state, gone=True)
+def _gone(state: RepoState, header: dict[str, Any]) -> Changes:
+    return {"gone": True}
 
 
-_CHANGES: dict[Kind, Callable[[RepoState, dict[str, Any]], RepoState]] = {
+_CHANGES: dict[Kind, Callable[[RepoState, dict[str, Any]], Changes]] = {
     Kind.REPO: _repo,
     Kind.VERSION: _version,
     Kind.COMMIT: _commit,

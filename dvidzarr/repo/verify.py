@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, StorageError
-from dvidzarr.storage.blobs import blob_key
+from dvidzarr.repo.garbage import orphans
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.documents import DELETED
@@ -150,28 +150,11 @@ def _documents(dataset: Dataset, *, deep: bool) -> Iterator[Finding]:
 
 
 def _orphans(dataset: Dataset) -> Iterator[Finding]:
-    """Objects that no record names: leftovers of crashes, and what waits for its grace period. They are invisible."""
-    named = set()
-    for store in dataset.arrays.values():
-        run = store.postings.snapshot()
-        for coord, row in zip(unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
-            named.add(store.object_key(row[2], coord, row[1]))
-            named.add(store.object_key(row[2], coord, 0))
-    if dataset.caches.has_documents:
-        named |= {
-            blob_key(dataset, (p.value or b"").decode())
-            for _, p in dataset.documents.all_rows()
-            if p.segment < 0
-        }
-    present = (
-        key
-        for part in ("versions", "rewrites", "blobs")
-        for key in dataset.context.backend.keys(f"{dataset.prefix}/{part}")
-    )
-    orphans = [key for key in present if key not in named and not key.endswith("zarr.json")]
-    if orphans:
+    """Leftovers of crashes, and what waits for its grace period."""
+    found = orphans(dataset)
+    if found:
         yield Finding(
-            "note", dataset.prefix, f"{len(orphans)} objects that no record names, such as {orphans[0]}"
+            "note", dataset.prefix, f"{len(found)} objects that no record names, such as {found[0]}"
         )
 
 

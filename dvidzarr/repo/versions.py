@@ -70,13 +70,18 @@ class RepoVersions:
 
     def merges(self, ordinal: int) -> Sequence[int]:
         """Return the merge versions among a version and its ancestors, oldest first."""
-        merges = self._dag().merge_ordinals
-        if not merges:
-            return ()
-        return self._cached(
-            "merges", ordinal, lambda this: tuple(m for m in merges if m in self.ancestors(this))
-        )
+        return self._cached("merges", ordinal, self._merges) if self._dag().merge_ordinals else ()
+
+    def _merges(self, ordinal: int) -> Sequence[int]:
+        parents = self.parents(ordinal)
+        with self._lock:
+            above = self._cache.get(("merges", parents[0])) if len(parents) == 1 else None
+        if isinstance(above, tuple):
+            return above
+        older = self.ancestors(ordinal)
+        return tuple(merge for merge in self._dag().merge_ordinals if merge in older)
 
     def fingerprint(self, count: int | None = None) -> str:
         """Return a text that stays the same while the first `count` ordinals mean the same versions."""
-        return self._dag().fingerprint(count)
+        number = len(self._dag()) if count is None else min(count, len(self._dag()))
+        return self._cached("fingerprint", number, lambda first: self._dag().fingerprint(first))

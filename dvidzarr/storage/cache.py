@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from crc32c import crc32c
 
-from dvidzarr.storage.postings import ROW, Run
+from dvidzarr.storage.runs import ROW, Run
 
 CacheKey = tuple[int, int, int]
 """(array number, packed chunk key, sequence): a chunk version never changes, so nothing is ever invalidated."""
@@ -58,27 +58,36 @@ class ChunkCache:
 class StateFile:
     """A disposable file: a stamp, small state and the runs of an instance's arrays, with a checksum over all of it."""
 
-    MAGIC = b"DVZSTAT1"
+    MAGIC = b"DVZSTAT2"
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, Run]) -> None:
+    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, tuple[Run, ...]]) -> None:
         """Write atomically; not synced: a torn file has a wrong checksum and is rebuilt."""
-        counts = {str(scale): len(run.keys) for scale, run in runs.items()}
-        head = orjson.dumps({"stamp": stamp, "state": state, "counts": counts})
-        body = b"".join(part for run in runs.values() for part in (run.keys.tobytes(), run.rows.tobytes()))
-        start = self.MAGIC + struct.pack("<I", len(head)) + head
-        checksum = struct.pack("<I", crc32c(body, crc32c(start)))
+        about = {
+            str(scale): [(len(run.keys), sorted(run.writers)) for run in some] for scale, some in runs.items()
+        }
+        head = orjson.dumps({"stamp": stamp, "state": state, "runs": about})
+        parts: list[bytes | np.ndarray] = [self.MAGIC, struct.pack("<I", len(head)), head]
+        parts += [column for some in runs.values() for run in some for column in (run.keys, run.rows)]
+        checksum = 0
         temporary = self._path.with_suffix(".partial")
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(start + body + checksum)
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+                checksum = crc32c(part, checksum)
+            file.write(struct.pack("<I", checksum))
         temporary.replace(self._path)
 
-    def load(self) -> tuple[dict[str, Any], dict[str, Any], dict[int, Run]] | None:
+    def load(self) -> tuple[dict[str, Any], dict[str, Any], dict[int, tuple[Run, ...]]] | None:
         """Return (stamp, state, runs); None if the file is absent or not whole."""
         try:
-            data = self._path.read_bytes()
+            with self._path.open("rb", buffering=0) as file:
+                data = bytearray(self._path.stat().st_size)
+                if file.readinto(data) != len(data):
+                    return None
         except OSError:
             return None
         start = len(self.MAGIC) + 4
@@ -88,12 +97,14 @@ class StateFile:
             return None
         end = start + struct.unpack_from("<I", data, len(self.MAGIC))[0]
         head = orjson.loads(data[start:end])
-        runs = {}
-        for scale, number in head["counts"].items():
-            keys = np.frombuffer(data, "<i8", number, end)
-            rows = np.frombuffer(data, ROW, number, end + 8 * number)
-            runs[int(scale)] = Run(keys, rows)
-            end += (8 + ROW.itemsize) * number
+        runs: dict[int, tuple[Run, ...]] = {}
+        for scale, about in head["runs"].items():
+            runs[int(scale)] = ()
+            for number, writers in about:
+                keys = np.frombuffer(data, "<i8", number, end)
+                rows = np.frombuffer(data, ROW, number, end + 8 * number)
+                runs[int(scale)] += (Run(keys, rows, frozenset(writers)),)
+                end += (8 + ROW.itemsize) * number
         return head["stamp"], head["state"], runs
 
     def remove(self) -> None:

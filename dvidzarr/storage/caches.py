@@ -17,7 +17,7 @@ from dvidzarr.storage.cache import StateFile
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.logreader import Cursor
 from dvidzarr.storage.merging import Versions
-from dvidzarr.storage.postings import Run
+from dvidzarr.storage.runs import Run
 
 _logger = logging.getLogger("dvidzarr.storage")
 _FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
@@ -45,7 +45,7 @@ class DatasetCaches:
             "versions": self._versions.fingerprint(),
         }
 
-    def load(self) -> tuple[Cursor, dict[str, Any], dict[int, Run]] | None:
+    def load(self) -> tuple[Cursor, dict[str, Any], dict[int, tuple[Run, ...]]] | None:
         """Return (cursor, state, runs by scale); None, with the index dropped, if the caches cannot be used."""
         loaded = self._state.load()
         if loaded is not None:
@@ -88,7 +88,7 @@ class DatasetCaches:
                 checksum = crc32c(piece, checksum)
         return checksum
 
-    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, Run]) -> None:
+    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, tuple[Run, ...]]) -> None:
         """Write both; a failure is logged, since everything here can be rebuilt."""
         try:
             if self._documents is not None:

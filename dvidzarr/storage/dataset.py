@@ -82,6 +82,8 @@ class Dataset:
         self.writable = False
         self.finished: set[int] = set()
         """Ordinals of the versions whose chunks all lie under their Zarr keys."""
+        self.unfinished: set[int] = set()
+        """Ordinals of the others that wrote chunks."""
         self.flushed = 0
         """Durability `fast`: records up to this one have their objects on the disk."""
         self.unflushed: deque[str] = deque()
@@ -107,6 +109,8 @@ class Dataset:
         context = self.context
         store = ChunkStore(context.backend, self.prefix, scale, codec, self.versions, context.chunk_cache)
         store.refresh = self.follow
+        merging = ("merge", self.data_id, scale)
+        store.postings.later = lambda task: context.housekeeper.schedule(0, merging, task, at_close=False)
         self._codecs[scale] = codec
         self.arrays[scale] = store
         return store
@@ -131,8 +135,9 @@ class Dataset:
         self.voided = frozenset(state["voided"])
         self.flushed, self.finished = state["flushed"], set(state["finished"])
         self.log.unflushed_after = state["unflushed_after"]
-        for scale, run in runs.items():
-            self.arrays[scale].postings.load(run)
+        for scale, some in runs.items():
+            self.arrays[scale].postings.load(*some)
+            self.unfinished |= self.arrays[scale].postings.writers() - self.finished
         self._model.restore(state["model"])
 
     def skip_voided(self) -> None:
@@ -145,6 +150,7 @@ class Dataset:
             self.log.close()
             self.caches.drop()
             self.log, self.finished, self.flushed = self._new_log(), set(), 0
+            self.unfinished = set()
             for scale, codec in self._codecs.items():
                 self.add_array(scale, codec)
             self._model.restore({})
@@ -177,9 +183,7 @@ class Dataset:
             "voided": sorted(self.voided),
             "model": self._model.snapshot(),
         }
-        self.caches.save(
-            stamp, state, {scale: store.postings.snapshot() for scale, store in self.arrays.items()}
-        )
+        self.caches.save(stamp, state, {scale: store.postings.runs() for scale, store in self.arrays.items()})
 
     def close(self) -> None:
         """Close the files; `save_caches` is the caller's choice."""
@@ -225,7 +229,7 @@ class Dataset:
         elif entry.kind in DOCUMENT_KINDS:
             self._apply_documents(entry, ordinal)
         elif entry.kind == Kind.FINISHED:
-            self._apply_finished(ordinal)
+            self._apply_finished(ordinal, entry.sequence)
         elif entry.kind == Kind.CHECKPOINT:
             self.flushed = entry.header["upto"]
         elif entry.kind == Kind.VOID:
@@ -246,6 +250,8 @@ class Dataset:
     def _apply_chunks(self, entry: Entry, ordinal: int) -> None:
         scale = entry.header["s"]
         old = self.arrays[scale].publish(entry.payload, ordinal, entry.sequence)
+        if ordinal not in self.finished:
+            self.unfinished.add(ordinal)
         if old and self.writable:
             self._remove_later(scale, ordinal, old, entry.sequence)
 
@@ -293,10 +299,11 @@ class Dataset:
         at = entry.offset + start
         return Place(ordinal, entry.sequence, VALUE, kept, entry.segment, at, word.length, word.checksum)
 
-    def _apply_finished(self, ordinal: int) -> None:
+    def _apply_finished(self, ordinal: int, sequence: int) -> None:
         for store in self.arrays.values():
-            store.postings.settle(ordinal)
+            store.postings.settle(ordinal, sequence)
         self.finished.add(ordinal)
+        self.unfinished.discard(ordinal)
 
     @property
     def documents(self) -> Documents:

@@ -5,11 +5,19 @@ record says that this version's locations are its Zarr keys; then, after the gra
 can be repeated: an interrupted finishing simply runs again. Design: storage §5.
 """
 
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Kind
-from dvidzarr.storage.postings import unpack
+from dvidzarr.storage.postings import pack_one, unpack
+
+_AT_ONCE = 1 << 16
 
 
 def finish(dataset: Dataset, ordinal: int) -> None:
@@ -29,13 +37,32 @@ def finish(dataset: Dataset, ordinal: int) -> None:
 def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
     backend = dataset.context.backend
     keys, rows = store.postings.written_by(ordinal)
-    live = set()
-    for coord, row in zip(unpack(keys).tolist(), rows.tolist(), strict=True):
-        if row[6]:
-            continue
-        target = store.object_key(ordinal, coord, 0)
-        live.add(target)
-        if row[1]:
-            backend.promote(store.object_key(ordinal, coord, row[1]), target)
-    orphans = [key for key in backend.keys(f"{store.folder(ordinal)}/c") if key not in live]
-    backend.remove(orphans)
+    live = rows["flags"] == 0
+    again = live & (rows["location"] != 0)
+    for coord, location in zip(unpack(keys[again]).tolist(), rows["location"][again].tolist(), strict=True):
+        backend.promote(store.object_key(ordinal, coord, location), store.object_key(ordinal, coord, 0))
+    backend.remove(
+        _orphans(f"{store.folder(ordinal)}/c/", backend.keys(f"{store.folder(ordinal)}/c"), keys[live])
+    )
+
+
+def _orphans(folder: str, present: Iterator[str], live: np.ndarray) -> list[str]:
+    """Return those objects in a folder whose chunk is not among `live`, sorted packed keys. Needs little memory."""
+    found: list[str] = []
+    while names := list(islice(present, _AT_ONCE)):
+        packed = np.array([_packed(name.removeprefix(folder)) for name in names])
+        named = np.zeros(len(names), bool)
+        if len(live):
+            named = live.take(live.searchsorted(packed), mode="clip") == packed
+        found += [name for name, kept in zip(names, named.tolist(), strict=True) if not kept]
+    return found
+
+
+def _packed(place: str) -> int:
+    """Return the packed key of a chunk `z/y/x`, −1 if it is none."""
+    try:
+        z, y, x = map(int, place.split("/"))
+    except ValueError:
+        return -1
+    inside = max(map(abs, (z, y, x))) < CHUNK_LIMIT
+    return pack_one((z, y, x)) if inside and place == f"{z}/{y}/{x}" else -1

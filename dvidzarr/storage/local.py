@@ -318,7 +318,7 @@ class LocalBackend:
             _fail(key, error)
 
     def changed(self, folder: str) -> int | None:
-        """Return when something last came into a folder or left it, in ns; None if there is no such folder."""
+        """Return when something last came into a folder or left it (or a file was written), in ns; None if absent."""
         try:
             return os.stat(self.path(folder), follow_symlinks=False).st_mtime_ns
         except FileNotFoundError:

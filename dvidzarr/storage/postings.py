@@ -1,78 +1,50 @@
 """Which versions wrote which chunk of one array, and which of them a lineage sees. Design: storage §3.
 
-Rows live in three layers: a big sorted run (it may be mapped from a cache), a small sorted run, and a dictionary of the
-newest rows. A look-up takes, per chunk, the row whose version has the highest rank; between equal ranks (the same
-version wrote again) the newer layer. What merge versions derive from their parents is a run of its own below the others.
+Rows live in a few sorted runs, each many times larger than the next, and a dictionary of the newest rows. A look-up
+takes, per chunk, the row whose version has the highest rank; between equal ranks (the same version wrote again) the
+newer layer. What merge versions derive from their parents is a run of its own below the others.
+
+Runs that came close in size are merged: small ones by who publishes, large ones in the background, so that each row is
+copied a bounded number of times and neither readers nor writers wait for a large copy.
 """
 
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.chunkkeys import pack, pack_one, pack_span, unpack, unpack_one
+from dvidzarr.storage.hulls import Hulls
+from dvidzarr.storage.newest import NewestRows
+from dvidzarr.storage.runs import CONFLICT, ROW, TOMBSTONE, Row, Run
+from dvidzarr.storage.settled import Settled
 
-TOMBSTONE = 1
-"""Flag: the version deleted the chunk."""
-CONFLICT = 2
-"""Flag: a merge version sees several values, which reads as absent."""
-
-ROW = np.dtype(
-    [
-        ("sequence", "<i8"),
-        ("location", "<i8"),
-        ("ordinal", "<i4"),
-        ("origin", "<i4"),
-        ("length", "<u4"),
-        ("checksum", "<u4"),
-        ("flags", "u1"),
-    ]
-)
-"""One chunk version. `ordinal` ranks it, `origin` (the same but in merges) wrote it; location 0 = its Zarr key."""
-
-Row = tuple[int, int, int, int, int, int, int]
-"""A `ROW` as Python numbers: sequence, location, ordinal, origin, length, checksum, flags."""
+__all__ = [
+    "CONFLICT",
+    "ROW",
+    "TOMBSTONE",
+    "Postings",
+    "Row",
+    "Run",
+    "pack",
+    "pack_one",
+    "pack_span",
+    "present",
+    "unpack",
+    "unpack_one",
+]
 
 _NEWEST_LIMIT = 1024
-_RATIO = 8
-_LOWEST = np.full(3, -CHUNK_LIMIT, np.int64)
+_MANY = 64
+"""A record of so many rows becomes a run at once."""
+_RATIO = 32
+"""A run is merged into the one before it unless that is more than so many times larger."""
+_AT_ONCE = 1 << 17
+"""Merges of more rows than this (some 10 ms) are left to the background."""
 _NONE = np.zeros((), ROW)
 _NONE["ordinal"] = -1
 _NONE["flags"] = TOMBSTONE
-
-
-def pack(coords: np.ndarray) -> np.ndarray:
-    """Return chunk coordinates (n, 3), axes (z, y, x), as sortable int64 keys; coordinates must be within ±2²⁰."""
-    shifted = np.asarray(coords, np.int64) + CHUNK_LIMIT
-    return shifted[..., 0] << 42 | shifted[..., 1] << 21 | shifted[..., 2]
-
-
-def unpack(keys: np.ndarray) -> np.ndarray:
-    """Return the chunk coordinates (n, 3), axes (z, y, x), of packed keys."""
-    mask = (1 << 21) - 1
-    keys = np.asarray(keys, np.int64)
-    return np.stack((keys >> 42, keys >> 21 & mask, keys & mask), axis=-1) - CHUNK_LIMIT
-
-
-def pack_one(coord: ZYX) -> int:
-    """Return one chunk coordinate as a key."""
-    z, y, x = coord
-    return (z + CHUNK_LIMIT) << 42 | (y + CHUNK_LIMIT) << 21 | (x + CHUNK_LIMIT)
-
-
-def pack_span(span: ChunkSpan) -> np.ndarray:
-    """Return the keys of all chunks of a span, sorted (x fastest); the span must be within ±2²⁰."""
-    (z0, y0, x0), (z1, y1, x1) = span.start, span.stop
-    z, y, x = (np.arange(a + CHUNK_LIMIT, b + CHUNK_LIMIT) for a, b in ((z0, z1), (y0, y1), (x0, x1)))
-    return (z[:, None, None] << 42 | y[:, None] << 21 | x).ravel()
-
-
-def unpack_one(key: int) -> ZYX:
-    """Return the chunk coordinate of one key."""
-    mask = (1 << 21) - 1
-    return (key >> 42) - CHUNK_LIMIT, (key >> 21 & mask) - CHUNK_LIMIT, (key & mask) - CHUNK_LIMIT
 
 
 def present(rows: np.ndarray) -> np.ndarray:
@@ -81,190 +53,139 @@ def present(rows: np.ndarray) -> np.ndarray:
     return there
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Rows sorted by key, each (key, ordinal) once."""
-
-    keys: np.ndarray
-    rows: np.ndarray
-
-    @staticmethod
-    def empty() -> "Run":
-        """Return a run of nothing."""
-        return Run(np.zeros(0, np.int64), np.zeros(0, ROW))
-
-    @staticmethod
-    def build(keys: np.ndarray, rows: np.ndarray) -> "Run":
-        """Sort rows; of several for one (key, ordinal) keep the highest sequence."""
-        order = np.lexsort((rows["sequence"], rows["ordinal"], keys))
-        keys, rows = keys[order], rows[order]
-        last = np.ones(len(keys), bool)
-        last[:-1] = (keys[1:] != keys[:-1]) | (rows["ordinal"][1:] != rows["ordinal"][:-1])
-        return Run(np.ascontiguousarray(keys[last]), rows[last])
-
-    def merged(self, newer: "Run") -> "Run":
-        """Return one run of both, where `newer` replaces what it has of the same (key, ordinal)."""
-        if not len(self.keys) or not len(newer.keys):
-            return self if len(self.keys) else newer
-        gone = self._same(newer)
-        keys, rows = np.delete(self.keys, gone), np.delete(self.rows, gone)
-        at = keys.searchsorted(newer.keys, "right")
-        return Run(np.insert(keys, at, newer.keys), np.insert(rows, at, newer.rows))
-
-    def _same(self, other: "Run") -> np.ndarray:
-        """Return the indices of the rows whose (key, ordinal) the other run has too."""
-        owner, index = self._among(other.keys)
-        same: np.ndarray = index[self.rows["ordinal"][index] == other.rows["ordinal"][owner]]
-        return same
-
-    def _among(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (index into `keys`, index into the rows) of all rows that have one of these keys."""
-        low = self.keys.searchsorted(keys, "left")
-        count = self.keys.searchsorted(keys, "right") - low
-        owner = np.flatnonzero(count)
-        if not len(owner) or int(count.max()) == 1:
-            return owner, low[owner]
-        each = count[owner]
-        first = np.repeat(low[owner] - np.cumsum(each) + each, each)
-        return np.repeat(owner, each), first + np.arange(len(first))
-
-    def offer(self, keys: np.ndarray, lineage: Lineage, ranks: np.ndarray, rows: np.ndarray) -> None:
-        """Replace, in place, each answer for which this run has a row of the same or a higher rank."""
-        if not len(self.keys):
-            return
-        owner, picked = self._among(keys)
-        if not len(owner):
-            return
-        rank = lineage.rank_of(self.rows["ordinal"][picked])
-        repeated = owner[1:] == owner[:-1]
-        if repeated.any():
-            order = np.lexsort((rank, owner))
-            owner, picked, rank = owner[order], picked[order], rank[order]
-            last = np.append(~repeated, True)
-            owner, picked, rank = owner[last], picked[last], rank[last]
-        better = (rank >= 0) & (rank >= ranks[owner])
-        ranks[owner[better]] = rank[better]
-        rows[owner[better]] = self.rows[picked[better]]
-
-    def find(self, key: int, lineage: Lineage) -> tuple[int, int]:
-        """Return (rank, index) of the row of one key that a lineage sees in this run; rank −1 if there is none."""
-        low = int(self.keys.searchsorted(key))
-        if low == len(self.keys) or self.keys[low] != key:
-            return -1, low
-        high = int(self.keys.searchsorted(key, "right"))
-        if high - low == 1:
-            return lineage.rank(int(self.rows[low]["ordinal"])), low
-        ranks = lineage.rank_of(self.rows["ordinal"][low:high])
-        best = int(ranks.argmax())
-        return int(ranks[best]), low + best
-
-    def settled(self, origin: int) -> "Run":
-        """Return the run with all chunks that a version wrote under their Zarr keys."""
-        chosen = (self.rows["origin"] == origin) & (self.rows["location"] != 0)
-        if not chosen.any():
-            return self
-        rows = self.rows.copy()
-        rows["location"][chosen] = 0
-        return Run(self.keys, rows)
-
-
 class Postings:
     """The rows of one array.
 
     Runs are immutable. `_lock` guards the dictionary and the replacement of runs; look-ups hold it while they read the
-    dictionary, so that the rows of one request appear together.
+    dictionary, so that the rows of one request appear together. `_merging` is held by the one who merges large runs.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._base = Run.empty()
-        self._young = Run.empty()
-        self._newest: dict[int, list[Row]] = {}
-        self._count = 0
-        self._highest: tuple[dict[int, np.ndarray], set[int]] | None = None
+        self._merging = threading.Lock()
+        self._runs: tuple[Run, ...] = ()
+        self._newest = NewestRows()
+        self._settled = Settled()
+        self._hulls = Hulls()
+        self._unmeasured: tuple[Run, ...] = ()
+        self._measuring = threading.Lock()
+        self._held: tuple[Run, ...] = ()
         self._derived: dict[int, Run] = {}
         self._derived_run = Run.empty()
+        self.later: Callable[[Callable[[], None]], None] = lambda task: task()
+        """Runs a task in the background."""
 
-    def load(self, run: Run) -> None:
+    def load(self, *runs: Run) -> None:
         """Start from the rows of a cache."""
-        self._base = run
+        self._runs = self._unmeasured = runs
+
+    # --- adding rows -----------------------------------------------------------------------------------------
 
     def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, Row]]:
-        """Add the rows of one record at once; return the (key, row) that they supersede in their own version."""
-        old = []
+        """Add the rows of one record, all of one version, at once; return the (key, row) that they supersede."""
+        if not len(keys):
+            return []
+        ordinal = int(rows["ordinal"][0])
         with self._lock:
-            for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
-                previous = self._own(key, row[2])
-                if previous is not None:
-                    if previous[0] >= row[0]:
-                        continue  # replayed from before a cache's stamp
-                    old.append((key, previous))
-                mine = self._newest.setdefault(key, [])
-                mine[:] = [other for other in mine if other[2] != row[2]]
-                mine.append(row)
-                self._count += 1
-                self._raise_highest(key, row)
-            if self._count > _NEWEST_LIMIT:
-                self._fold()
+            before = self._own(keys, ordinal)
+            known = before["ordinal"] >= 0
+            fresh = ~known | (
+                before["sequence"] < rows["sequence"]
+            )  # else replayed from before a cache's stamp
+            old = list(zip(keys[known & fresh].tolist(), before[known & fresh].tolist(), strict=True))
+            runs = self._runs
+            self._add(keys[fresh], rows[fresh])
+            self._hulls.add(ordinal, keys, rows)
+            changed = self._runs is not runs
+        if changed:
+            self._compact()
         return old
 
-    def _raise_highest(self, key: int, row: Row) -> None:
-        if self._highest is not None:
-            known, deleted = self._highest
-            known[row[2]] = np.maximum(known.get(row[2], _LOWEST), unpack_one(key))
-            if row[6]:
-                deleted.add(row[2])
+    def _add(self, keys: np.ndarray, rows: np.ndarray) -> None:
+        if len(keys) < _MANY:
+            self._newest.add(keys, rows)
+        if len(keys) >= _MANY or len(self._newest) > _NEWEST_LIMIT:
+            self._freeze()
+        if len(keys) >= _MANY:
+            self._runs = (*self._runs, Run.build(keys, rows))
 
-    def _own(self, key: int, ordinal: int) -> Row | None:
-        for row in self._newest.get(key, ()):
-            if row[2] == ordinal:
-                return row
-        for run in (self._young, self._base):
-            low = int(run.keys.searchsorted(key, "left"))
-            while low < len(run.keys) and run.keys[low] == key:
-                if run.rows["ordinal"][low] == ordinal:
-                    return run.rows[low].tolist()  # type: ignore[no-any-return]
-                low += 1
-        return None
+    def _freeze(self) -> None:
+        """Turn the newest rows into a run."""
+        if self._newest:
+            self._runs, self._newest = (*self._runs, self._newest.run()), NewestRows()
+
+    def _own(self, keys: np.ndarray, ordinal: int) -> np.ndarray:
+        """Return, per key, the row that the version itself wrote; ordinal −1 where it did not."""
+        rows = np.full(len(keys), _NONE, ROW)
+        for run in self._runs:
+            run.offer_own(keys, ordinal, rows)
+        self._newest.own(keys, ordinal, rows)
+        self._settled.correct(rows)
+        return rows
 
     def own(self, keys: Iterable[int], ordinal: int) -> list[Row | None]:
         """Return, per key, the row that the version itself wrote, None if it did not."""
+        wanted = np.fromiter(keys, np.int64)
         with self._lock:
-            return [self._own(key, ordinal) for key in keys]
+            rows = self._own(wanted, ordinal)
+        return [row if row[2] >= 0 else None for row in rows.tolist()]
 
-    def _fold(self) -> None:
-        young = self._young.merged(self._newest_run())
-        if len(young.keys) > max(16 * _NEWEST_LIMIT, len(self._base.keys) // _RATIO):
-            self._base, young = self._base.merged(young), Run.empty()
-        self._young, self._newest, self._count = young, {}, 0
+    # --- merging runs ----------------------------------------------------------------------------------------
 
-    def _newest_run(self) -> Run:
-        keys = np.array([key for key, rows in self._newest.items() for _ in rows], np.int64)
-        rows = np.array([row for rows in self._newest.values() for row in rows], ROW)
-        return Run.build(keys, rows)
+    def _compact(self) -> None:
+        """Merge what came close in size: small runs now, large ones in the background."""
+        while (pair := self._close_pair(_AT_ONCE)) is not None:
+            self._merge(*pair)
+        if self._close_pair(None) is not None:
+            self.later(self._merge_large)
 
-    def _layers(self) -> tuple[Run, Run, Run]:
-        """Return all rows but derived ones, as runs; of the same (key, ordinal) the later run's row counts."""
+    def _merge_large(self) -> None:
+        with self._merging:
+            while (pair := self._close_pair(None)) is not None:
+                self._held = pair
+                self._merge(*pair)
+                self._held = ()
+
+    def _close_pair(self, limit: int | None) -> tuple[Run, Run] | None:
+        """Return the newest two neighbours to be merged, with a limit only small ones that nobody is merging."""
+        runs, held = self._runs, self._held
+        for older, newer in zip(runs[-2::-1], runs[:0:-1], strict=True):
+            left = limit is not None and (
+                len(older.keys) + len(newer.keys) > limit or older in held or newer in held
+            )
+            if len(older.keys) <= _RATIO * len(newer.keys) and not left:
+                return older, newer
+        return None
+
+    def _merge(self, older: Run, newer: Run) -> None:
+        """Replace two neighbours by one run, unless somebody else did meanwhile."""
+        merged = older.merged(newer)
+        self._settled.correct(merged.rows)
         with self._lock:
-            return self._base, self._young, self._newest_run()
+            runs = self._runs
+            at = next((index for index, run in enumerate(runs) if run is older), len(runs))
+            if runs[at + 1 : at + 2] == (newer,):
+                self._runs = (*runs[:at], merged, *runs[at + 2 :])
+
+    # --- looking up ------------------------------------------------------------------------------------------
 
     def find(self, key: int, lineage: Lineage) -> Row | None:
         """Return the row that the lineage sees for one packed key, None if it holds no chunk: `resolve`, without arrays."""
         with self._lock:
-            runs = (self._derived_run, self._base, self._young)
-            newest = tuple(self._newest.get(key, ()))
+            runs = (self._derived_run, *self._runs)
+            newest_rank, newest = self._newest.find(key, lineage)
         best, place, seen = -1, -1, None
         for run in runs:
             if len(run.keys):
                 rank, index = run.find(key, lineage)
                 if rank >= 0 and rank >= best:
                     best, place, seen = rank, index, run
-        row: Row | None = None if seen is None else seen.rows[place].item()
-        for other in newest:
-            rank = lineage.rank(other[2])
-            if rank >= 0 and rank >= best:
-                best, row = rank, other
-        return None if row is None or row[6] else row
+        found = newest
+        if newest_rank < best and seen is not None:
+            found = seen.rows[place].item()
+        if found is None or found[6]:
+            return None
+        return self._settled.corrected(found)
 
     def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
         """Return, per packed key, the row that the lineage sees.
@@ -282,40 +203,44 @@ class Postings:
         rows = np.full(len(keys), _NONE, ROW)
         ranks = np.full(len(keys), -1, np.int32)
         with self._lock:
-            runs = (self._derived_run, self._base, self._young)
-            newest = self._look_up(keys, lineage) if self._newest else ()
+            runs = (self._derived_run, *self._runs)
+            newest = self._newest.look_up(keys, lineage)
         for run in runs:
             run.offer(keys, lineage, ranks, rows)
         for index, rank, row in newest:
             if rank >= ranks[index]:
                 rows[index] = row
+        self._settled.correct(rows)
         return rows
 
-    def _look_up(self, keys: np.ndarray, lineage: Lineage) -> list[tuple[int, int, Row]]:
-        found = []
-        length, ranks = len(lineage.ranks), lineage.ranks
-        for index, key in enumerate(keys.tolist()):
-            best, chosen = -1, None
-            for row in self._newest.get(key, ()):
-                rank = int(ranks[row[2]]) if row[2] < length else -1
-                if rank > best:
-                    best, chosen = rank, row
-            if chosen is not None:
-                found.append((index, best, chosen))
-        return found
+    def runs(self) -> tuple[Run, ...]:
+        """Return all rows, without derived ones, for a cache: what `load` takes."""
+        with self._lock:
+            self._freeze()
+            runs = self._runs
+        self._compact()
+        for run in runs:
+            self._settled.correct(run.rows)
+        return runs
+
+    def _layers(self, writers: frozenset[int] | None = None) -> tuple[Run, ...]:
+        """Return all rows, or those of some versions; of the same (key, ordinal) the later run's row counts."""
+        with self._lock:
+            runs, newest = self._runs, self._newest.run(writers)
+        return (*(run if writers is None else run.of_versions(writers) for run in runs), newest)
 
     def snapshot(self) -> Run:
         """Return all rows, without derived ones, as one run."""
-        with self._lock:
-            self._fold()
-            return self._base.merged(self._young)
+        whole = Run.empty()
+        for run in reversed(self.runs()):  # from the small end: the large one is copied once
+            whole = run.merged(whole)
+        return whole
 
     def keys_written_in(self, ordinals: Iterable[int]) -> np.ndarray:
         """Return the keys that any of these versions wrote or derived, sorted."""
-        wanted = np.fromiter(frozenset(ordinals), np.int64)
-        layers = [run.keys[np.isin(run.rows["ordinal"], wanted)] for run in self._layers()]
-        chosen = set(wanted.tolist())
-        layers += [run.keys for ordinal, run in self._derived.items() if ordinal in chosen]
+        wanted = frozenset(ordinals)
+        layers = [run.keys for run in self._layers(wanted)]
+        layers += [run.keys for ordinal, run in self._derived.items() if ordinal in wanted]
         return np.unique(np.concatenate(layers))
 
     def visible(self, lineage: Lineage) -> np.ndarray:
@@ -333,16 +258,16 @@ class Postings:
         ordinals
             Its version and all ancestors. Where none of them deleted a chunk, their own hulls tell, at any size.
         """
-        with self._lock:
-            if self._highest is None:
-                self._highest = _highest(self._base.merged(self._young).merged(self._newest_run()))
-            known, deleted = self._highest
-            among = set(ordinals)
-            tops = [known[ordinal] for ordinal in among & known.keys()]
-            exact = not among & deleted
+        with self._measuring:
+            past = Hulls.of(self._unmeasured)
+            with self._lock:
+                self._hulls.unite(past)
+                self._unmeasured = ()
+                top, exact = self._hulls.top(frozenset(ordinals))
         if not exact:
-            tops = list(unpack(self.visible(lineage)))
-        return np.max(tops, axis=0) + 1 if tops else np.zeros(3, np.int64)
+            coords = unpack(self.visible(lineage))
+            top = coords.max(axis=0) if len(coords) else None
+        return np.zeros(3, np.int64) if top is None else top + 1
 
     # --- merge versions --------------------------------------------------------------------------------------
 
@@ -355,48 +280,31 @@ class Postings:
         rows = rows.copy()
         rows["ordinal"] = ordinal
         with self._lock:
-            self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})
-
-    def _set_derived(self, derived: dict[int, Run]) -> None:
-        self._derived_run = Run.build(
-            np.concatenate([run.keys for run in derived.values()]),
-            np.concatenate([run.rows for run in derived.values()]),
-        )
-        self._derived = derived
+            derived = {**self._derived, ordinal: Run.build(keys, rows)}
+            self._derived_run = Run.build(
+                np.concatenate([run.keys for run in derived.values()]),
+                np.concatenate([run.rows for run in derived.values()]),
+            )
+            self._derived = derived
 
     # --- finishing -------------------------------------------------------------------------------------------
 
-    def writers(self) -> list[int]:
+    def writers(self) -> frozenset[int]:
         """Return the ordinals of the versions that wrote anything."""
-        ordinals = np.concatenate([run.rows["ordinal"] for run in self._layers()])
-        return np.unique(ordinals).tolist()  # type: ignore[no-any-return]
+        return frozenset[int]().union(*(run.writers for run in self._layers()))
 
     def written_by(self, ordinal: int) -> tuple[np.ndarray, np.ndarray]:
         """Return all (keys, rows) of a version, sorted by key."""
         found = Run.empty()
-        for run in self._layers():
-            chosen = run.rows["ordinal"] == ordinal
-            found = found.merged(Run(run.keys[chosen], run.rows[chosen]))
+        for run in self._layers(frozenset((ordinal,))):
+            found = found.merged(run)
+        self._settled.correct(found.rows)
         return found.keys, found.rows
 
-    def settle(self, ordinal: int) -> None:
-        """Note that all chunks of a version now lie under their Zarr keys."""
+    def settle(self, ordinal: int, upto: int) -> None:
+        """Note that what a version wrote up to a sequence now lies under its Zarr keys."""
         with self._lock:
-            self._fold()
-            self._base, self._young = self._base.settled(ordinal), self._young.settled(ordinal)
-            if self._derived:
-                self._set_derived({merge: run.settled(ordinal) for merge, run in self._derived.items()})
+            self._settled.add(ordinal, upto)
 
     def __len__(self) -> int:
-        return len(self._base.keys) + len(self._young.keys) + self._count
-
-
-def _highest(run: Run) -> tuple[dict[int, np.ndarray], set[int]]:
-    """Return, per version, the highest chunk coordinates that it wrote; and which versions deleted any."""
-    order = np.argsort(run.rows["ordinal"], kind="stable")
-    ordinals, first = np.unique(run.rows["ordinal"][order], return_index=True)
-    deleted = set(np.unique(run.rows["ordinal"][run.rows["flags"] != 0]).tolist())
-    if not len(ordinals):
-        return {}, deleted
-    tops = np.maximum.reduceat(unpack(run.keys[order]), first, axis=0)
-    return dict(zip(ordinals.tolist(), tops, strict=True)), deleted
+        return sum(len(run.keys) for run in self._runs) + len(self._newest)

@@ -130,9 +130,39 @@ class Writer:
                 child = self.repo.new_version(locked)
             self.note("made", child.uuid)
 
+    def instances(self) -> None:
+        """Create an instance, write to it, rename it, and delete the one before, again and again."""
+        names = sorted(set(self.repo.instances) - {INSTANCE})
+        for number in range(self.start, self.start + 100_000):
+            time.sleep(self.chance.uniform(0.01, 0.05))
+            name, box = f"n{number}", Box((0, 0, 0), (8, 8, 8))
+            config = {"BlockSize": "8,8,8", "versioned": "false"}
+            try:
+                view = self.repo.create_instance("uint8blk", name, config).at()
+            except VersionLockedError:
+                continue
+            self.note("created", view.instance.id, name)
+            view.write(box, voxels_of(box, number), AUTHOR)
+            self.note("written", view.instance.id, number)
+            self.note("renaming", view.instance.id, name, f"r{number}")
+            self.repo.rename_instance(name, f"r{number}")
+            self.note("renamed", view.instance.id, f"r{number}")
+            names.append(f"r{number}")
+            while len(names) > 2:
+                gone = self.repo.instance(names.pop(0))
+                self.note("deleting", gone.id)
+                self.repo.delete_instance(gone.name)
+                self.note("deleted", gone.id)
+
     def run(self) -> None:
         """Start the threads and wait to be killed."""
-        tasks = [lambda: self.regions(0), lambda: self.regions(1), self.documents, self.versions]
+        tasks = [
+            lambda: self.regions(0),
+            lambda: self.regions(1),
+            self.documents,
+            self.versions,
+            self.instances,
+        ]
         for task in tasks:
             threading.Thread(target=self._loudly, args=(task,), daemon=True).start()
         while True:

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,18 @@ def test_a_log_of_another_instance_is_refused(store: Path) -> None:
         with pytest.raises(CorruptionError, match="another log"):
             catalog.repos[0].instance("gray").at().read(WORLD)
         catalog.repos[0].instance("other").at().read(WORLD)
+
+
+def test_one_broken_instance_does_not_stop_the_look_after_a_crash(store: Path, tmp_path: Path) -> None:
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        mine, theirs = instance_log(store, catalog, "gray"), instance_log(store, catalog, "other")
+        shutil.copytree(store, tmp_path / "crashed")
+    (tmp_path / "crashed" / mine.relative_to(store)).write_bytes(theirs.read_bytes())
+    with dvidzarr.open(tmp_path / "crashed", "w", SETTINGS) as catalog:
+        other, deadline = catalog.repos[0].instance("other"), time.monotonic() + 20
+        while not other.opened and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert other.opened
 
 
 def test_a_damaged_repo_log_does_not_hide_other_repos(store: Path) -> None:

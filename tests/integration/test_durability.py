@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -372,6 +373,38 @@ def test_what_a_killed_process_left_is_synced_before_it_is_vouched_for(
         assert dataset.flushed >= len(later)
         assert {name for _, _, objects in later for name in objects} <= synced
         assert key == f"{dataset.prefix}/log/00000001.log"
+
+
+def test_nothing_is_removed_while_void_requests_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background removes what was superseded, but not by what is void: it must not look before that is known."""
+    new_store(tmp_path / "store", FAST)
+    with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
+        view = gray(catalog)
+        write(view, 2)  # an object under `rewrites/` from here on
+        flush(view.instance.dataset)
+        write(view, 3)
+        lost = set(view.instance.dataset.unflushed)
+        shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    for name in lost:
+        (tmp_path / "copy" / name).write_bytes(b"")
+    recover, replays = log.LocalLog.recover, []
+
+    def slowly(this: log.LocalLog) -> None:
+        """Give the background its time when an instance starts again without its void requests."""
+        if "/data/" in this._prefix:
+            replays.append(this._prefix)
+            time.sleep(0.3 * (len(replays) - 1))
+        recover(this)
+
+    monkeypatch.setattr(log.LocalLog, "recover", slowly)
+    with dvidzarr.open(tmp_path / "copy", "w", settings_for("fast", interval=0.01)) as catalog:
+        assert (gray(catalog).read(BOX) == 2).all()
+        assert catalog.context.housekeeper.settle()
+        assert (gray(catalog).read(BOX) == 2).all()
+        assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+    assert len(replays) == 2
 
 
 def test_damage_before_the_last_checkpoint_is_no_power_loss(tmp_path: Path) -> None:

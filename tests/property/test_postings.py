@@ -75,10 +75,15 @@ def compare(postings: Postings, expected: Dictionary, versions: RandomVersions) 
         assert postings.visible(lineage).tolist() == sorted(shown)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_layers() -> object:
+LAYERS = [(3, 64, 32, 1 << 17), (3, 3, 1, 1 << 17), (5, 4, 2, 3), (2, 2, 0, 1)]
+"""Newest rows, rows that become a run at once, ratio of runs, rows merged at once: many layers, few, merged late."""
+
+
+@pytest.fixture(autouse=True, scope="module", params=LAYERS)
+def layers(request: pytest.FixtureRequest) -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_NEWEST_LIMIT", 3)
+        for name, number in zip(("_NEWEST_LIMIT", "_MANY", "_RATIO", "_AT_ONCE"), request.param, strict=True):
+            patch.setattr(module, name, number)
         yield
 
 
@@ -95,12 +100,12 @@ def test_the_nearest_version_wins_whatever_the_layers(versions: RandomVersions, 
         elif what == "fold":
             postings.snapshot()
         elif what == "settle":
-            postings.settle(ordinal)
+            postings.settle(ordinal, sequence)
             expected.settle(ordinal)
         elif what == "restart":
-            run = postings.snapshot()
+            runs = postings.runs()
             postings = Postings()
-            postings.load(run)
+            postings.load(*runs)
         elif what == "again":  # replay from before the stamp of a cache
             for keys, rows in published[number % (len(published) + 1) :]:
                 assert postings.publish(keys, rows) == []

@@ -1,0 +1,61 @@
+"""How far the chunks reach that each version wrote."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from dvidzarr.core.geometry import CHUNK_LIMIT
+from dvidzarr.storage.chunkkeys import unpack
+from dvidzarr.storage.runs import Run
+
+_PIECE = 1 << 20
+"""Rows measured at a time, so that measuring needs little memory."""
+_LOWEST = np.full(3, -CHUNK_LIMIT, np.int64)
+
+
+class Hulls:
+    """The highest chunk coordinates (z, y, x) that each version wrote, and which versions deleted any chunk."""
+
+    def __init__(self) -> None:
+        self._tops: dict[int, np.ndarray] = {}
+        self._deleting: set[int] = set()
+
+    @staticmethod
+    def of(runs: Iterable[Run]) -> "Hulls":
+        """Measure runs."""
+        hulls = Hulls()
+        for run in runs:
+            for start in range(0, len(run.keys), _PIECE):
+                hulls._measure(run.keys[start : start + _PIECE], run.rows[start : start + _PIECE])
+        return hulls
+
+    def _measure(self, keys: np.ndarray, rows: np.ndarray) -> None:
+        ordinals, which = np.unique(rows["ordinal"], return_inverse=True)
+        tops = np.repeat(_LOWEST[None], len(ordinals), axis=0)
+        coords = unpack(keys)
+        for axis in range(3):
+            np.maximum.at(tops[:, axis], which, coords[:, axis])
+        for ordinal, top in zip(ordinals.tolist(), tops, strict=True):
+            self._raise(ordinal, top)
+        self._deleting |= set(np.unique(rows["ordinal"][rows["flags"] != 0]).tolist())
+
+    def add(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Take in what a version wrote; `keys` must not be empty."""
+        self._raise(ordinal, unpack(keys).max(axis=0))
+        if rows["flags"].any():
+            self._deleting.add(ordinal)
+
+    def unite(self, other: "Hulls") -> None:
+        """Take in what others measured."""
+        for ordinal, top in other._tops.items():
+            self._raise(ordinal, top)
+        self._deleting |= other._deleting
+
+    def _raise(self, ordinal: int, top: np.ndarray) -> None:
+        known = self._tops.get(ordinal)
+        self._tops[ordinal] = top if known is None else np.maximum(known, top)
+
+    def top(self, ordinals: frozenset[int]) -> tuple[np.ndarray | None, bool]:
+        """Return the highest coordinates of these versions together, and whether none of them deleted a chunk."""
+        tops = [self._tops[ordinal] for ordinal in ordinals & self._tops.keys()]
+        return np.max(tops, axis=0) if tops else None, not ordinals & self._deleting
