@@ -21,7 +21,18 @@ from dvidzarr.core.settings import Settings
     type=click.Choice(["full", "fast"]),
     help="Whether an acknowledged write survives a power loss at once (full) or after some seconds (fast).",
 )
-@click.option("--read-only", is_flag=True, help="Take no writes; another process may be the writer.")
+@click.option(
+    "--read-only",
+    is_flag=True,
+    default=None,
+    help="Take no writes; another process may be the writer.",
+)
+@click.option(
+    "--full-write",
+    is_flag=True,
+    default=None,
+    help="Let administrators, and nobody else, write locked versions: for repairs.",
+)
 @click.option(
     "--insecure-allow-anonymous",
     "anonymous",
@@ -34,7 +45,8 @@ def serve(
     port: int | None,
     config: Path | None,
     durability: str | None,
-    read_only: bool,
+    read_only: bool | None,
+    full_write: bool | None,
     anonymous: str | None,
 ) -> None:
     """Serve STORE, a folder that is made if it is missing or empty, until Ctrl-C or SIGTERM.
@@ -50,10 +62,17 @@ def serve(
         "server.host": host,
         "server.port": port,
         "server.anonymous": anonymous,
+        "server.read_only": read_only,
+        "server.full_write": full_write,
         "storage.durability": durability,
     }
     settings = Settings.load(config, overrides=overrides)
-    catalog = dvidzarr.open(store, mode="r" if read_only else "w", settings=settings)
+    catalog = dvidzarr.open(
+        store,
+        mode="r" if settings.server.read_only else "w",
+        settings=settings,
+        full_write=settings.server.full_write,
+    )
     run(
         catalog,
         settings,

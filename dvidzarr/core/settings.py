@@ -38,9 +38,16 @@ class ServerSettings(_Section):
     cors_domains: tuple[str, ...] = ("*",)
     hosts: tuple[str, ...] = ()
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
+    read_only: bool = False
+    full_write: bool = False
     stop_delay_s: float = field(default=0.0, metadata={"minimum": 0})
     note: str = ""
     name: str = ""
+
+    def __post_init__(self) -> None:
+        _Section.__post_init__(self)
+        if self.read_only and self.full_write:
+            raise InvalidInputError("read_only and full_write exclude each other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +250,8 @@ def _parsed(text: object, current: object) -> object:
         return tuple(part.strip() for part in str(text).split(",") if part.strip())
     if isinstance(current, str):
         return text
+    if isinstance(current, bool):
+        return _TRUTH.get(str(text).strip().lower(), text)
     try:
         return type(current)(str(text))  # type: ignore[call-arg]
     except ValueError:
@@ -260,7 +269,14 @@ def _coerced(value: object, kind: type, name: str) -> object:
     return value
 
 
-_KINDS = {int: "an integer", float: "a number", str: "a text", tuple: "a list of texts"}
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of texts",
+    bool: "true or false",
+}
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _physical_memory() -> int:

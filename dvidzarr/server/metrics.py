@@ -79,6 +79,7 @@ def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
         ("requests_waiting", "Requests waiting for their share of these bytes", admission.waiting),
         ("chunk_cache_chunks", "Decoded chunks in memory", len(runtime.catalog.context.chunk_cache)),
         ("draining", "1 while the server stops", int(runtime.draining)),
+        ("full_write", "1 if administrators may write locked versions", int(runtime.catalog.full_write)),
     )
     for name, text, value in facts:
         yield GaugeMetricFamily(f"dvidzarr_{name}", text, value)

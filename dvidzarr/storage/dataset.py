@@ -225,7 +225,7 @@ class Dataset:
         elif entry.kind in DOCUMENT_KINDS:
             self._apply_documents(entry, ordinal)
         elif entry.kind == Kind.FINISHED:
-            self._apply_finished(ordinal)
+            self._apply_finished(ordinal, entry.sequence)
         elif entry.kind == Kind.CHECKPOINT:
             self.flushed = entry.header["upto"]
         elif entry.kind == Kind.VOID:
@@ -246,6 +246,7 @@ class Dataset:
     def _apply_chunks(self, entry: Entry, ordinal: int) -> None:
         scale = entry.header["s"]
         old = self.arrays[scale].publish(entry.payload, ordinal, entry.sequence)
+        self.finished.discard(ordinal)
         if old and self.writable:
             self._remove_later(scale, ordinal, old, entry.sequence)
 
@@ -293,9 +294,9 @@ class Dataset:
         at = entry.offset + start
         return Place(ordinal, entry.sequence, VALUE, kept, entry.segment, at, word.length, word.checksum)
 
-    def _apply_finished(self, ordinal: int) -> None:
+    def _apply_finished(self, ordinal: int, sequence: int) -> None:
         for store in self.arrays.values():
-            store.postings.settle(ordinal)
+            store.postings.settle(ordinal, sequence)  # a cache's state may hold later records already
         self.finished.add(ordinal)
 
     @property

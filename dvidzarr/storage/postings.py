@@ -6,7 +6,7 @@ version wrote again) the newer layer. What merge versions derive from their pare
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,9 +158,10 @@ class Run:
         best = int(ranks.argmax())
         return int(ranks[best]), low + best
 
-    def settled(self, origin: int) -> "Run":
-        """Return the run with all chunks that a version wrote under their Zarr keys."""
+    def settled(self, origin: int, before: int) -> "Run":
+        """Return the run with the chunks that a version wrote before a record under their Zarr keys."""
         chosen = (self.rows["origin"] == origin) & (self.rows["location"] != 0)
+        chosen &= self.rows["sequence"] < before
         if not chosen.any():
             return self
         rows = self.rows.copy()
@@ -184,13 +185,22 @@ class Postings:
         self._highest: tuple[dict[int, np.ndarray], set[int]] | None = None
         self._derived: dict[int, Run] = {}
         self._derived_run = Run.empty()
+        self._deriving: set[int] = set()
+        self.epoch = 0
+        """Changes when derived rows are dropped: what was looked up meanwhile may lack them."""
 
     def load(self, run: Run) -> None:
         """Start from the rows of a cache."""
         self._base = run
 
-    def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, Row]]:
-        """Add the rows of one record at once; return the (key, row) that they supersede in their own version."""
+    def publish(
+        self, keys: np.ndarray, rows: np.ndarray, inherits: Callable[[int], bool] = lambda _merge: False
+    ) -> list[tuple[int, Row]]:
+        """Add the rows of one record at once; return the (key, row) that they supersede in their own version.
+
+        `inherits` tells of a merge version whether what it shows follows from the version written: then what was
+        derived for it is dropped in the same moment.
+        """
         old = []
         with self._lock:
             for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
@@ -206,7 +216,16 @@ class Postings:
                 self._raise_highest(key, row)
             if self._count > _NEWEST_LIMIT:
                 self._fold()
+            if self._derived or self._deriving:
+                self._drop_derived(inherits)
         return old
+
+    def _drop_derived(self, inherits: Callable[[int], bool]) -> None:
+        gone = {merge for merge in self._derived.keys() | self._deriving if inherits(merge)}
+        if gone:
+            self._deriving -= gone
+            self._set_derived({merge: run for merge, run in self._derived.items() if merge not in gone})
+            self.epoch += 1
 
     def _raise_highest(self, key: int, row: Row) -> None:
         if self._highest is not None:
@@ -350,17 +369,25 @@ class Postings:
         """Tell whether the rows of a merge version are there."""
         return ordinal in self._derived
 
+    def begin_deriving(self, ordinal: int) -> None:
+        """Announce `derive`: it comes to nothing if what the merge version inherits is written meanwhile."""
+        with self._lock:
+            self._deriving.add(ordinal)
+
     def derive(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
         """Set what a merge version shows where it differs from its first parent."""
         rows = rows.copy()
         rows["ordinal"] = ordinal
         with self._lock:
-            self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})
+            if ordinal in self._deriving:
+                self._deriving.remove(ordinal)
+                self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})
 
     def _set_derived(self, derived: dict[int, Run]) -> None:
+        empty = Run.empty()
         self._derived_run = Run.build(
-            np.concatenate([run.keys for run in derived.values()]),
-            np.concatenate([run.rows for run in derived.values()]),
+            np.concatenate([empty.keys, *(run.keys for run in derived.values())]),
+            np.concatenate([empty.rows, *(run.rows for run in derived.values())]),
         )
         self._derived = derived
 
@@ -379,13 +406,14 @@ class Postings:
             found = found.merged(Run(run.keys[chosen], run.rows[chosen]))
         return found.keys, found.rows
 
-    def settle(self, ordinal: int) -> None:
-        """Note that all chunks of a version now lie under their Zarr keys."""
+    def settle(self, ordinal: int, before: int) -> None:
+        """Note that all chunks that a version wrote before a record now lie under their Zarr keys."""
         with self._lock:
             self._fold()
-            self._base, self._young = self._base.settled(ordinal), self._young.settled(ordinal)
+            self._base, self._young = (run.settled(ordinal, before) for run in (self._base, self._young))
             if self._derived:
-                self._set_derived({merge: run.settled(ordinal) for merge, run in self._derived.items()})
+                settled = {merge: run.settled(ordinal, before) for merge, run in self._derived.items()}
+                self._set_derived(settled)
 
     def __len__(self) -> int:
         return len(self._base.keys) + len(self._young.keys) + self._count

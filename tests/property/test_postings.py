@@ -95,7 +95,7 @@ def test_the_nearest_version_wins_whatever_the_layers(versions: RandomVersions, 
         elif what == "fold":
             postings.snapshot()
         elif what == "settle":
-            postings.settle(ordinal)
+            postings.settle(ordinal, sequence)
             expected.settle(ordinal)
         elif what == "restart":
             run = postings.snapshot()

@@ -41,6 +41,7 @@ class VoxelView(View):
         Background (types of one byte) or 0 outside; writes leave what is outside as it is.
         """
         view = type(self)(self.instance, self.version)
+        view.overrule = self.overrule
         view.roi = self.instance.repo.instance(roi).at(self.version) if isinstance(roi, str) else roi
         return view
 
@@ -161,6 +162,7 @@ class VoxelView(View):
     @property
     def shape(self) -> ZYX:
         """Shape of the Zarr array: up to the extents, or up to the last chunk where one lies beyond them."""
+        self.lineage()  # a follower of the store reads on
         return self.instance.hierarchy.shape(self.ordinal)
 
     # --- as numpy, zarr, dask, xarray ------------------------------------------------------------------------
