@@ -34,6 +34,11 @@ from dvidzarr.core.settings import Settings
     help="Let administrators, and nobody else, write locked versions: for repairs.",
 )
 @click.option(
+    "--audit-log",
+    type=click.Path(dir_okay=False),
+    help="File that gets a JSON line per request that may change something.",
+)
+@click.option(
     "--insecure-allow-anonymous",
     "anonymous",
     type=click.Choice(["reader", "writer"]),
@@ -47,6 +52,7 @@ def serve(
     durability: str | None,
     read_only: bool | None,
     full_write: bool | None,
+    audit_log: str | None,
     anonymous: str | None,
 ) -> None:
     """Serve STORE, a folder that is made if it is missing or empty, until Ctrl-C or SIGTERM.
@@ -64,6 +70,7 @@ def serve(
         "server.anonymous": anonymous,
         "server.read_only": read_only,
         "server.full_write": full_write,
+        "server.audit_log": audit_log,
         "storage.durability": durability,
     }
     settings = Settings.load(config, overrides=overrides)

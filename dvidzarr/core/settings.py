@@ -40,6 +40,7 @@ class ServerSettings(_Section):
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
     read_only: bool = False
     full_write: bool = False
+    audit_log: str = ""
     stop_delay_s: float = field(default=0.0, metadata={"minimum": 0})
     note: str = ""
     name: str = ""

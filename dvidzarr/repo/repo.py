@@ -85,14 +85,17 @@ class Repo(RepoBase):
         self, parents: "Sequence[str | Version]", note: str = "", author: Author = _NO_AUTHOR
     ) -> Version:
         """Add a version below several locked ones; the first is its lineage. Returns it."""
+        return self._add(self._to_merge(parents), "", note, None, author)
+
+    def _to_merge(self, parents: "Sequence[str | Version]") -> list[Version]:
         above = [self.version(parent) for parent in parents]
         if len({version.ordinal for version in above}) != len(above) or len(above) < 2:
             raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field, each once")
-        return self._add(above, "", note, None, author)
+        return above
 
     def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
         """Return what a merge of these versions would leave in conflict, per instance that has any."""
-        above = [self.version(parent) for parent in parents]
+        above = self._to_merge(parents)
         return [found for each in self._instances.values() if (found := conflicts(each, above))]
 
     def resolve_merge(
@@ -103,7 +106,7 @@ class Repo(RepoBase):
         author: Author = _NO_AUTHOR,
     ) -> Version:
         """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it."""
-        above = [self.version(parent) for parent in parents]
+        above = self._to_merge(parents)
         for version in above:
             self.dag.check_child([version], f"conflict-{version.uuid}")
         return resolve(self, above, [self.instance(name) for name in instances], note, author)

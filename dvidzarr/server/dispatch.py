@@ -19,6 +19,7 @@ from dvidzarr.server import (
     routes_server,
 )
 from dvidzarr.server.access import Access
+from dvidzarr.server.audit import SUBJECT
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
 from dvidzarr.server.tables import table_of
@@ -139,7 +140,7 @@ class Dispatcher:
         self, facts: "_Facts", parts: tuple[str, ...], row: Endpoint | None, target: Target | None
     ) -> Call:
         query = facts.request.query if facts.request.query_string else {}
-        return Call(
+        call = Call(
             request=facts.request,
             runtime=self._runtime,
             path=facts.path,
@@ -152,6 +153,9 @@ class Dispatcher:
             started=facts.started,
             target=target,
         )
+        if facts.request.method in _MUTATING:
+            facts.request[SUBJECT] = (row, call)
+        return call
 
 
 @dataclass(frozen=True, slots=True)

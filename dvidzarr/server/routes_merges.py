@@ -55,8 +55,13 @@ async def get_conflicts(call: Call) -> web.StreamResponse:
 
 
 def _conflicts_json(found: "Conflicts") -> dict[str, object]:
-    chunks = [{"Scale": scale, "Block": list(coord[::-1])} for scale, coord, _ in found.chunks[:_PLACES]]
-    keys = [key.decode("utf-8", "replace") for key, _ in found.keys[:_PLACES]]
+    chunks = [
+        {"Scale": scale, "Block": list(coord[::-1]), "Parents": groups}
+        for scale, coord, groups in found.chunks[:_PLACES]
+    ]
+    keys = [
+        {"Key": key.decode("utf-8", "replace"), "Parents": groups} for key, groups in found.keys[:_PLACES]
+    ]
     return {
         "BlockCount": len(found.chunks),
         "Blocks": chunks,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
+from dvidzarr.server.audit import AuditLog
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.connections import Gate
 from dvidzarr.server.meters import Meters
@@ -47,6 +48,8 @@ class Runtime:
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100
         self.admission = Admission(limits.in_flight_budget, limits.queue_timeout_s)
+        audit_log = settings.server.audit_log
+        self.audit = AuditLog(audit_log) if audit_log else None
         cores = settings.compute.thread_count
         self._batches = Batches(self.offload)
         self._pool = ThreadPoolExecutor(max(8, _THREADS_PER_CORE * cores), thread_name_prefix="request")
@@ -80,3 +83,5 @@ class Runtime:
         """End the pools after their running tasks."""
         for pool in (self._pool, self._large_pool):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.audit is not None:
+            self.audit.close()

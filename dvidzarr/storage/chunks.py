@@ -21,7 +21,7 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Backend
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
-from dvidzarr.storage.merging import Versions, choose, contested
+from dvidzarr.storage.merging import Versions, choose, contested, rivals
 from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, Row, pack, pack_one, unpack_one
 
 T = TypeVar("T")
@@ -331,9 +331,11 @@ class ChunkStore:
         """
         keys = self.postings.keys_written_in(contested(self._versions, parents))
         rows = np.stack([self.postings.resolve(keys, self._versions.lineage(parent)) for parent in parents])
-        silent = rows["flags"] & CONFLICT != 0
-        origins = np.where((rows["ordinal"] < 0) | silent, -1, rows["origin"])
-        return keys, rows, choose(origins, rows["flags"] & TOMBSTONE != 0, self._versions)
+        return keys, rows, choose(*_offers(rows), self._versions)
+
+    def rivals(self, rows: np.ndarray) -> np.ndarray:
+        """Return (bool, shape of the rows) which parents show a chunk that none of the others supersedes."""
+        return rivals(*_offers(rows), self._versions)
 
     def _derive(self, merge: int) -> None:
         self.postings.begin_deriving(merge)
@@ -346,3 +348,9 @@ class ChunkStore:
         chosen["flags"][nobody] = CONFLICT
         differs = winner != 0
         self.postings.derive(merge, keys[differs], chosen[differs])
+
+
+def _offers(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each parent of a merge offers: origin (−1 for nothing), and whether it is a deletion."""
+    silent = (rows["ordinal"] < 0) | (rows["flags"] & CONFLICT != 0)
+    return np.where(silent, -1, rows["origin"]), rows["flags"] & TOMBSTONE != 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.listings import KeyList, KeyLists
-from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions, choose, contested
+from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions, choose, contested, rivals
 from dvidzarr.storage.recent import RecentWords
 
 INLINE = 1024
@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS rows (
     key BLOB NOT NULL, ordinal INTEGER NOT NULL, sequence INTEGER NOT NULL, state INTEGER NOT NULL,
     value BLOB, segment INTEGER, start INTEGER, length INTEGER, checksum INTEGER,
     PRIMARY KEY (key, ordinal)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS written ON rows (ordinal);
 """
 _COLUMNS = "key, ordinal, sequence, state, value, segment, start, length, checksum"
 _PUT = f"""INSERT INTO rows ({_COLUMNS}) VALUES {{}} ON CONFLICT (key, ordinal) DO UPDATE SET
@@ -38,6 +39,7 @@ _MARKS = "(?,?,?,?,?,?,?,?,?)"
 _FIND = """SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows
     WHERE key = ? AND ordinal <= ? ORDER BY ordinal DESC"""
 _PAGE = """SELECT key, ordinal, state FROM rows WHERE (key, ordinal) > (?, ?) ORDER BY key, ordinal LIMIT ?"""
+_WRITTEN = "SELECT key FROM rows WHERE ordinal = ?"
 _ROWS_AT_ONCE = 5000
 
 _PENDING = 2000
@@ -358,22 +360,20 @@ class Documents:
         for parent in parents:
             self._derive(parent)
         versions = contested(self._versions, parents)
-        bounds = (min(versions, default=0), max(versions, default=0))
-        with self._lock:
-            self._write_out()
-            rows = self._db.execute(
-                "SELECT key, ordinal FROM rows WHERE ordinal BETWEEN ? AND ?", bounds
-            ).fetchall()
-        keys = {key for key, ordinal in rows if ordinal in versions}
+        keys: set[bytes] = set()
+        for ordinal in versions:
+            with self._lock:
+                self._write_out()
+                keys.update(key for (key,) in self._db.execute(_WRITTEN, (ordinal,)))
         keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
         ordered = sorted(keys)
         lines = [self._versions.lineage(parent) for parent in parents]
         seen = [self._words(ordered, line) for line in lines]
-        origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
-        deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
-        shape = (len(lines), len(ordered))
-        winners = choose(origins.reshape(shape), deleted.reshape(shape), self._versions)
-        return ordered, seen, winners.tolist()
+        return ordered, seen, choose(*_offers(seen), self._versions).tolist()
+
+    def rivals(self, seen: list[list[Place | None]]) -> np.ndarray:
+        """Return (bool, shape (parents, keys)) which parents show a value that none of the others supersedes."""
+        return rivals(*_offers(seen), self._versions)
 
     def _words(self, keys: list[bytes], lineage: Lineage) -> list[Place | None]:
         return self._when_complete(lineage, lambda: [self._best(key, lineage) for key in keys])
@@ -386,3 +386,11 @@ class Documents:
             for index, (key, winner) in enumerate(zip(keys, winners, strict=True))
             if winner != 0
         }
+
+
+def _offers(seen: list[list[Place | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each parent of a merge offers: origin (−1 for nothing), and whether it is a deletion."""
+    shape = (len(seen), len(seen[0]))
+    origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
+    deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
+    return origins.reshape(shape), deleted.reshape(shape)
