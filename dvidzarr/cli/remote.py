@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from dvidzarr.core.ids import Author
 TRIES = 6
 PATIENCE_S = 120.0
 """Longest wait for the first byte of an answer; a commit may drain for 30 s."""
+_SURE = {"imsure": "true"}
 
 
 class Session:
@@ -34,14 +35,14 @@ class Session:
             trust_env=False,
         )
 
-    def request(self, method: str, *words: str, content: bytes | None = None, imsure: bool = False) -> bytes:
+    def request(
+        self, method: str, *words: str, content: bytes | None = None, query: Mapping[str, str] | None = None
+    ) -> bytes:
         """Send one request, again while the server says that it is busy, and return the answer's body."""
         path = "/api/" + "/".join(quote(word, safe=":~_,") for word in words)
         for attempt in range(TRIES):
             try:
-                answer = self._http.request(
-                    method, self.url + path, content=content, params={"imsure": "true"} if imsure else None
-                )
+                answer = self._http.request(method, self.url + path, content=content, params=query)
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
                 raise StorageError(f"no answer from {self.url} ({method} {path}): {reason}") from error
@@ -52,10 +53,16 @@ class Session:
             return answer.content
         raise _error(answer.status_code, answer.text.strip() or answer.reason_phrase)
 
-    def json(self, method: str, *words: str, body: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401
+    def json(
+        self,
+        method: str,
+        *words: str,
+        body: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401
         """Send one request with a JSON body and return the decoded answer."""
         content = None if body is None else orjson.dumps(body)
-        answer = self.request(method, *words, content=content)
+        answer = self.request(method, *words, content=content, query=query)
         try:
             return orjson.loads(answer) if answer else None
         except orjson.JSONDecodeError as error:
@@ -151,7 +158,7 @@ class RemoteTarget:
 
     def delete_repo(self, ref: str) -> None:
         """Remove the repo that holds a version (a route of dvidzarr)."""
-        self._session.request("POST", "repo", ref, "delete", imsure=True)
+        self._session.request("POST", "repo", ref, "delete", query=_SURE)
 
     def create_instance(self, ref: str, type_name: str, name: str, config: Mapping[str, str]) -> None:
         """Make an instance; `config` holds DVID's settings as texts."""
@@ -166,7 +173,7 @@ class RemoteTarget:
 
     def delete_instance(self, ref: str, name: str) -> None:
         """Remove an instance with its data in all versions (a route of dvidzarr)."""
-        self._session.request("DELETE", "repo", ref, "instance", name, imsure=True)
+        self._session.request("DELETE", "repo", ref, "instance", name, query=_SURE)
 
     def has_instance(self, ref: str, name: str) -> bool:
         """Tell whether the repo of a version has an instance of this name."""
@@ -185,6 +192,23 @@ class RemoteTarget:
         return str(
             self._session.json("POST", "node", ref, "branch", body={"branch": name, "note": note})["child"]
         )
+
+    def conflicts(self, refs: Sequence[str]) -> Mapping[str, Any]:
+        """Return what a merge of versions would leave in conflict, per instance (a route of dvidzarr)."""
+        found: dict[str, Any] = self._session.json(
+            "GET", "repo", refs[0], "conflicts", query={"parents": ",".join(refs)}
+        )
+        return found
+
+    def merge(self, refs: Sequence[str], note: str) -> str:
+        """Make a version below several ones and return its UUID."""
+        body = {"mergeType": "conflict-free", "parents": list(refs), "note": note}
+        return str(self._session.json("POST", "repo", refs[0], "merge", body=body)["child"])
+
+    def resolve(self, refs: Sequence[str], instances: Sequence[str], note: str) -> str:
+        """Merge, where the first version wins the conflicts in these instances; return the UUID."""
+        body = {"data": list(instances), "parents": list(refs), "note": note}
+        return str(self._session.json("POST", "repo", refs[0], "resolve", body=body)["child"])
 
     def volume(self, ref: str, name: str) -> RemoteVolume:
         """Open an instance at a version for reading and writing voxels."""

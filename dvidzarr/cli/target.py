@@ -1,10 +1,10 @@
 """What commands work on: a store in a folder or a running server, behind one small interface."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -121,6 +121,15 @@ class Target(Protocol):
 
     def branch(self, ref: str, name: str, note: str) -> str:
         """Make a child on a new branch and return its UUID."""
+
+    def conflicts(self, refs: Sequence[str]) -> Mapping[str, Any]:
+        """Return what a merge of versions would leave in conflict: instance → report (`Conflicts.to_json`)."""
+
+    def merge(self, refs: Sequence[str], note: str) -> str:
+        """Make a version below several ones and return its UUID."""
+
+    def resolve(self, refs: Sequence[str], instances: Sequence[str], note: str) -> str:
+        """Merge, where the first version wins the conflicts in these instances; return the UUID."""
 
     def volume(self, ref: str, name: str) -> Volume:
         """Open an instance at a version for reading and writing voxels."""

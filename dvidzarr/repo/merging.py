@@ -8,7 +8,7 @@ no conflict here, DVID's deletion of it is a bug).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from dvidzarr.repo.instance import Instance
     from dvidzarr.repo.repo import Repo
 
+
+PLACES = 1000
+"""How many places of conflicts a report names."""
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of parents that show values in conflict: one group per value, in the order of their first parents."""
@@ -44,6 +47,17 @@ class Conflicts:
 
     def __bool__(self) -> bool:
         return bool(self.chunks or self.keys)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON: all of it counted, at most `PLACES` blocks (x, y, z) and keys named."""
+        blocks = [
+            {"Scale": scale, "Block": list(coord[::-1]), "Parents": groups}
+            for scale, coord, groups in self.chunks[:PLACES]
+        ]
+        keys = [
+            {"Key": key.decode("utf-8", "replace"), "Parents": groups} for key, groups in self.keys[:PLACES]
+        ]
+        return {"BlockCount": len(self.chunks), "Blocks": blocks, "KeyCount": len(self.keys), "Keys": keys}
 
 
 def conflicts(instance: "Instance", parents: "Sequence[Version]") -> Conflicts:
