@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 import dvidzarr
+from dvidzarr.cli.options import SETTING
 from dvidzarr.cli.target import is_url
 from dvidzarr.core.settings import Settings
 
@@ -16,6 +17,7 @@ from dvidzarr.core.settings import Settings
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file with settings."
 )
+@SETTING
 @click.option(
     "--durability",
     type=click.Choice(["full", "fast"]),
@@ -49,6 +51,7 @@ def serve(
     host: str | None,
     port: int | None,
     config: Path | None,
+    given: tuple[tuple[str, str], ...],
     durability: str | None,
     read_only: bool | None,
     full_write: bool | None,
@@ -73,7 +76,7 @@ def serve(
         "server.audit_log": audit_log,
         "storage.durability": durability,
     }
-    settings = Settings.load(config, overrides=overrides)
+    settings = Settings.load(config, overrides=overrides, texts=dict(given))
     catalog = dvidzarr.open(
         store,
         mode="r" if settings.server.read_only else "w",

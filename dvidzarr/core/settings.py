@@ -158,8 +158,9 @@ class Settings:
         file: Path | None = None,
         env: Mapping[str, str] | None = None,
         overrides: Mapping[str, object] | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> "Settings":
-        """Read the settings; later layers win: defaults, file, environment, overrides.
+        """Read the settings; later layers win: defaults, file, environment, texts, overrides.
 
         Parameters
         ----------
@@ -170,6 +171,8 @@ class Settings:
             items of lists are separated by commas.
         overrides
             Values by dotted key, such as `{"server.port": 8001}`; None means not given.
+        texts
+            Values by dotted key as the environment has them, from a command line: `{"server.port": "8001"}`.
 
         Raises
         ------
@@ -180,6 +183,7 @@ class Settings:
         if file is not None:
             settings = settings._with(_from_file(file), str(file))
         settings = settings._with(_from_environment(os.environ if env is None else env), "environment")
+        settings = settings._with(texts or {}, "command line")
         given = {key: value for key, value in (overrides or {}).items() if value is not None}
         return settings._with(given, "override")
 
@@ -199,7 +203,7 @@ class Settings:
                 raise InvalidInputError(f"unknown setting {key} ({source})")
             current = {item: getattr(tables[section], item) for item in _names(section)}
             try:
-                parsed = _parsed(value, current[name]) if source == "environment" else value
+                parsed = _parsed(value, current[name]) if source in _TEXTUAL else value
                 tables[section] = type(tables[section])(**current | {name: parsed})
             except InvalidInputError as error:
                 raise InvalidInputError(f"setting {key} ({source}): {error}") from None
@@ -270,6 +274,7 @@ def _coerced(value: object, kind: type, name: str) -> object:
     return value
 
 
+_TEXTUAL = ("environment", "command line")
 _KINDS = {
     int: "an integer",
     float: "a number",
