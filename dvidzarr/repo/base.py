@@ -240,8 +240,11 @@ class RepoBase:
 
     @contextmanager
     def amending(self, instance: Instance, version: Version) -> Iterator[None]:
-        """Let a locked version be written, whose gate the caller holds: from now on it counts as changeable."""
-        _ = instance.dataset
+        """Let a locked version be written, whose gate the caller holds: from now on it counts as changeable.
+
+        What is written is flushed, as at a commit: a child that was made afterwards must not show less.
+        """
+        dataset = instance.dataset
         with self._lock:
             if version.ordinal not in self.state.amended:
                 self.append(Kind.AMEND, _NO_AUTHOR, {"v": version.id})
@@ -251,6 +254,7 @@ class RepoBase:
         try:
             yield
         finally:
+            flush(dataset)
             self.finish_later(instance, _AMENDED_S)
 
     @contextmanager
@@ -300,7 +304,11 @@ class RepoBase:
         dataset = instance.dataset
         for ordinal in self._unfinished(dataset, instance):
             if self.catalog.full_write or ordinal in self.state.amended:
-                self._finish_alone(dataset, ordinal)
+                try:
+                    self._finish_alone(dataset, ordinal)
+                except BusyError:  # a long write
+                    self.finish_later(instance, _AMENDED_S)
+                    return
             else:
                 finish(dataset, ordinal)
         instance.finished()
