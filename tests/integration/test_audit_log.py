@@ -112,8 +112,8 @@ def test_answers_do_not_depend_on_it(
 def test_users_that_are_no_text(http: httpx.Client, log: Path) -> None:
     place = urlsplit(str(http.base_url))
     with socket.create_connection((place.hostname, place.port), timeout=10) as link:
-        request = f"POST /api/node/{ROOT}/kv/key/%FF?u=%FF&app=%ED%A0%80 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
-        link.sendall(request.encode())
+        request = f"POST /api/node/{ROOT}/kv/key/%FF?u=%FF&app=%ED%A0%80 HTTP/1.1\r\n"
+        link.sendall(f"{request}Host: localhost\r\nContent-Length: 0\r\n\r\n".encode())
         assert link.recv(1 << 16).startswith(b"HTTP/1.1 200")
     http.post(f"/api/node/{ROOT}/kv/key/k", content=b"1")
     eventually(lambda: len(lines(log)) == 2)
