@@ -65,7 +65,8 @@ class VoxelView(View):
         With `shared` the result may be memory that others read too; it is read-only then.
         """
         view = self if roi is None else self.masked(roi)
-        coord = None if view.roi else box.only_chunk(self.instance.chunk)
+        # an empty view is false: a key-value instance without keys is no region all the same
+        coord = None if view.roi is not None else box.only_chunk(self.instance.chunk)
         if coord is None:
             return view.reader(box).read()
         return read_inside(self.chunks, coord, box, self.lineage(), shared=shared)
