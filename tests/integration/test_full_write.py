@@ -1,6 +1,7 @@
 """Locked versions that an operator may write: who may, what follows, and what lies on the disk afterwards."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,7 +192,12 @@ def test_over_http_administrators_only(tmp_path: Path) -> None:
         served(store, "--full-write", DVID_ADMIN_TOKEN="secret") as server,
         httpx.Client(base_url=server.url) as http,
     ):
-        assert "locked versions may be written" in server.log.read_text()
+        deadline = time.monotonic() + 10
+        while (
+            "locked versions may be written" not in server.log.read_text()
+        ):  # its thread writes now and then
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert http.get("/api/server/info").json()["Mode"] == "allow writes on committed nodes"
         assert "dvidzarr_full_write 1.0" in http.get("/metrics").text
         for nobody in ({}, {"admintoken": "wrong"}):
