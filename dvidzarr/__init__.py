@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(path: str | os.PathLike[str], mode: str = "a", settings: "Settings | None" = None) -> "Catalog":
+def open(
+    path: str | os.PathLike[str],
+    mode: str = "a",
+    settings: "Settings | None" = None,
+    *,
+    full_write: bool = False,
+) -> "Catalog":
     """Open a store.
 
     Parameters
@@ -34,6 +40,8 @@ def open(path: str | os.PathLike[str], mode: str = "a", settings: "Settings | No
         lock now. "a" and "w" create the store if the folder is missing or empty.
     settings
         See `dvidzarr.core.settings.Settings`; default: the defaults.
+    full_write
+        Let locked versions be written: for repairs, since it breaks the promise that they never change.
 
     Returns
     -------
@@ -51,7 +59,7 @@ def open(path: str | os.PathLike[str], mode: str = "a", settings: "Settings | No
     from dvidzarr.datatypes import BUILTIN  # noqa: PLC0415
     from dvidzarr.repo.catalog import Catalog  # noqa: PLC0415
 
-    return Catalog(path, mode, settings or Settings(), BUILTIN, _reader)
+    return Catalog(path, mode, settings or Settings(), BUILTIN, _reader, full_write=full_write)
 
 
 @lru_cache(maxsize=16)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import orjson
 
+from dvidzarr.cli.options import SETTING
 from dvidzarr.core.settings import Settings
 
 
@@ -20,10 +21,11 @@ def config() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="TOML file to read.",
 )
+@SETTING
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def show(file: Path | None, as_json: bool) -> None:
-    """Print every setting, its value, and its source: default, the file, or the environment."""
-    settings = Settings.load(file)
+def show(file: Path | None, given: tuple[tuple[str, str], ...], as_json: bool) -> None:
+    """Print every setting, its value, and its source: default, the file, the environment, or --set."""
+    settings = Settings.load(file, texts=dict(given))
     if as_json:
         rows = {key: {"value": value, "source": source} for key, value, source in settings.items()}
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())

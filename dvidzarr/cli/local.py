@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dvidzarr.datatypes.roi.model import RoiView
 from dvidzarr.datatypes.voxels.view import VoxelView
 
 if TYPE_CHECKING:
+    from dvidzarr.repo.dag import Version
     from dvidzarr.repo.repo import Repo
 
 
@@ -138,8 +139,26 @@ class LocalTarget:
 
     def merge(self, refs: Sequence[str], note: str, uuid: str | None = None) -> str:
         """Make a child of several locked versions, the first its lineage, and return its UUID."""
-        repo, _ = self._catalog.resolve(refs[0])
-        return repo.merge(refs, note=note, uuid=uuid, author=self.author).uuid
+        repo, versions = self._together(refs)
+        return repo.merge(versions, note=note, uuid=uuid, author=self.author).uuid
+
+    def conflicts(self, refs: Sequence[str]) -> Mapping[str, Any]:
+        """Return what a merge of versions would leave in conflict, per instance."""
+        repo, versions = self._together(refs)
+        return {each.instance: each.to_json() for each in repo.conflicts(versions)}
+
+    def resolve(self, refs: Sequence[str], instances: Sequence[str], note: str) -> str:
+        """Merge, where the first version wins the conflicts in these instances; return the UUID."""
+        repo, versions = self._together(refs)
+        return repo.resolve_merge(versions, instances, note, self.author).uuid
+
+    def _together(self, refs: Sequence[str]) -> "tuple[Repo, list[Version]]":
+        found = [self._catalog.resolve(ref) for ref in refs]
+        repo = found[0][0]
+        strange = next((ref for ref, (other, _) in zip(refs, found, strict=True) if other is not repo), None)
+        if strange is not None:
+            raise InvalidInputError(f"{strange} and {refs[0]} are versions of different repos")
+        return repo, [version for _, version in found]
 
     def volume(self, ref: str, name: str) -> LocalVolume:
         """Open an instance at a version for reading and writing voxels."""

@@ -60,6 +60,25 @@ def pair(text: str) -> tuple[str, str]:
     return (key, value)
 
 
+def setting(text: str) -> tuple[str, str]:
+    """Parse `table.key=value`."""
+    key, value = pair(text)
+    if "." not in key:
+        raise click.BadParameter(f"{text!r} is not table.key=value, such as limits.max_connections=64")
+    return (key, value)
+
+
+SETTING = click.option(
+    "--set",
+    "given",
+    type=setting,
+    metavar="TABLE.KEY=VALUE",
+    multiple=True,
+    help="A setting of config/default.toml; repeatable. Items of a list are separated by commas.",
+)
+"""Gives commands that read the settings an option for every one of them."""
+
+
 def box_text(shown: Box | None) -> str:
     """Return a box as the `--box` option takes it."""
     if shown is None:

@@ -13,6 +13,8 @@ from dvidzarr.cli.target import InstanceInfo, RepoInfo, VersionInfo
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.core.ids import Author
 
+_SURE = {"imsure": "true"}
+
 
 class RemoteTarget:
     """A running server."""
@@ -45,7 +47,7 @@ class RemoteTarget:
 
     def delete_repo(self, ref: str) -> None:
         """Remove the repo that holds a version (a route of dvidzarr)."""
-        self._session.request("POST", "repo", ref, "delete", imsure=True)
+        self._session.request("POST", "repo", ref, "delete", query=_SURE)
 
     def create_instance(self, ref: str, type_name: str, name: str, config: Mapping[str, str]) -> None:
         """Make an instance; `config` holds DVID's settings as texts."""
@@ -60,7 +62,7 @@ class RemoteTarget:
 
     def delete_instance(self, ref: str, name: str) -> None:
         """Remove an instance with its data in all versions (a route of dvidzarr)."""
-        self._session.request("DELETE", "repo", ref, "instance", name, imsure=True)
+        self._session.request("DELETE", "repo", ref, "instance", name, query=_SURE)
 
     def has_instance(self, ref: str, name: str) -> bool:
         """Tell whether the repo of a version has an instance of this name."""
@@ -88,6 +90,18 @@ class RemoteTarget:
         """Make a child of several locked versions, the first its lineage; the server chooses its UUID."""
         body = {"mergeType": "conflict-free", "parents": list(refs), "note": note}
         return str(self._session.json("POST", "repo", refs[0], "merge", body=body)["child"])
+
+    def conflicts(self, refs: Sequence[str]) -> Mapping[str, Any]:
+        """Return what a merge of versions would leave in conflict, per instance (a route of dvidzarr)."""
+        found: dict[str, Any] = self._session.json(
+            "GET", "repo", refs[0], "conflicts", query={"parents": ",".join(refs)}
+        )
+        return found
+
+    def resolve(self, refs: Sequence[str], instances: Sequence[str], note: str) -> str:
+        """Merge, where the first version wins the conflicts in these instances; return the UUID."""
+        body = {"data": list(instances), "parents": list(refs), "note": note}
+        return str(self._session.json("POST", "repo", refs[0], "resolve", body=body)["child"])
 
     def volume(self, ref: str, name: str) -> RemoteVolume:
         """Open an instance at a version for reading and writing voxels."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 import dvidzarr
+from dvidzarr.cli.options import SETTING
 from dvidzarr.cli.target import is_url
 from dvidzarr.core.settings import Settings
 
@@ -16,12 +17,29 @@ from dvidzarr.core.settings import Settings
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file with settings."
 )
+@SETTING
 @click.option(
     "--durability",
     type=click.Choice(["full", "fast"]),
     help="Whether an acknowledged write survives a power loss at once (full) or after some seconds (fast).",
 )
-@click.option("--read-only", is_flag=True, help="Take no writes; another process may be the writer.")
+@click.option(
+    "--read-only",
+    is_flag=True,
+    default=None,
+    help="Take no writes; another process may be the writer.",
+)
+@click.option(
+    "--full-write",
+    is_flag=True,
+    default=None,
+    help="Let administrators, and nobody else, write locked versions: for repairs.",
+)
+@click.option(
+    "--audit-log",
+    type=click.Path(dir_okay=False),
+    help="File that gets a JSON line per request that may change something.",
+)
 @click.option(
     "--insecure-allow-anonymous",
     "anonymous",
@@ -33,8 +51,11 @@ def serve(
     host: str | None,
     port: int | None,
     config: Path | None,
+    given: tuple[tuple[str, str], ...],
     durability: str | None,
-    read_only: bool,
+    read_only: bool | None,
+    full_write: bool | None,
+    audit_log: str | None,
     anonymous: str | None,
 ) -> None:
     """Serve STORE, a folder that is made if it is missing or empty, until Ctrl-C or SIGTERM.
@@ -50,10 +71,18 @@ def serve(
         "server.host": host,
         "server.port": port,
         "server.anonymous": anonymous,
+        "server.read_only": read_only,
+        "server.full_write": full_write,
+        "server.audit_log": audit_log,
         "storage.durability": durability,
     }
-    settings = Settings.load(config, overrides=overrides)
-    catalog = dvidzarr.open(store, mode="r" if read_only else "w", settings=settings)
+    settings = Settings.load(config, overrides=overrides, texts=dict(given))
+    catalog = dvidzarr.open(
+        store,
+        mode="r" if settings.server.read_only else "w",
+        settings=settings,
+        full_write=settings.server.full_write,
+    )
     run(
         catalog,
         settings,

@@ -47,14 +47,14 @@ class Session:
             trust_env=False,
         )
 
-    def request(self, method: str, *words: str, content: bytes | None = None, imsure: bool = False) -> bytes:
+    def request(
+        self, method: str, *words: str, content: bytes | None = None, query: Mapping[str, str] | None = None
+    ) -> bytes:
         """Send one request, again while the server says that it is busy, and return the answer's body."""
         path = _path(words)
         for attempt in range(TRIES):
             with self._answering(method, path):
-                answer = self._http.request(
-                    method, self.url + path, content=content, params={"imsure": "true"} if imsure else None
-                )
+                answer = self._http.request(method, self.url + path, content=content, params=query)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or attempt == TRIES - 1:
                 break
             time.sleep(min(float(_seconds(answer.headers.get("retry-after"))), _LONGEST_PAUSE_S))
@@ -106,10 +106,16 @@ class Session:
     def _error(self, answer: httpx.Response) -> DvidzarrError:
         return _error(answer.status_code, answer.text.strip() or answer.reason_phrase, self._token_name)
 
-    def json(self, method: str, *words: str, body: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401
+    def json(
+        self,
+        method: str,
+        *words: str,
+        body: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401
         """Send one request with a JSON body and return the decoded answer."""
         content = None if body is None else orjson.dumps(body)
-        answer = self.request(method, *words, content=content)
+        answer = self.request(method, *words, content=content, query=query)
         try:
             return orjson.loads(answer) if answer else None
         except orjson.JSONDecodeError as error:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -153,6 +153,12 @@ class Target(Protocol):
 
     def tag(self, ref: str, tag: str, note: str) -> str:
         """Make a locked child of which the tag is the UUID, and return that."""
+
+    def conflicts(self, refs: Sequence[str]) -> Mapping[str, Any]:
+        """Return what a merge of versions would leave in conflict: instance → report (`Conflicts.to_json`)."""
+
+    def resolve(self, refs: Sequence[str], instances: Sequence[str], note: str) -> str:
+        """Merge, where the first version wins the conflicts in these instances; return the UUID."""
 
     def volume(self, ref: str, name: str) -> Volume:
         """Open an instance at a version for reading and writing voxels."""

@@ -38,9 +38,17 @@ class ServerSettings(_Section):
     cors_domains: tuple[str, ...] = ("*",)
     hosts: tuple[str, ...] = ()
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
+    read_only: bool = False
+    full_write: bool = False
+    audit_log: str = ""
     stop_delay_s: float = field(default=0.0, metadata={"minimum": 0})
     note: str = ""
     name: str = ""
+
+    def __post_init__(self) -> None:
+        _Section.__post_init__(self)
+        if self.read_only and self.full_write:
+            raise InvalidInputError("read_only and full_write exclude each other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +158,9 @@ class Settings:
         file: Path | None = None,
         env: Mapping[str, str] | None = None,
         overrides: Mapping[str, object] | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> "Settings":
-        """Read the settings; later layers win: defaults, file, environment, overrides.
+        """Read the settings; later layers win: defaults, file, environment, texts, overrides.
 
         Parameters
         ----------
@@ -162,6 +171,8 @@ class Settings:
             items of lists are separated by commas.
         overrides
             Values by dotted key, such as `{"server.port": 8001}`; None means not given.
+        texts
+            Values by dotted key as the environment has them, from a command line: `{"server.port": "8001"}`.
 
         Raises
         ------
@@ -172,6 +183,7 @@ class Settings:
         if file is not None:
             settings = settings._with(_from_file(file), str(file))
         settings = settings._with(_from_environment(os.environ if env is None else env), "environment")
+        settings = settings._with(texts or {}, "command line")
         given = {key: value for key, value in (overrides or {}).items() if value is not None}
         return settings._with(given, "override")
 
@@ -191,7 +203,7 @@ class Settings:
                 raise InvalidInputError(f"unknown setting {key} ({source})")
             current = {item: getattr(tables[section], item) for item in _names(section)}
             try:
-                parsed = _parsed(value, current[name]) if source == "environment" else value
+                parsed = _parsed(value, current[name]) if source in _TEXTUAL else value
                 tables[section] = type(tables[section])(**current | {name: parsed})
             except InvalidInputError as error:
                 raise InvalidInputError(f"setting {key} ({source}): {error}") from None
@@ -243,6 +255,8 @@ def _parsed(text: object, current: object) -> object:
         return tuple(part.strip() for part in str(text).split(",") if part.strip())
     if isinstance(current, str):
         return text
+    if isinstance(current, bool):
+        return _TRUTH.get(str(text).strip().lower(), text)
     try:
         return type(current)(str(text))  # type: ignore[call-arg]
     except ValueError:
@@ -260,7 +274,15 @@ def _coerced(value: object, kind: type, name: str) -> object:
     return value
 
 
-_KINDS = {int: "an integer", float: "a number", str: "a text", tuple: "a list of texts"}
+_TEXTUAL = ("environment", "command line")
+_KINDS = {
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of texts",
+    bool: "true or false",
+}
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _physical_memory() -> int:

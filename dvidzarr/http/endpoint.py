@@ -67,9 +67,9 @@ class Endpoint:
     operation
         The `operationId` in the OpenAPI document.
     effect
-        `write` is refused on a locked version; `admin` needs the admin right; `read` works on any version,
-        but DVID refuses even `POST help` on a locked one, so by POST, PUT and DELETE only `query` (a read
-        that needs a body) does.
+        `write` is refused on a locked version (not to an admin in full-write mode); `admin` needs the
+        admin right; `read` works on any version, but DVID refuses even `POST help` on a locked one, so
+        by POST, PUT and DELETE only `query` (a read that needs a body) does.
     """
 
     methods: tuple[str, ...]
@@ -198,7 +198,18 @@ class Call:
     @property
     def view(self) -> "View":
         """The instance at the version named by the path."""
-        return self.instance.at(self.version)
+        return self.view_at(self.version)
+
+    def view_at(self, version: "Version") -> "View":
+        """Return the instance at a version, with the caller's right to write it."""
+        view = self.instance.at(version)
+        view.overrule = self.is_admin
+        return view
+
+    @property
+    def overrules(self) -> bool:
+        """Whether the caller may write what is locked."""
+        return self.is_admin and self.runtime.catalog.full_write
 
     def require(self, message: str, *names: str) -> tuple[str, ...]:
         """Return the values of these words; `InvalidInputError(message)` if the path is too short for one."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("dvidzarr.repo")
 _IDS_AT_ONCE = 1000
+_AMENDED_S = 2.0
+"""So long after a write to a locked version its overlay is finished again: many such writes share that."""
 _NO_AUTHOR = Author()
 
 
@@ -49,6 +51,7 @@ class RepoBase:
         self._lock = threading.RLock()
         self._instances: dict[str, Instance] = {}
         self._next_id = 0
+        self._reopened: set[tuple[str, int]] = set()
         keep = 3 * catalog.settings.cache.lineages
         self.versions = RepoVersions(lambda: self.state.dag, self.follow, keep)
         ids = (catalog.context.store_id, repo_id)
@@ -216,8 +219,11 @@ class RepoBase:
     # --- writing data ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, instance: Instance, version: Version) -> Iterator[None]:
-        """Hold the gates that a write of an instance at a version needs; raise if the version is locked."""
+    def writing(self, instance: Instance, version: Version, *, overrule: bool = True) -> Iterator[None]:
+        """Hold the gates that a write of an instance at a version needs; raise if the version is locked.
+
+        With `overrule` the lock does not count in a store opened with `full_write`.
+        """
         self.catalog.become_writer()
         with ExitStack() as stack:
             stack.enter_context(self.gates.shared(("instance", instance.id)))
@@ -225,8 +231,31 @@ class RepoBase:
             if instance.versioned:
                 stack.enter_context(self.gates.shared(("version", version.ordinal)))
                 if self.dag.versions[version.ordinal].locked:
-                    raise VersionLockedError(f"version {version.uuid} is locked; write to a child version")
+                    if not (overrule and self.catalog.full_write):
+                        raise VersionLockedError(
+                            f"version {version.uuid} is locked; write to a child version"
+                        )
+                    stack.enter_context(self.amending(instance, version))
             yield
+
+    @contextmanager
+    def amending(self, instance: Instance, version: Version) -> Iterator[None]:
+        """Let a locked version be written, whose gate the caller holds: from now on it counts as changeable.
+
+        What is written is flushed, as at a commit: a child that was made afterwards must not show less.
+        """
+        dataset = instance.dataset
+        with self._lock:
+            if version.ordinal not in self.state.amended:
+                self.append(Kind.AMEND, _NO_AUTHOR, {"v": version.id})
+            if (instance.id, version.ordinal) not in self._reopened:
+                instance.reopened(version)
+                self._reopened.add((instance.id, version.ordinal))
+        try:
+            yield
+        finally:
+            flush(dataset)
+            self.finish_later(instance, _AMENDED_S)
 
     @contextmanager
     def writing_unversioned(self, instance: Instance) -> Iterator[None]:
@@ -257,20 +286,42 @@ class RepoBase:
                 seals[instance.id] = [tail.sequence, tail.checksum]
         return seals
 
-    def finish_later(self, instance: Instance) -> None:
+    def sealed(self, version: Version) -> bool:
+        """Tell whether what versioned instances show at a version can never change, nor ever did since it was locked."""
+        if self.catalog.full_write or not self.dag.versions[version.ordinal].locked:
+            return False
+        amended = self.state.amended
+        return not amended or amended.isdisjoint(self.versions.ancestors(version.ordinal))
+
+    def finish_later(self, instance: Instance, delay: float = 0) -> None:
         """Put the overlays of locked versions under their Zarr keys, in the background."""
-        self.context.housekeeper.schedule(0, ("finish", instance.id), lambda: self._finish(instance))
+        name = ("finish", instance.id, delay)
+        self.context.housekeeper.schedule(delay, name, lambda: self._finish(instance))
 
     def _finish(self, instance: Instance) -> None:
         if not instance.opened:
             return
         dataset = instance.dataset
         for ordinal in self._unfinished(dataset, instance):
-            finish(dataset, ordinal)
+            if self.catalog.full_write or ordinal in self.state.amended:
+                try:
+                    self._finish_alone(dataset, ordinal)
+                except BusyError:  # a long write
+                    self.finish_later(instance, _AMENDED_S)
+                    return
+            else:
+                finish(dataset, ordinal)
         instance.finished()
 
+    def _finish_alone(self, dataset: Dataset, ordinal: int) -> None:
+        """Finish a version that may be written although it is locked."""
+        timeout = self.catalog.settings.storage.drain_timeout_s
+        name = f"version {self.dag.versions[ordinal].uuid}"
+        with self.gates.exclusive(("version", ordinal), timeout, name):
+            flush(dataset)  # a Zarr key is replaced only by what a power loss cannot take back
+            finish(dataset, ordinal)
+
     def _unfinished(self, dataset: Dataset, instance: Instance) -> list[int]:
-        sealed = self.state.seals.get(instance.id, ())
-        if not sealed:
+        if not self.state.seals.get(instance.id) and not self.state.amended:
             return []
         return sorted(ordinal for ordinal in tuple(dataset.unfinished) if self.dag.versions[ordinal].locked)

@@ -56,6 +56,8 @@ class Catalog:
         The datatypes by name.
     opener
         Picklable function that opens the store for reading in another process.
+    full_write
+        Locked versions may be written, here or (mode "r") by the process that is followed: nothing is immutable.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Catalog:
         settings: Settings,
         registry: Registry,
         opener: Opener | None,
+        *,
+        full_write: bool = False,
     ) -> None:
         if mode not in {"r", "a", "w"}:
             raise InvalidInputError(f"mode {mode!r} is none of 'r', 'a', 'w'")
@@ -72,6 +76,7 @@ class Catalog:
         self.registry = registry
         self.opener = opener
         self.read_only = mode == "r"
+        self.full_write = full_write
         self.writing = False
         self._ready = False  # writing, and all logs are recovered: only then may other threads write
         self.opening = threading.RLock()

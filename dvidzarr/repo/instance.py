@@ -124,9 +124,14 @@ class Instance:
         version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
         return self.view_class(self, version)
 
+    def locked(self, version: Version) -> bool:
+        """Tell whether a version is locked to everybody: not so in a store opened with `full_write`."""
+        locked = self.versioned and self.repo.dag.versions[version.ordinal].locked
+        return locked and not self.repo.catalog.full_write
+
     def sealed(self, version: Version) -> bool:
-        """Tell whether what this instance shows at a version can never change."""
-        return self.versioned and self.repo.dag.versions[version.ordinal].locked
+        """Tell whether what this instance shows at a version can never change, nor ever did since it was locked."""
+        return self.versioned and self.repo.sealed(version)
 
     # --- its dataset -----------------------------------------------------------------------------------------
 
@@ -166,6 +171,9 @@ class Instance:
 
     def finished(self) -> None:
         """Note that the overlays of all locked versions lie under their Zarr keys."""
+
+    def reopened(self, version: Version) -> None:
+        """Note that a locked version is about to be written."""
 
     def opened_as(self, dataset: Dataset) -> None:
         """Look after what an earlier process left undone."""
@@ -226,7 +234,12 @@ class BlockMask(Protocol):
 
 
 class View:
-    """An instance at a version: what library users, handlers and dask hold. Pickles read-only."""
+    """An instance at a version: what library users, handlers and dask hold. Pickles read-only.
+
+    `overrule` is whether its holder may write locked versions, in a store opened with `full_write`.
+    """
+
+    overrule: bool = True
 
     def __init__(self, instance: Instance, version: Version) -> None:
         self.instance = instance
@@ -258,7 +271,7 @@ class View:
     @contextmanager
     def writing(self) -> Iterator[Dataset]:
         """Pass the gates of the instance and the version; raise if the version is locked."""
-        with self.instance.repo.writing(self.instance, self.version):
+        with self.instance.repo.writing(self.instance, self.version, overrule=self.overrule):
             dataset = self.instance.dataset
             dataset.log.check_writable()
             yield dataset

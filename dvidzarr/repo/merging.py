@@ -8,12 +8,13 @@ no conflict here, DVID's deletion of it is a bug).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dvidzarr.core.ids import Author
-from dvidzarr.storage.documents import DELETED
 from dvidzarr.storage.merging import CONFLICTING
-from dvidzarr.storage.postings import present, unpack
+from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.writing import delete_document, write_chunks
 
 if TYPE_CHECKING:
@@ -23,22 +24,40 @@ if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
 
 
+PLACES = 1000
+"""How many places of conflicts a report names."""
+
+Groups = tuple[tuple[int, ...], ...]
+"""Indices of parents that show values in conflict: one group per value, in the order of their first parents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conflicts:
     """What a merge of some parents would leave in conflict in one instance.
 
     Attributes
     ----------
-    chunks : (scale, chunk coordinate (z, y, x), indices of the parents that show a value), in order of scale, z, y, x
-    keys : (key, indices of the parents that show a value), in order of the keys
+    chunks : (scale, chunk coordinate (z, y, x), who shows which value), in order of scale, z, y, x
+    keys : (key, who shows which value), in order of the keys
     """
 
     instance: str
-    chunks: tuple[tuple[int, "ZYX", tuple[int, ...]], ...]
-    keys: tuple[tuple[bytes, tuple[int, ...]], ...]
+    chunks: tuple[tuple[int, "ZYX", Groups], ...]
+    keys: tuple[tuple[bytes, Groups], ...]
 
     def __bool__(self) -> bool:
         return bool(self.chunks or self.keys)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON: all of it counted, at most `PLACES` blocks (x, y, z) and keys named."""
+        blocks = [
+            {"Scale": scale, "Block": list(coord[::-1]), "Parents": groups}
+            for scale, coord, groups in self.chunks[:PLACES]
+        ]
+        keys = [
+            {"Key": key.decode("utf-8", "replace"), "Parents": groups} for key, groups in self.keys[:PLACES]
+        ]
+        return {"BlockCount": len(self.chunks), "Blocks": blocks, "KeyCount": len(self.keys), "Keys": keys}
 
 
 def conflicts(instance: "Instance", parents: "Sequence[Version]") -> Conflicts:
@@ -53,25 +72,38 @@ def conflicts(instance: "Instance", parents: "Sequence[Version]") -> Conflicts:
             store.derive(ordinal)
         keys, rows, winner = store.contest(ordinals)
         disputed = winner == CONFLICTING
-        there = present(rows[:, disputed])
-        for index, coord in enumerate(unpack(keys[disputed]).tolist()):
-            chunks.append((scale, tuple(coord), tuple(there[:, index].nonzero()[0].tolist())))
+        groups = _groups(rows["origin"][:, disputed], store.rivals(rows[:, disputed]))
+        coords = unpack(keys[disputed]).tolist()
+        chunks += [(scale, (z, y, x), each) for (z, y, x), each in zip(coords, groups, strict=True)]
     return Conflicts(instance.name, tuple(chunks), tuple(_keys(instance, ordinals)))
 
 
-def _keys(instance: "Instance", ordinals: Sequence[int]) -> list[tuple[bytes, tuple[int, ...]]]:
+def _keys(instance: "Instance", ordinals: Sequence[int]) -> list[tuple[bytes, Groups]]:
     if instance.unites or not instance.dataset.caches.has_documents:
         return []
+    documents = instance.dataset.documents
+    keys, seen, winners = documents.contest(ordinals)
+    disputed = [index for index, winner in enumerate(winners) if winner == CONFLICTING]
+    shown = [[places[index] for index in disputed] for places in seen]
+    origins = np.array([[-1 if place is None else place.ordinal for place in row] for row in shown])
+    groups = _groups(origins.reshape(len(shown), len(disputed)), documents.rivals(shown))
+    return [(keys[index], each) for index, each in zip(disputed, groups, strict=True)]
+
+
+def _groups(origins: np.ndarray, rivals: np.ndarray) -> list[Groups]:
+    """Return, per column, the rival parents by the version that wrote what they show."""
     found = []
-    keys, seen, winners = instance.dataset.documents.contest(ordinals)
-    for index, (key, winner) in enumerate(zip(keys, winners, strict=True)):
-        if winner == CONFLICTING:
-            places = [row[index] for row in seen]
-            holders = tuple(
-                n for n, place in enumerate(places) if place is not None and place.state != DELETED
-            )
-            found.append((key, holders))
+    for column in range(origins.shape[1]):
+        by_origin: dict[int, list[int]] = {}
+        for parent in rivals[:, column].nonzero()[0].tolist():
+            by_origin.setdefault(int(origins[parent, column]), []).append(parent)
+        found.append(tuple(map(tuple, by_origin.values())))
     return found
+
+
+def _loses(parent: int, groups: Groups) -> bool:
+    """Tell whether what a parent shows gives way to what the first one shows."""
+    return any(parent in group for group in groups[1:])
 
 
 def resolve(
@@ -84,8 +116,8 @@ def resolve(
         losing = [
             (
                 instance,
-                [chunk for chunk in each.chunks if number in chunk[2][1:]],
-                [key for key, holders in each.keys if number in holders[1:]],
+                [chunk for chunk in each.chunks if _loses(number, chunk[2])],
+                [key for key, groups in each.keys if _loses(number, groups)],
             )
             for instance, each in zip(instances, found, strict=True)
         ]
@@ -103,7 +135,7 @@ def resolve(
 def _delete(
     instance: "Instance",
     version: "Version",
-    chunks: "Sequence[tuple[int, ZYX, tuple[int, ...]]]",
+    chunks: "Sequence[tuple[int, ZYX, Groups]]",
     keys: Sequence[bytes],
     author: Author,
 ) -> None:

@@ -89,14 +89,17 @@ class Repo(RepoBase):
         uuid: str | None = None,
     ) -> Version:
         """Add a version below several locked ones; the first is its lineage. Returns it."""
+        return self._add(self._to_merge(parents), "", note, uuid, author)
+
+    def _to_merge(self, parents: "Sequence[str | Version]") -> list[Version]:
         above = [self.version(parent) for parent in parents]
         if len({version.ordinal for version in above}) != len(above) or len(above) < 2:
             raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field, each once")
-        return self._add(above, "", note, uuid, author)
+        return above
 
     def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
         """Return what a merge of these versions would leave in conflict, per instance that has any."""
-        above = [self.version(parent) for parent in parents]
+        above = self._to_merge(parents)
         return [found for each in self._instances.values() if (found := conflicts(each, above))]
 
     def resolve_merge(
@@ -107,7 +110,7 @@ class Repo(RepoBase):
         author: Author = _NO_AUTHOR,
     ) -> Version:
         """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it."""
-        above = [self.version(parent) for parent in parents]
+        above = self._to_merge(parents)
         for version in above:
             self.dag.check_child([version], f"conflict-{version.uuid}")
         return resolve(self, above, [self.instance(name) for name in instances], note, author)
@@ -132,24 +135,31 @@ class Repo(RepoBase):
             self.append(Kind.VERSION, author, header)
             return self.dag.versions[self.dag.by_uuid[header["uuid"]]]
 
-    def set_note(self, version: "str | Version", text: str, author: Author = _NO_AUTHOR) -> None:
-        """Replace the note of an open version."""
-        with self._open_version(version) as target:
+    def set_note(
+        self, version: "str | Version", text: str, author: Author = _NO_AUTHOR, *, overrule: bool = True
+    ) -> None:
+        """Replace the note of an open version; with `overrule` of any, in a store opened with `full_write`."""
+        with self._open_version(version, overrule=overrule) as target:
             self.append(Kind.NOTE, author, {"v": target.id, "note": text})
 
     def append_version_log(
-        self, version: "str | Version", lines: Sequence[str], author: Author = _NO_AUTHOR
+        self,
+        version: "str | Version",
+        lines: Sequence[str],
+        author: Author = _NO_AUTHOR,
+        *,
+        overrule: bool = True,
     ) -> None:
-        """Add lines to the log of an open version."""
-        with self._open_version(version) as target:
+        """Add lines to the log of an open version; with `overrule` of any, in a store opened with `full_write`."""
+        with self._open_version(version, overrule=overrule) as target:
             self.append(Kind.REPO_LOG, author, {"v": target.id, "lines": _stamped(lines)})
 
     @contextmanager
-    def _open_version(self, ref: "str | Version") -> Iterator[Version]:
+    def _open_version(self, ref: "str | Version", *, overrule: bool) -> Iterator[Version]:
         self.catalog.become_writer()
         with self._lock:
             version = self.version(ref)
-            if version.locked:
+            if version.locked and not (overrule and self.catalog.full_write):
                 raise VersionLockedError(f"version {version.uuid} is locked")
             yield version
 
@@ -177,6 +187,8 @@ class Repo(RepoBase):
         config: Mapping[str, object] | None = None,
         version: "str | Version | None" = None,
         author: Author = _NO_AUTHOR,
+        *,
+        overrule: bool = True,
     ) -> Instance:
         """Create an instance at an open version.
 
@@ -186,6 +198,8 @@ class Repo(RepoBase):
             DVID's settings, such as `{"BlockSize": "64,64,64"}`: text values, any case of the keys.
         version
             Where it is created (default the head of master); it is seen from every version.
+        overrule
+            The version may be locked, in a store opened with `full_write`.
         """
         self.catalog.become_writer()
         datatype = self.catalog.datatype(type_name)
@@ -194,7 +208,7 @@ class Repo(RepoBase):
         parsed = datatype.instance.parse_config(given)
         with self._lock:
             at = self.dag.head("") if version is None else self.version(version)
-            if at.locked:
+            if at.locked and not (overrule and self.catalog.full_write):
                 raise VersionLockedError(f"New data instance cannot be created on locked node {at.uuid}")
             check_name(name)
             if name in self._instances:

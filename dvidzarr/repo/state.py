@@ -44,6 +44,8 @@ class RepoState:
     """Instance id → (number of the commit, last sequence of the instance then), in order."""
     commits: Map[int, int] = Map()
     """Ordinal of a locked version → number of its commit."""
+    amended: frozenset[int] = frozenset()
+    """Ordinals of locked versions that may have been written since, in a store opened with `full_write`."""
     alias: str = ""
     description: str = ""
     passcode: str = ""
@@ -74,9 +76,9 @@ class RepoState:
         return next((record for record in self.instances.values() if record.id == instance_id), None)
 
     def sealed_sequence(self, ordinal: int, instance_id: str) -> int | None:
-        """Return the last record of an instance that can concern a version; None while the version is open."""
+        """Return the last record of an instance that can concern a version; None if any later one can."""
         commit = self.commits.get(ordinal)
-        if commit is None:
+        if commit is None or ordinal in self.amended:
             return None
         before = [sequence for number, sequence in self.seals.get(instance_id, ()) if number <= commit]
         return before[-1] if before else 0
@@ -117,6 +119,10 @@ def _commit(state: RepoState, header: dict[str, Any]) -> Changes:
         seals = seals.set(instance_id, (*seals.get(instance_id, ()), (number, sequence)))
     dag = state.dag.with_change(ordinal, locked=True, note=note, log=log, updated=header["t"])
     return {"dag": dag, "seals": seals, "commits": state.commits.set(ordinal, number)}
+
+
+def _amend(state: RepoState, header: dict[str, Any]) -> Changes:
+    return {"amended": state.amended | {state.dag.by_id[header["v"]]}}
 
 
 def _note(state: RepoState, header: dict[str, Any]) -> Changes:
@@ -184,6 +190,7 @@ _CHANGES: dict[Kind, Callable[[RepoState, dict[str, Any]], Changes]] = {
     Kind.REPO: _repo,
     Kind.VERSION: _version,
     Kind.COMMIT: _commit,
+    Kind.AMEND: _amend,
     Kind.NOTE: _note,
     Kind.REPO_LOG: _log,
     Kind.ALIAS: _describe,

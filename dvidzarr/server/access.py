@@ -84,6 +84,19 @@ class Access:
         matches = [hmac.compare_digest(_bytes(item), _bytes(self.token)) for item in offered]
         return any(matches)
 
+    def role(self, request: web.BaseRequest) -> str:
+        """Return what the caller may do: `reader`, `writer` (open versions) or `admin`."""
+        if self.is_admin(request):
+            return "admin"
+        return "writer" if self.anonymous_writes else "reader"
+
+    @property
+    def administrators(self) -> str:
+        """Who has the admin right, in words."""
+        if self.token:
+            return f"who presents the token ({ADMIN_TOKEN})"
+        return "everybody on this machine" if self.local and self.anonymous_writes else "nobody"
+
     def headers(self, request: web.BaseRequest) -> dict[str, str]:
         """Return the CORS headers that every answer to this request carries."""
         if not self.origins:

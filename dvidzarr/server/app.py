@@ -167,6 +167,8 @@ async def _run(
         await _listen(site, host, port)
         address = runner.addresses[0]
         LOG.info("serving", extra={"host": address[0], "port": address[1], "store": catalog.url})
+        if catalog.full_write:
+            LOG.warning("locked versions may be written", extra={"by": access.administrators})
         if catalog.writing:
             catalog.announce(_url(address[0], address[1]))
         if ready is not None:

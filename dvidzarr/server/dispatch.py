@@ -19,6 +19,7 @@ from dvidzarr.server import (
     routes_server,
 )
 from dvidzarr.server.access import Access
+from dvidzarr.server.audit import SUBJECT
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
 from dvidzarr.server.tables import table_of
@@ -70,7 +71,8 @@ class Dispatcher:
         repo, version = self._runtime.catalog.resolve(words[1])
         if words[0] == "node" and len(words) >= _INSTANCE_WORDS:
             return await self._instance(facts, words[2:], Target(repo, version))
-        self._check_node_lock(request.method, words, Target(repo, version))
+        if not (facts.is_admin and self._runtime.catalog.full_write):
+            self._check_node_lock(request.method, words, Target(repo, version))
         return await self._fixed(facts, words, Target(repo, version))
 
     async def _beside(self, facts: "_Facts") -> web.StreamResponse:
@@ -108,6 +110,7 @@ class Dispatcher:
             and not blobs
             and method in _MUTATING
             and (row is None or row.effect != "query")
+            and not call.overrules
         ):
             raise VersionLockedError(
                 f'Cannot do {method} on endpoint "{parts[0]}" of locked node {version.uuid}'
@@ -137,7 +140,7 @@ class Dispatcher:
         self, facts: "_Facts", parts: tuple[str, ...], row: Endpoint | None, target: Target | None
     ) -> Call:
         query = facts.request.query if facts.request.query_string else {}
-        return Call(
+        call = Call(
             request=facts.request,
             runtime=self._runtime,
             path=facts.path,
@@ -150,6 +153,9 @@ class Dispatcher:
             started=facts.started,
             target=target,
         )
+        if facts.request.method in _MUTATING:
+            facts.request[SUBJECT] = (row, call)
+        return call
 
 
 @dataclass(frozen=True, slots=True)

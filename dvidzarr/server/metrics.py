@@ -79,7 +79,15 @@ def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
         ("requests_waiting", "Requests waiting for their share of these bytes", admission.waiting),
         ("chunk_cache_chunks", "Decoded chunks in memory", len(runtime.catalog.context.chunk_cache)),
         ("draining", "1 while the server stops", int(runtime.draining)),
+        ("full_write", "1 if administrators may write locked versions", int(runtime.catalog.full_write)),
     )
+    if runtime.audit is not None:
+        yield GaugeMetricFamily(
+            "dvidzarr_audit_lines_waiting", "Lines not in the audit log yet", runtime.audit.waiting
+        )
+        yield CounterMetricFamily(
+            "dvidzarr_audit_lines_lost", "Lines that never got into the audit log", runtime.audit.lost
+        )
     for name, text, value in facts:
         yield GaugeMetricFamily(f"dvidzarr_{name}", text, value)
     yield CounterMetricFamily(

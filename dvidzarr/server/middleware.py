@@ -12,7 +12,7 @@ from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.http import responses
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.responses import abort
-from dvidzarr.server.access import Access
+from dvidzarr.server.access import SAFE_METHODS, Access
 from dvidzarr.server.connections import SERVER_NAME, Connection
 from dvidzarr.server.dispatch import OPERATION, Dispatcher
 from dvidzarr.server.paths import decoded_path, redirect_of
@@ -39,6 +39,7 @@ class Front:
         self._meters = runtime.meters
         self._watch = runtime.watch
         self._access = access
+        self._audit = runtime.audit
         self._dispatcher = Dispatcher(runtime, access)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -67,6 +68,10 @@ class Front:
             seconds = time.perf_counter() - started
             received = request.content.total_bytes
             self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
+            if self._audit is not None and request.method not in SAFE_METHODS:
+                self._audit.note(
+                    request, identity, self._access.role(request), status, received, seconds * 1000
+                )
             _log(request, identity, status, received, size, seconds)
 
     async def _watched(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:

@@ -12,11 +12,7 @@ from dvidzarr.http.jsonbody import receive_json, struct_members
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
-    from dvidzarr.repo.merging import Conflicts
     from dvidzarr.repo.repo import Repo
-
-_PLACES = 1000
-"""How many places of conflicts one answer names; the counts are complete."""
 
 
 async def post_merge(call: Call) -> web.StreamResponse:
@@ -51,18 +47,7 @@ async def get_conflicts(call: Call) -> web.StreamResponse:
     repo, parents = _parents(call, {"parents": refs})
     above = _same_repo(repo, parents)
     found = await call.offload(repo.conflicts, above)
-    return responses.json_value({each.instance: _conflicts_json(each) for each in found})
-
-
-def _conflicts_json(found: "Conflicts") -> dict[str, object]:
-    chunks = [{"Scale": scale, "Block": list(coord[::-1])} for scale, coord, _ in found.chunks[:_PLACES]]
-    keys = [key.decode("utf-8", "replace") for key, _ in found.keys[:_PLACES]]
-    return {
-        "BlockCount": len(found.chunks),
-        "Blocks": chunks,
-        "KeyCount": len(found.keys),
-        "Keys": keys,
-    }
+    return responses.json_value({each.instance: each.to_json() for each in found})
 
 
 def _parents(call: Call, members: Mapping[str, object]) -> "tuple[Repo, list[tuple[Repo, Version]]]":

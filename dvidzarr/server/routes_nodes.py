@@ -20,7 +20,9 @@ async def post_note(call: Call) -> web.StreamResponse:
     note = text_member(await receive_optional_json(call), "note")
     if note is None:
         raise InvalidInputError("Could not find 'note' value in POSTed JSON.")
-    await call.offload(lambda: call.repo.set_note(call.version, note, author=call.author))
+    await call.offload(
+        lambda: call.repo.set_note(call.version, note, author=call.author, overrule=call.is_admin)
+    )
     return responses.empty()
 
 
@@ -32,7 +34,9 @@ async def get_log(call: Call) -> web.StreamResponse:
 async def post_log(call: Call) -> web.StreamResponse:
     """Append lines to the version's log."""
     lines = await log_lines(call)
-    await call.offload(lambda: call.repo.append_version_log(call.version, lines, author=call.author))
+    await call.offload(
+        lambda: call.repo.append_version_log(call.version, lines, author=call.author, overrule=call.is_admin)
+    )
     return responses.empty()
 
 

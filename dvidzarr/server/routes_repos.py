@@ -73,14 +73,16 @@ async def post_info(call: Call) -> web.StreamResponse:
 
 async def post_instance(call: Call) -> web.StreamResponse:
     """Create an instance."""
-    if call.version.locked:
+    if call.version.locked and not call.overrules:
         raise VersionLockedError(f"New data instance cannot be created on locked node {call.version.uuid}")
     given = await receive_settings(call, "'new'")
     kind = _name(given, "typename")
     name = _name(given, "dataname")
     config = {key: value for key, value in given.items() if key not in ("typename", "dataname")}
     await call.offload(
-        lambda: call.repo.create_instance(kind, name, config, call.version, author=call.author)
+        lambda: call.repo.create_instance(
+            kind, name, config, call.version, author=call.author, overrule=call.is_admin
+        )
     )
     return responses.json_member("result", f"Added {name} [{kind}] to node {call.version.uuid}")
 

@@ -111,6 +111,8 @@ async def get_info(call: Call) -> web.StreamResponse:
     }
     if runtime.catalog.read_only:
         info["Mode"] = "read only"
+    elif runtime.catalog.full_write:
+        info["Mode"] = "allow writes on committed nodes"
     return responses.json_value(dict(sorted(info.items())))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dvidzarr.http.buffers import BufferPool
 from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
+from dvidzarr.server.audit import AuditLog
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.connections import Gate
 from dvidzarr.server.meters import Meters
@@ -52,6 +53,8 @@ class Runtime:
         self.gc_percent = 100
         self.admission = Admission(limits.in_flight_budget, limits.queue_timeout_s)
         self.buffers = BufferPool(min(_KEPT_BYTES, limits.in_flight_budget), _KEPT_S)
+        audit_log = settings.server.audit_log
+        self.audit = AuditLog(audit_log) if audit_log else None
         cores = settings.compute.thread_count
         self._batches = Batches(self.offload)
         self._pool = ThreadPoolExecutor(max(8, _THREADS_PER_CORE * cores), thread_name_prefix="request")
@@ -85,3 +88,5 @@ class Runtime:
         """End the pools after their running tasks."""
         for pool in (self._pool, self._large_pool):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.audit is not None:
+            self.audit.close()

@@ -9,7 +9,9 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,8 +21,10 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Backend
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
-from dvidzarr.storage.merging import Versions, choose, contested
+from dvidzarr.storage.merging import Versions, choose, contested, rivals
 from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, Row, pack, pack_one, unpack_one
+
+T = TypeVar("T")
 
 _NUMBERS = count(1)
 _FIXED = struct.Struct("<I")
@@ -71,7 +75,7 @@ class ChunkStore:
         self._tickets = count(1)
         self._folders: dict[int, str] = {}
         self._local = threading.local()
-        self._deriving = threading.Lock()
+        self._deriving = threading.RLock()
 
     # --- places ----------------------------------------------------------------------------------------------
 
@@ -145,23 +149,28 @@ class ChunkStore:
     def publish(self, payload: memoryview, ordinal: int, sequence: int) -> dict[str, int]:
         """Make the chunks of a record visible, all at once; return the rewrites it supersedes: object → chunk key."""
         keys, rows = self.rows_of(payload, ordinal, sequence)
-        return {
-            self.object_key(ordinal, (0, 0, 0), row[1]): key
-            for key, row in self.postings.publish(keys, rows)
-            if row[1]
-        }
+        old = self.postings.publish(keys, rows, partial(self._inherits, ordinal))
+        return {self.object_key(ordinal, (0, 0, 0), row[1]): key for key, row in old if row[1]}
 
     # --- reading ---------------------------------------------------------------------------------------------
 
     def resolve(self, keys: np.ndarray, lineage: Lineage) -> np.ndarray:
         """Return the row (of `ROW`) that a lineage sees for each packed chunk key."""
-        self.derive(lineage.ordinal)
-        return self.postings.resolve(keys, lineage)
+        return self._complete(lineage.ordinal, lambda: self.postings.resolve(keys, lineage))
+
+    def visible(self, lineage: Lineage) -> np.ndarray:
+        """Return the packed keys of all chunks that a lineage sees, sorted."""
+        return self._complete(lineage.ordinal, lambda: self.postings.visible(lineage))
+
+    def hull(self, ordinal: int) -> np.ndarray:
+        """Return one past the highest chunk coordinate (z, y, x) that a version shows, zeros if it shows none."""
+        versions = self._versions
+        lineage, above = versions.lineage(ordinal), versions.ancestors(ordinal)
+        return self._complete(ordinal, lambda: self.postings.hull(lineage, above))
 
     def find(self, key: int, lineage: Lineage) -> Row | None:
         """Return the row that a lineage sees for one packed chunk key, None if it holds no chunk."""
-        self.derive(lineage.ordinal)
-        return self.postings.find(key, lineage)
+        return self._complete(lineage.ordinal, lambda: self.postings.find(key, lineage))
 
     def read(
         self,
@@ -289,11 +298,25 @@ class ChunkStore:
 
     def derive(self, ordinal: int) -> None:
         """Complete what merge versions show, before the first look-up through them."""
-        for merge in self._versions.merges(ordinal):
-            if not self.postings.is_derived(merge):
-                with self._deriving:
+        merges = self._versions.merges(ordinal)
+        while not all(map(self.postings.is_derived, merges)):
+            with self._deriving:
+                for merge in merges:
                     if not self.postings.is_derived(merge):
                         self._derive(merge)
+
+    def _complete(self, ordinal: int, look_up: Callable[[], T]) -> T:
+        """Look something up when all that it needs is derived; again if a write to an ancestor dropped some of it."""
+        while True:
+            epoch = self.postings.epoch
+            self.derive(ordinal)
+            found = look_up()
+            if epoch == self.postings.epoch:
+                return found
+
+    def _inherits(self, ordinal: int, merge: int) -> bool:
+        """Tell whether what a merge version shows follows from what this other version shows."""
+        return ordinal < merge and ordinal in self._versions.ancestors(merge)
 
     def contest(self, parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what a merge of these versions would show for every chunk in which they can differ.
@@ -308,11 +331,16 @@ class ChunkStore:
         """
         keys = self.postings.keys_written_in(contested(self._versions, parents))
         rows = np.stack([self.postings.resolve(keys, self._versions.lineage(parent)) for parent in parents])
-        silent = rows["flags"] & CONFLICT != 0
-        origins = np.where((rows["ordinal"] < 0) | silent, -1, rows["origin"])
-        return keys, rows, choose(origins, rows["flags"] & TOMBSTONE != 0, self._versions)
+        return keys, rows, choose(*_offers(rows), self._versions)
+
+    def rivals(self, rows: np.ndarray) -> np.ndarray:
+        """Return (bool, shape of the rows) which parents show a chunk that none of the others supersedes."""
+        return rivals(*_offers(rows), self._versions)
 
     def _derive(self, merge: int) -> None:
+        self.postings.begin_deriving(merge)
+        for parent in self._versions.parents(merge):
+            self.derive(parent)  # after the announcement: what is dropped from now on drops this one too
         keys, rows, winner = self.contest(self._versions.parents(merge))
         chosen = rows[np.maximum(winner, 0), np.arange(len(keys))]
         nobody = winner < 0
@@ -320,3 +348,9 @@ class ChunkStore:
         chosen["flags"][nobody] = CONFLICT
         differs = winner != 0
         self.postings.derive(merge, keys[differs], chosen[differs])
+
+
+def _offers(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each parent of a merge offers: origin (−1 for nothing), and whether it is a deletion."""
+    silent = (rows["ordinal"] < 0) | (rows["flags"] & CONFLICT != 0)
+    return np.where(silent, -1, rows["origin"]), rows["flags"] & TOMBSTONE != 0

@@ -250,8 +250,8 @@ class Dataset:
     def _apply_chunks(self, entry: Entry, ordinal: int) -> None:
         scale = entry.header["s"]
         old = self.arrays[scale].publish(entry.payload, ordinal, entry.sequence)
-        if ordinal not in self.finished:
-            self.unfinished.add(ordinal)
+        self.finished.discard(ordinal)
+        self.unfinished.add(ordinal)
         if old and self.writable:
             self._remove_later(scale, ordinal, old, entry.sequence)
 

@@ -6,15 +6,15 @@ a deletion. Derived rows of merge versions are kept apart and rebuilt when neede
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.listings import KeyList, KeyLists
-from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions, choose, contested
+from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions, choose, contested, rivals
 from dvidzarr.storage.recent import RecentWords
 
 INLINE = 1024
@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS rows (
     key BLOB NOT NULL, ordinal INTEGER NOT NULL, sequence INTEGER NOT NULL, state INTEGER NOT NULL,
     value BLOB, segment INTEGER, start INTEGER, length INTEGER, checksum INTEGER,
     PRIMARY KEY (key, ordinal)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS written ON rows (ordinal);
 """
 _COLUMNS = "key, ordinal, sequence, state, value, segment, start, length, checksum"
 _PUT = f"""INSERT INTO rows ({_COLUMNS}) VALUES {{}} ON CONFLICT (key, ordinal) DO UPDATE SET
@@ -38,6 +39,7 @@ _MARKS = "(?,?,?,?,?,?,?,?,?)"
 _FIND = """SELECT ordinal, sequence, state, value, segment, start, length, checksum FROM rows
     WHERE key = ? AND ordinal <= ? ORDER BY ordinal DESC"""
 _PAGE = """SELECT key, ordinal, state FROM rows WHERE (key, ordinal) > (?, ?) ORDER BY key, ordinal LIMIT ?"""
+_WRITTEN = "SELECT key FROM rows WHERE ordinal = ?"
 _ROWS_AT_ONCE = 5000
 
 _PENDING = 2000
@@ -54,6 +56,8 @@ ONE_STATE = 2000
 
 VALUE, DELETED = 0, 1
 _SILENT = -1
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -85,6 +89,7 @@ class Documents:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._deriving = threading.RLock()
         self._derived: dict[int, dict[bytes, Place | None]] = {}
+        self._pending: set[int] = set()
         self._collecting = threading.Lock()
         self._lists = KeyLists()
         self._recent = RecentWords()
@@ -157,11 +162,15 @@ class Documents:
     def put_all(self, words: Iterable[tuple[bytes, Place]]) -> None:
         """Note several words; a reader sees all of them or none."""
         with self._lock:
+            written = set()
             for key, place in words:
                 self._recent.note(key, place)
                 self._lists.note(key, place.ordinal, there=place.state == VALUE)
+                written.add(place.ordinal)
                 if self._recent.count >= _PENDING:
                     self._write_out()
+            if self._derived or self._pending:
+                self._drop_derived(written)
 
     def _write_out(self) -> None:
         """Put the pending words into the index."""
@@ -178,26 +187,21 @@ class Documents:
 
     def find(self, key: bytes, lineage: Lineage) -> Place | None:
         """Return where the value of a key lies as a lineage sees it, None if there is none."""
-        self._derive(lineage.ordinal)
-        with self._lock:
-            return self._visible(key, lineage)
+        return self._when_complete(lineage, lambda: self._visible(key, lineage))
 
     def find_now(self, key: bytes, lineage: Lineage) -> tuple[bool, Place | None]:
         """Do as `find` if that needs no waiting: (True, what it returns), else (False, None). For event loops."""
-        if any(merge not in self._derived for merge in self._versions.merges(lineage.ordinal)):
-            return False, None
         if not self._lock.acquire(blocking=False):
             return False, None
         try:
-            return True, self._visible(key, lineage)
+            known = self._is_complete(lineage)
+            return known, self._visible(key, lineage) if known else None
         finally:
             self._lock.release()
 
     def find_all(self, keys: Sequence[bytes], lineage: Lineage) -> list[Place | None]:
         """Return where the values of keys lie, all of one state."""
-        self._derive(lineage.ordinal)
-        with self._lock:
-            return [self._visible(key, lineage) for key in keys]
+        return self._when_complete(lineage, lambda: [self._visible(key, lineage) for key in keys])
 
     def _visible(self, key: bytes, lineage: Lineage) -> Place | None:
         place = self._best(key, lineage)
@@ -236,14 +240,18 @@ class Documents:
             return listed.between(first, last)
 
     def _listed(self, lineage: Lineage) -> KeyList:
-        self._derive(lineage.ordinal)
         with self._collecting:
-            with self._lock:
-                known = self._lists.get(lineage.ordinal)
-            return self._collect(lineage) if known is None else known
+            while True:
+                known = self._when_complete(lineage, lambda: self._lists.get(lineage.ordinal))
+                known = self._collect(lineage) if known is None else known
+                if known is not None:
+                    return known
 
-    def _collect(self, lineage: Lineage) -> KeyList:
-        """Go through all rows once, a page at a time so that others get their turn."""
+    def _collect(self, lineage: Lineage) -> KeyList | None:
+        """Go through all rows once, a page at a time so that others get their turn.
+
+        None if an ancestor was written meanwhile: then what was collected is of no use.
+        """
         with self._lock:
             self._write_out()
             fresh = self._lists.begin(lineage)
@@ -262,6 +270,8 @@ class Documents:
                 if words.get(key, (_SILENT, False))[0] < merge:
                     words[key] = (merge, derived is not None and derived.state == VALUE)
         with self._lock:
+            if self._lists.get(lineage.ordinal) is not fresh:
+                return None
             self._lists.keep(fresh, sorted(key for key, (_, there) in words.items() if there))
         return fresh
 
@@ -273,9 +283,12 @@ class Documents:
         What is yielded shows one state up to `ONE_STATE` keys; a longer range is looked up in parts of that many.
         """
         listed = self._listed(lineage)
-        with self._lock:
+
+        def look_up() -> tuple[list[bytes], list[Place | None]]:
             keys = listed.between(first, last)
-            places = [self._visible(key, lineage) for key in keys[:ONE_STATE]]
+            return keys, [self._visible(key, lineage) for key in keys[:ONE_STATE]]
+
+        keys, places = self._when_complete(lineage, look_up)
         for start in range(0, len(keys), ONE_STATE):
             part = keys[start : start + ONE_STATE]
             places = self.find_all(part, lineage) if start else places
@@ -292,11 +305,45 @@ class Documents:
     # --- merge versions --------------------------------------------------------------------------------------
 
     def _derive(self, ordinal: int) -> None:
-        for merge in self._versions.merges(ordinal):
-            if merge not in self._derived:
-                with self._deriving:
+        merges = self._versions.merges(ordinal)
+        while not all(merge in self._derived for merge in merges):
+            with self._deriving:
+                for merge in merges:
                     if merge not in self._derived:
-                        self._derived = {**self._derived, merge: self._derived_places(merge)}
+                        self._derive_one(merge)
+
+    def _derive_one(self, merge: int) -> None:
+        """Work out what a merge version shows; comes to nothing if what it inherits is written meanwhile."""
+        with self._lock:
+            self._pending.add(merge)
+        places = self._derived_places(merge)
+        with self._lock:
+            if merge in self._pending:
+                self._pending.remove(merge)
+                self._derived = {**self._derived, merge: places}
+
+    def _drop_derived(self, written: set[int]) -> None:
+        """Forget what follows from versions that were written: their merges were made when they were locked."""
+        gone = {
+            merge
+            for merge in self._derived.keys() | self._pending
+            if any(at < merge and at in self._versions.ancestors(merge) for at in written)
+        }
+        if gone:
+            self._pending -= gone
+            self._derived = {merge: places for merge, places in self._derived.items() if merge not in gone}
+            self._lists.drop(gone)
+
+    def _is_complete(self, lineage: Lineage) -> bool:
+        return all(merge in self._derived for merge in self._versions.merges(lineage.ordinal))
+
+    def _when_complete(self, lineage: Lineage, look_up: Callable[[], T]) -> T:
+        """Look something up, under the lock, when all that it needs is derived."""
+        while True:
+            self._derive(lineage.ordinal)
+            with self._lock:
+                if self._is_complete(lineage):
+                    return look_up()
 
     def contest(self, parents: Sequence[int]) -> tuple[list[bytes], list[list[Place | None]], list[int]]:
         """Return what a merge of these versions would show for every key in which they can differ.
@@ -313,26 +360,23 @@ class Documents:
         for parent in parents:
             self._derive(parent)
         versions = contested(self._versions, parents)
-        bounds = (min(versions, default=0), max(versions, default=0))
-        with self._lock:
-            self._write_out()
-            rows = self._db.execute(
-                "SELECT key, ordinal FROM rows WHERE ordinal BETWEEN ? AND ?", bounds
-            ).fetchall()
-        keys = {key for key, ordinal in rows if ordinal in versions}
+        keys: set[bytes] = set()
+        for ordinal in versions:
+            with self._lock:
+                self._write_out()
+                keys.update(key for (key,) in self._db.execute(_WRITTEN, (ordinal,)))
         keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
         ordered = sorted(keys)
         lines = [self._versions.lineage(parent) for parent in parents]
         seen = [self._words(ordered, line) for line in lines]
-        origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
-        deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
-        shape = (len(lines), len(ordered))
-        winners = choose(origins.reshape(shape), deleted.reshape(shape), self._versions)
-        return ordered, seen, winners.tolist()
+        return ordered, seen, choose(*_offers(seen), self._versions).tolist()
+
+    def rivals(self, seen: list[list[Place | None]]) -> np.ndarray:
+        """Return (bool, shape (parents, keys)) which parents show a value that none of the others supersedes."""
+        return rivals(*_offers(seen), self._versions)
 
     def _words(self, keys: list[bytes], lineage: Lineage) -> list[Place | None]:
-        with self._lock:
-            return [self._best(key, lineage) for key in keys]
+        return self._when_complete(lineage, lambda: [self._best(key, lineage) for key in keys])
 
     def _derived_places(self, merge: int) -> dict[bytes, Place | None]:
         """Return what a merge version shows where it differs from its first parent; None = nothing, or a conflict."""
@@ -342,3 +386,11 @@ class Documents:
             for index, (key, winner) in enumerate(zip(keys, winners, strict=True))
             if winner != 0
         }
+
+
+def _offers(seen: list[list[Place | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each parent of a merge offers: origin (−1 for nothing), and whether it is a deletion."""
+    shape = (len(seen), len(seen[0]))
+    origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
+    deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
+    return origins.reshape(shape), deleted.reshape(shape)

@@ -3,6 +3,9 @@
 Chunks that were written again are linked over their Zarr keys; keys without a live entry are removed; one `finished`
 record says that this version's locations are its Zarr keys; then, after the grace period, its rewrites go. All steps
 can be repeated: an interrupted finishing simply runs again. Design: storage §5.
+
+A version that is written although it is locked (a store opened with `full_write`) is unfinished again. Nobody writes it
+while it is finished: the caller holds its gate alone.
 """
 
 from collections.abc import Iterator
@@ -27,11 +30,12 @@ def finish(dataset: Dataset, ordinal: int) -> None:
     dataset.log.check_writable()  # after a failed sync, what no applied record names may be named at the next start
     for store in dataset.arrays.values():
         _finish_array(dataset, store, ordinal)
-    dataset.append(Kind.FINISHED, ordinal, Author(), {})
-    dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
     folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
     backend = dataset.context.backend
-    dataset.later(("rewrites", folder), lambda: backend.remove(list(backend.keys(folder))))
+    settled = list(backend.keys(folder))  # what is written there from now on is not
+    done = dataset.append(Kind.FINISHED, ordinal, Author(), {})
+    dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
+    dataset.later(("rewrites", folder, str(done.sequence)), lambda: backend.remove(settled))
 
 
 def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     IDS = 9
     REPO_LOG = 10
     DELETE_REPO = 11
+    AMEND = 12
     CHUNKS = 32
     PUT = 33
     DELETE = 34

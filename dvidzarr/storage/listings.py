@@ -83,6 +83,11 @@ class KeyLists:
         total = sum(len(each.keys) for each in self._lists.values())
         return total > KEPT_KEYS or len(self._lists) > KEPT_LISTS
 
+    def drop(self, merges: set[int]) -> None:
+        """Drop the lists of versions that inherit from any of these merge versions, theirs included."""
+        for at in [at for at, each in self._lists.items() if any(merge in each.lineage for merge in merges)]:
+            del self._lists[at]
+
     def note(self, key: bytes, ordinal: int, *, there: bool) -> None:
         """Take in a write. One that descendants inherit makes their lists useless (a follower may read on late)."""
         for at in list(self._lists):

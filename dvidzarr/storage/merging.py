@@ -107,20 +107,30 @@ def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.n
     ndarray of int64, shape (keys,)
         Index of the parent that wins, `NOTHING`, or `CONFLICTING`.
     """
-    alive = origins >= 0
-    count = len(origins)
-    for one in range(count):
-        for other in range(count):
-            if one != other:
-                beaten = _superseded(origins[one], origins[other], versions)
-                alive[one] &= ~beaten
-                if other < one:
-                    alive[one] &= ~((origins[one] == origins[other]) & (origins[one] >= 0))
+    alive = _unbeaten(origins, versions)
+    for one in range(len(origins)):
+        for other in range(one):
+            alive[one] &= ~((origins[one] == origins[other]) & (origins[one] >= 0))
     values = alive & ~deleted
     alive &= ~deleted | ~values.any(axis=0)
     number = values.sum(axis=0)
     first = alive.argmax(axis=0)
     return np.where(~alive.any(axis=0), NOTHING, np.where(number > 1, CONFLICTING, first))
+
+
+def rivals(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.ndarray:
+    """Return (bool, shape (parents, keys)) which parents show a value that none of the others supersedes; see `choose`."""
+    found: np.ndarray = _unbeaten(origins, versions) & ~deleted
+    return found
+
+
+def _unbeaten(origins: np.ndarray, versions: Versions) -> np.ndarray:
+    alive: np.ndarray = origins >= 0
+    for one in range(len(origins)):
+        for other in range(len(origins)):
+            if one != other:
+                alive[one] &= ~_superseded(origins[one], origins[other], versions)
+    return alive
 
 
 def _superseded(mine: np.ndarray, theirs: np.ndarray, versions: Versions) -> np.ndarray:

@@ -74,6 +74,9 @@ class Postings:
         self._derived_run = Run.empty()
         self.later: Callable[[Callable[[], None]], None] = lambda task: task()
         """Runs a task in the background."""
+        self._deriving: set[int] = set()
+        self.epoch = 0
+        """Changes when derived rows are dropped: what was looked up meanwhile may lack them."""
 
     def load(self, *runs: Run) -> None:
         """Start from the rows of a cache."""
@@ -81,8 +84,14 @@ class Postings:
 
     # --- adding rows -----------------------------------------------------------------------------------------
 
-    def publish(self, keys: np.ndarray, rows: np.ndarray) -> list[tuple[int, Row]]:
-        """Add the rows of one record, all of one version, at once; return the (key, row) that they supersede."""
+    def publish(
+        self, keys: np.ndarray, rows: np.ndarray, inherits: Callable[[int], bool] = lambda _merge: False
+    ) -> list[tuple[int, Row]]:
+        """Add the rows of one record, all of one version, at once; return the (key, row) that they supersede.
+
+        `inherits` tells of a merge version whether what it shows follows from the version written: then what was
+        derived for it is dropped in the same moment.
+        """
         if not len(keys):
             return []
         ordinal = int(rows["ordinal"][0])
@@ -96,6 +105,8 @@ class Postings:
             runs = self._runs
             self._add(keys[fresh], rows[fresh])
             self._hulls.add(ordinal, keys, rows)
+            if self._derived or self._deriving:
+                self._drop_derived(inherits)
             changed = self._runs is not runs
         if changed:
             self._compact()
@@ -108,6 +119,13 @@ class Postings:
             self._freeze()
         if len(keys) >= _MANY:
             self._runs = (*self._runs, Run.build(keys, rows))
+
+    def _drop_derived(self, inherits: Callable[[int], bool]) -> None:
+        gone = {merge for merge in self._derived.keys() | self._deriving if inherits(merge)}
+        if gone:
+            self._deriving -= gone
+            self._set_derived({merge: run for merge, run in self._derived.items() if merge not in gone})
+            self.epoch += 1
 
     def _freeze(self) -> None:
         """Turn the newest rows into a run."""
@@ -275,17 +293,27 @@ class Postings:
         """Tell whether the rows of a merge version are there."""
         return ordinal in self._derived
 
+    def begin_deriving(self, ordinal: int) -> None:
+        """Announce `derive`: it comes to nothing if what the merge version inherits is written meanwhile."""
+        with self._lock:
+            self._deriving.add(ordinal)
+
     def derive(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
         """Set what a merge version shows where it differs from its first parent."""
         rows = rows.copy()
         rows["ordinal"] = ordinal
         with self._lock:
-            derived = {**self._derived, ordinal: Run.build(keys, rows)}
-            self._derived_run = Run.build(
-                np.concatenate([run.keys for run in derived.values()]),
-                np.concatenate([run.rows for run in derived.values()]),
-            )
-            self._derived = derived
+            if ordinal in self._deriving:
+                self._deriving.remove(ordinal)
+                self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})
+
+    def _set_derived(self, derived: dict[int, Run]) -> None:
+        empty = Run.empty()
+        self._derived_run = Run.build(
+            np.concatenate([empty.keys, *(run.keys for run in derived.values())]),
+            np.concatenate([empty.rows, *(run.rows for run in derived.values())]),
+        )
+        self._derived = derived
 
     # --- finishing -------------------------------------------------------------------------------------------
 

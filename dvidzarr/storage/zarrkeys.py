@@ -270,9 +270,7 @@ class VersionKeys:
 
     def _coords(self, scale: int) -> np.ndarray:
         dataset, lineage = self.source.reading()
-        store = dataset.arrays[scale]
-        store.derive(lineage.ordinal)
-        coords = unpack(store.postings.visible(lineage))
+        coords = unpack(dataset.arrays[scale].visible(lineage))
         return coords[(coords >= 0).all(axis=1)]
 
     def children(self, folder: str) -> list[str]:

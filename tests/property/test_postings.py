@@ -110,3 +110,14 @@ def test_the_nearest_version_wins_whatever_the_layers(versions: RandomVersions, 
             for keys, rows in published[number % (len(published) + 1) :]:
                 assert postings.publish(keys, rows) == []
         compare(postings, expected, versions)
+
+
+def test_settling_spares_what_was_written_after_it() -> None:
+    """A cache may hold rows from behind its stamp: then an older `finished` record is replayed over them."""
+    postings = Postings()
+    keys, rows = rows_of(7, 0, [(0, False)])
+    postings.publish(keys, rows)
+    postings.settle(0, 6)
+    assert postings.own(keys.tolist(), 0)[0][1] == rows["location"][0] != 0  # type: ignore[index]
+    postings.settle(0, 8)
+    assert postings.own(keys.tolist(), 0)[0][1] == 0  # type: ignore[index]

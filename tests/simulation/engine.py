@@ -91,9 +91,9 @@ def settings_for(durability: str, cache_dir: str) -> Settings:
     return Settings.load(env={}, overrides=overrides)
 
 
-def open_store(settings: Settings) -> Catalog:
+def open_store(settings: Settings, *, full_write: bool = False) -> Catalog:
     """Open the store on the mounted disk for writing."""
-    return Catalog(STORE, "w", settings, BUILTIN, None)
+    return Catalog(STORE, "w", settings, BUILTIN, None, full_write=full_write)
 
 
 def abandon(catalog: Catalog) -> None:

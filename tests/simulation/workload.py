@@ -10,6 +10,7 @@ import numpy as np
 
 from dvidzarr.core.errors import NoSpaceError
 from dvidzarr.core.ids import Author
+from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.instance import View
 from dvidzarr.storage.writing import put_document, write_documents
@@ -44,6 +45,7 @@ class Workload:
         self.acks: list[Ack] = []
         self._number = 0
         self._safe = 0
+        self.full_write = seed % 3 == 2  # then locked versions are written, too
         without = {"document", "batch"} if seed % 2 else set()  # without documents everything is faster
         self._names = [name for name in _WEIGHTS if name not in without]
         self._weights = [_WEIGHTS[name] for name in self._names]
@@ -51,7 +53,7 @@ class Workload:
     def run(self, requests: int) -> "Workload":
         """Make a store and do so many random things."""
         with mounted(self.system):
-            self.catalog = open_store(self.settings)
+            self.catalog = self._open()
             self.repo = self.catalog.create_repo("first", author=AUTHOR)
             self._acknowledged("create")
             self.repo.create_instance("uint8blk", "gray", {"BlockSize": "8,8,8"}, author=AUTHOR)
@@ -60,6 +62,9 @@ class Workload:
                 self._step()
             abandon(self.catalog)
         return self
+
+    def _open(self) -> Catalog:
+        return open_store(self.settings, full_write=self.full_write)
 
     def _step(self) -> None:
         name = self.chance.choices(self._names, self._weights)[0]
@@ -77,7 +82,7 @@ class Workload:
     # --- requests: False = nothing was done, a text = what was done --------------------------------------------
 
     def _view(self) -> View | None:
-        versions = [version for version in self.repo.dag if not version.locked]
+        versions = [version for version in self.repo.dag if self.full_write or not version.locked]
         instances = sorted(self.repo.instances.values(), key=lambda each: each.name)
         if not versions or not instances:
             return None
@@ -183,7 +188,7 @@ class Workload:
 
     def _reopen(self) -> None:
         root = self.repo.root
-        self.catalog = open_store(self.settings)
+        self.catalog = self._open()
         assert not self.catalog.broken, self.catalog.broken
         self.repo = self.catalog.repo(root)
 

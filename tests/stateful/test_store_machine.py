@@ -42,6 +42,8 @@ coords = st.tuples(*(st.integers(-1, 1) for _ in range(3)))
 class StoreMachine(RuleBasedStateMachine):
     """Each rule does the same to the store and to the model; `check` compares all versions."""
 
+    full_write = False
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
@@ -62,7 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
         overrides = {"storage.rewrite_grace_s": 0, "storage.durability": durability, "compute.threads": 2}
         self.settings = Settings.load(env={}, overrides={**overrides, "storage.flush_interval_s": 0.01})
         self.folder = self.base / "0"
-        self.catalog = dvidzarr.open(self.folder, "w", self.settings)
+        self.catalog = self.open()
         self.root = self.catalog.create_repo("machine").root
         self.create(versioned=True)
         self.create(versioned=False)
@@ -81,6 +83,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.patch.undo()
             shutil.rmtree(self.base)
 
+    def open(self) -> Catalog:
+        return dvidzarr.open(self.folder, "w", self.settings, full_write=self.full_write)
+
     # --- the two worlds --------------------------------------------------------------------------------------
 
     @property
@@ -93,9 +98,10 @@ class StoreMachine(RuleBasedStateMachine):
         return wanted[-1 - number % len(wanted)] if wanted else None
 
     def target(self, number: int, which: int) -> tuple[ModelVolume, ModelDag, int, VoxelView] | None:
-        """Return a volume and an open version of it."""
+        """Return a volume and a version of it that may be written."""
         volume = self.volumes[which % len(self.volumes)]
-        ordinal = self.pick(number, locked=False) if volume.versioned else 0
+        wanted = None if self.full_write else False
+        ordinal = self.pick(number, locked=wanted) if volume.versioned else 0
         if ordinal is None:
             return None
         dag = self.dag if volume.versioned else self.alone
@@ -187,7 +193,7 @@ class StoreMachine(RuleBasedStateMachine):
     def write_locked(self, number: int) -> None:
         ordinal = self.pick(number, locked=True)
         volume = next((volume for volume in self.volumes if volume.versioned), None)
-        if ordinal is not None and volume is not None:
+        if ordinal is not None and volume is not None and not self.full_write:
             view = self.repo.instance(volume.name).at(self.repo.dag.versions[ordinal])
             with pytest.raises(VersionLockedError):
                 view.write(Box((0, 0, 0), (1, 1, 1)), np.ones((1, 1, 1), np.uint8), AUTHOR)
@@ -283,7 +289,7 @@ class StoreMachine(RuleBasedStateMachine):
     def restart(self, ruin: str | None, seed: int) -> None:
         self.catalog.close()
         ruin_caches(self.folder, ruin, random.Random(seed))
-        self.catalog = dvidzarr.open(self.folder, "w", self.settings)
+        self.catalog = self.open()
 
     @rule(ruin=st.sampled_from((None, None, "drop", "truncate", "flip", "swap")), seed=numbers)
     def crash(self, ruin: str | None, seed: int) -> None:
@@ -296,7 +302,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.catalog.close()
         shutil.rmtree(old)
         ruin_caches(self.folder, ruin, random.Random(seed))
-        self.catalog = dvidzarr.open(self.folder, "w", self.settings)
+        self.catalog = self.open()
 
     @rule()
     def save_caches(self) -> None:

@@ -54,12 +54,46 @@ def test_environment_values_become_what_the_setting_is() -> None:
         "DVIDZARR_SERVER_CORS_DOMAINS": "a.org, b.org,",
         "DVIDZARR_LIMITS_QUEUE_TIMEOUT_S": "0.5",
         "DVIDZARR_COMPUTE_THREADS": "3",
+        "DVIDZARR_SERVER_READ_ONLY": "True",
     }
     loaded = Settings.load(env=env)
     assert loaded.storage.cache_dir == "/a b/c"
     assert loaded.server.cors_domains == ("a.org", "b.org")
     assert loaded.limits.queue_timeout_s == 0.5
     assert loaded.compute.thread_count == 3
+    assert loaded.server.read_only is True
+    assert Settings.load(env={"DVIDZARR_SERVER_READ_ONLY": "0"}) == Settings()
+    with pytest.raises(InvalidInputError, match="true or false"):
+        Settings.load(env={"DVIDZARR_SERVER_READ_ONLY": "yes"})
+
+
+OTHER = {
+    int: (1 << 21, "2097152"),
+    float: (0.25, "0.25"),
+    str: ("other", '"other"'),
+    tuple: (("a", "b"), '["a", "b"]'),
+    bool: (True, "true"),
+}
+CHOICES = {"server.anonymous": "reader", "storage.durability": "fast"}
+
+
+@pytest.mark.parametrize("key", [key for key, _, _ in Settings().items()])
+def test_every_key_can_be_set_everywhere(tmp_path: Path, key: str) -> None:
+    """File, environment and command line mean the same, and say where a value came from."""
+    section, _, name = key.partition(".")
+    kind = next(type(value) for known, value, _ in Settings().items() if known == key)
+    value, toml = (CHOICES[key], f'"{CHOICES[key]}"') if key in CHOICES else OTHER[kind]
+    plain = ",".join(value) if isinstance(value, tuple) else toml.strip('"')
+    file = tmp_path / "settings.toml"
+    file.write_text(f"[{section}]\n{name} = {toml}\n")
+    ways = {
+        str(file): Settings.load(file, env={}),
+        "environment": Settings.load(env={f"DVIDZARR_{section}_{name}".upper(): plain}),
+        "command line": Settings.load(env={}, texts={key: plain}),
+        "override": Settings.load(env={}, overrides={key: value}),
+    }
+    for source, settings in ways.items():
+        assert [row for row in settings.items() if row[2] != "default"] == [(key, value, source)]
 
 
 def test_without_arguments_the_process_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ _IN_MEMORY = 8 << 20
 
 async def keyvalue_view(call: Call) -> "KeyValueView":
     """Return the view that the path names, its instance opened (the first time, that reads logs)."""
-    view = cast("KeyValueView", call.instance.at(call.named_version))
+    view = cast("KeyValueView", call.view_at(call.named_version))
     if not view.instance.opened:
         await call.offload(lambda: view.instance.dataset)
     return view
@@ -165,7 +165,7 @@ async def _streamed(call: Call, view: "KeyValueView", start: bytes, body: "Async
 
 async def put(call: Call, view: "KeyValueView", item: Put) -> None:
     """Write a value together with those of other requests for the same version."""
-    await call.runtime.together((view.instance.id, view.version.id), view.put_all, item)
+    await call.runtime.together((view.instance.id, view.version.id, view.overrule), view.put_all, item)
 
 
 async def delete_key(call: Call) -> web.StreamResponse:

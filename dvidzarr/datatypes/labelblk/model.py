@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -154,7 +154,9 @@ class LabelInstance(VoxelInstance):
         with self.repo.gates.shared(("instance", self.id)):
             if self.repo.instances.get(self.name) is not self:  # deleted meanwhile
                 return
-            with self.tickets.open(self.dataset.log.tail.sequence):
+            locked = self.versioned and self.repo.dag.versions[version.ordinal].locked
+            amending = self.repo.amending(self, version) if locked else nullcontext()
+            with amending, self.tickets.open(self.dataset.log.tail.sequence):
                 upto = source.tickets.settled(source.dataset.log.tail.sequence)
                 view = self.at(version)
                 view.written(follow(source.at(version), view, coords, upto, author), author)
@@ -170,7 +172,10 @@ class LabelInstance(VoxelInstance):
                     _logger.warning("%s could not catch up with %s: %s", self.name, source.name, error)
 
     def _catch_up(self, source: "LabelInstance") -> None:
-        """Take in what a source has written last. Locked versions lack nothing: locking waits for followers."""
+        """Take in what a source has written last. Locked versions lack nothing: locking waits for followers.
+
+        Unless they were written all the same, in a store opened with `full_write`.
+        """
         tail = source.dataset.log.tail.sequence
         seen = self._sources[source.id]
         if seen > tail:  # a power loss took records that this had seen already
@@ -178,11 +183,20 @@ class LabelInstance(VoxelInstance):
         run = source.dataset.arrays[0].postings.snapshot()
         fresh = run.rows["sequence"] > seen
         written = [self.repo.dag.versions[at] for at in np.unique(run.rows["ordinal"][fresh]).tolist()]
-        behind = [version for version in written if not self.sealed(version)]
+        amended = self.repo.state.amended
+        behind = [
+            each for each in written if not each.locked or not self.versioned or each.ordinal in amended
+        ]
         for version in behind:
             coords = unpack(run.keys[fresh & (run.rows["ordinal"] == version.ordinal)])
             upto = tail if version is behind[-1] else seen
-            follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR, restart=True)
+            with ExitStack() as stack:
+                if (
+                    version.ordinal in amended
+                ):  # the gate of an open one may be held by a commit that opens this
+                    stack.enter_context(self.repo.gates.shared(("version", version.ordinal)))
+                follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR, restart=True)
+        self.repo.finish_later(self)
 
     # --- state -----------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class VoxelSource:
     def read_only(self) -> bool:
         """Whether the version is locked, or the store open for reading only."""
         instance = self.view.instance
-        return instance.repo.catalog.read_only or instance.sealed(self.view.version)
+        return instance.repo.catalog.read_only or instance.locked(self.view.version)
 
     def reading(self) -> Reading:
         """Return instance and lineage, after reading on in the logs if another process writes."""
@@ -75,7 +75,7 @@ class VoxelSource:
         """Return the derived `zarr.json` documents of the version by key."""
         view = self.view
         view.lineage()
-        state = "locked" if view.instance.sealed(view.version) else "open"
+        state = "locked" if view.instance.locked(view.version) else "open"
         attributes = {"state": state, "version": view.version.uuid, "instance": view.instance.name}
         return view.instance.hierarchy.documents(view.ordinal, attributes)
 

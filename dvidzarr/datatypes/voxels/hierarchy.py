@@ -19,10 +19,10 @@ class Hierarchy:
         self._shapes: dict[int, tuple[int, ZYX]] = {}
 
     def shape(self, ordinal: int) -> ZYX:
-        """Return the shape (z, y, x) of the array of a version; of a locked one it is worked out once."""
+        """Return the shape (z, y, x) of the array of a version; of a sealed one it is worked out once."""
         instance = self._instance
-        locked = instance.versioned and instance.repo.dag.versions[ordinal].locked
-        state = -1 if locked else instance.dataset.log.tail.sequence
+        sealed = instance.sealed(instance.repo.dag.versions[ordinal])
+        state = -1 if sealed else instance.dataset.log.tail.sequence
         known = self._shapes.get(ordinal)
         if known is None or known[0] != state:
             known = self._shapes[ordinal] = (state, self._shape(ordinal))
@@ -33,9 +33,7 @@ class Hierarchy:
         instance = self._instance
         extents = instance.stored_extents(ordinal)
         end = (0, 0, 0) if extents is None else extents.stop
-        store, versions = instance.dataset.arrays[0], instance.versions
-        store.derive(ordinal)
-        hull = store.postings.hull(versions.lineage(ordinal), versions.ancestors(ordinal))
+        hull = instance.dataset.arrays[0].hull(ordinal)
         z, y, x = (
             max(size, 0) if -(-size // step) >= top else top * step
             for size, top, step in zip(end, hull.tolist(), instance.chunk, strict=True)
@@ -64,7 +62,7 @@ class Hierarchy:
         if not instance.opened or not instance.dataset.writable:
             return
         root = instance.repo.dag.root
-        done = instance.versioned and root.locked and root.ordinal in instance.dataset.finished
+        done = instance.locked(root) and root.ordinal in instance.dataset.finished
         attributes = {"state": "locked" if done else "open", "version": root.uuid, "instance": instance.name}
         folder = f"{instance.prefix}/versions/{instance.dataset.versions.id_of(0)}"
         backend = instance.dataset.context.backend

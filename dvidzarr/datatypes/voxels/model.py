@@ -171,6 +171,11 @@ class VoxelInstance(Instance):
         """Say `locked` in the root version's metadata once its overlay is finished."""
         self.hierarchy.write()
 
+    def reopened(self, version: "Version") -> None:
+        """Say `open` in the root version's metadata before a chunk of it changes."""
+        if not version.parents:
+            self.hierarchy.write()
+
 
 def _box(edges: Sequence[Iterable[int]]) -> Box:
     start, stop = edges

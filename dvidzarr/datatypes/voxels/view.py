@@ -41,6 +41,7 @@ class VoxelView(View):
         Background (types of one byte) or 0 outside; writes leave what is outside as it is.
         """
         view = type(self)(self.instance, self.version)
+        view.overrule = self.overrule
         view.roi = self.instance.repo.instance(roi).at(self.version) if isinstance(roi, str) else roi
         return view
 
@@ -64,6 +65,7 @@ class VoxelView(View):
         With `shared` the result may be memory that others read too; it is read-only then.
         """
         view = self if roi is None else self.masked(roi)
+        # an empty view is false: a key-value instance without keys is no region all the same
         coord = None if view.roi is not None else box.only_chunk(self.instance.chunk)
         if coord is None:
             return view.reader(box).read()
@@ -161,6 +163,7 @@ class VoxelView(View):
     @property
     def shape(self) -> ZYX:
         """Shape of the Zarr array: up to the extents, or up to the last chunk where one lies beyond them."""
+        self.lineage()  # a follower of the store reads on
         return self.instance.hierarchy.shape(self.ordinal)
 
     # --- as numpy, zarr, dask, xarray ------------------------------------------------------------------------
