@@ -34,7 +34,8 @@ _RECORD = vars(
 class Front:
     """What aiohttp calls for each request."""
 
-    def __init__(self, runtime: Runtime, access: Access) -> None:
+    def __init__(self, runtime: Runtime, access: Access, *, counted: bool = True) -> None:
+        self._counted = counted
         self._activity = runtime.activity
         self._meters = runtime.meters
         self._watch = runtime.watch
@@ -45,7 +46,8 @@ class Front:
         """Answer a request; every error becomes an answer."""
         identity = secrets.token_hex(6)
         started = time.perf_counter()
-        self._activity.begin(request.method)
+        if self._counted:
+            self._activity.begin(request.method)
         status = 499  # the client left
         size = 0
         connection = request.protocol
@@ -63,11 +65,17 @@ class Front:
         finally:
             if isinstance(connection, Connection):
                 connection.end(whole=request.content.is_eof())
-            self._activity.end()
-            seconds = time.perf_counter() - started
-            received = request.content.total_bytes
-            self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
-            _log(request, identity, status, received, size, seconds)
+            if self._counted:
+                self._count(request, identity, status, size, started)
+
+    def _count(
+        self, request: web.BaseRequest, identity: str, status: int, size: int, started: float
+    ) -> None:
+        self._activity.end()
+        seconds = time.perf_counter() - started
+        received = request.content.total_bytes
+        self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
+        _log(request, identity, status, received, size, seconds)
 
     async def _watched(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
         """Answer and send, or give up when the request stands still for too long.

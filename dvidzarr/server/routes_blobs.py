@@ -76,7 +76,7 @@ _WORDS = ("node", "{uuid}", "{instance}", KEYWORD, "{reference?}")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(("GET",), _WORDS, get_blob, "getBlob", "read"),
-    Endpoint(("POST",), _WORDS, post_blob, "postBlob", "query"),
+    Endpoint(("POST",), _WORDS, post_blob, "postBlob", "query", home=True),
 )
 
 _REFUSAL = Endpoint((), _WORDS, refuse_blob, "refuseBlob", "read")

@@ -95,10 +95,6 @@ class SharedWord:
     def value(self, number: int) -> None:
         self._view[0] = number
 
-    def close(self) -> None:
-        """Unmap the file."""
-        self._view.release()
-        self._map.close()
 
 
 class LocalBackend:
