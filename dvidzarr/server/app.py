@@ -45,8 +45,8 @@ _KEPT_BYTES = 32 << 20  # the most that glibc takes for the second one
 def make_app(runtime: Runtime, access: Access, *, private: bool = False) -> web.Server:
     """Return the aiohttp server; must be called on a running loop.
 
-    `private` is for requests that another process of this server took, and counts. Bodies stay as they came (`auto_decompress` off): DVID ignores a request's Content-Encoding, and decoding
-    hides bombs.
+    `private` is for requests that another process of this server took, and counts. Bodies stay as they came
+    (`auto_decompress` off): DVID ignores a request's Content-Encoding, and decoding hides bombs.
     """
     limits = runtime.settings.limits
     return GuardedServer(

@@ -4,7 +4,7 @@ import mmap
 from collections.abc import Iterator
 
 CLOSED, ACTIVE, SECOND, READS, READS_BEFORE, WRITES, WRITES_BEFORE = range(7)
-"""Places in a row: connections that ended, requests running, and requests begun in the second `SECOND` and the one before."""
+"""Places in a row: connections that ended, requests running, requests begun in the second `SECOND` and in the one before."""
 
 _WORDS = 8
 _WORD_BYTES = 8

@@ -2,8 +2,8 @@
 
 Which those are is decided here, from the route table: what writes or administers, what a row says lives `home`, and
 throttled requests, whose slots are counted for the server as a whole. Nothing is buffered beyond what is on its way: a slow
-client slows the other process down, one that leaves ends the request there. What the other process refuses before it
-wants the body is never asked of a client that waits for `100 Continue`.
+client slows the other process down, one that leaves ends the request there. A body that has not arrived yet is announced
+(`Expect: 100-continue`) and read when the other process wants it: what is refused before is never asked of the client.
 """
 
 import asyncio
@@ -69,14 +69,15 @@ class Home:
         """
         body = _Body(call)
         request = call.request
+        arrived = _arrived(request)
         try:
             async with self._session.request(
                 request.method,
                 _url(request),
                 headers=_passed(request.headers),
-                data=body.pieces() if request.body_exists else None,
-                chunked=True if request.body_exists and request.content_length is None else None,
-                expect100=request.headers.get(hdrs.EXPECT, "").lower() == "100-continue",
+                data=body.pieces() if arrived is None else arrived,
+                chunked=True if arrived is None and request.content_length is None else None,
+                expect100=arrived is None,
                 allow_redirects=False,
             ) as answer:
                 response = web.StreamResponse(
@@ -87,9 +88,19 @@ class Home:
                 await _send(call, response, answer.content.iter_any())
                 return response
         except ClientError as error:
-            if body.failure is not None:
-                raise body.failure from None
-            raise PlainError(502, "the process that writes ended before it answered") from error
+            if body.failure is None:
+                raise PlainError(502, "the process that writes ended before it answered") from error
+        # the session's error has it as its cause: raised there, it would become a cause of itself
+        raise body.failure
+
+
+def _arrived(request: web.BaseRequest) -> bytes | None:
+    """Return the body if all of it is here."""
+    if not request.body_exists:
+        return b""
+    if request.content.is_eof() and request.content.exception() is None:
+        return request.content.read_nowait(-1)
+    return None
 
 
 class _Body:
@@ -116,7 +127,10 @@ async def _send(call: Call, response: web.StreamResponse, body: AsyncIterator[by
         async for piece in body:
             async with asyncio.timeout(patience):
                 await response.write(piece)
-    except (ClientError, TimeoutError):  # the answer was cut off: its client must not take a part for the whole
+    except (
+        ClientError,
+        TimeoutError,
+    ):  # the answer was cut off: its client must not take a part for the whole
         abort(call.request)
 
 
@@ -124,7 +138,7 @@ def _url(request: web.BaseRequest) -> URL:
     """Return the target as it came; bytes that no URL may hold are escaped, which means the same."""
     path, query = target_of(request), request.raw_path.partition("?")[1:]
     raw = (path + "".join(query)).encode("utf-8", "surrogateescape")
-    return URL(f"http://home{quote_from_bytes(raw, safe=_PRINTABLE)}", encoded=True)
+    return URL(f"http://localhost{quote_from_bytes(raw, safe=_PRINTABLE)}", encoded=True)
 
 
 def _passed(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -32,7 +32,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD} | self._facts
+        line |= {
+            name: value for name, value in record.__dict__.items() if name not in _STANDARD
+        } | self._facts
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()

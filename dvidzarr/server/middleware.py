@@ -68,9 +68,7 @@ class Front:
             if self._counted:
                 self._count(request, identity, status, size, started)
 
-    def _count(
-        self, request: web.BaseRequest, identity: str, status: int, size: int, started: float
-    ) -> None:
+    def _count(self, request: web.BaseRequest, identity: str, status: int, size: int, started: float) -> None:
         self._activity.end()
         seconds = time.perf_counter() - started
         received = request.content.total_bytes
@@ -147,7 +145,9 @@ def _let_go(error: BaseException) -> None:
     that were cut short would wait for the next full garbage collection (2 GiB after ten of them, measured).
     """
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:  # a cause may lead back to what it caused
+        seen.add(id(link))
         clear_frames(link.__traceback__)
         link.__traceback__ = None
         link = link.__cause__ or link.__context__

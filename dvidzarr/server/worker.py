@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ from dvidzarr.server.logs import logging_to
 from dvidzarr.server.runtime import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dvidzarr.repo.catalog import Catalog
 
 _FOLLOW_S = 0.1
@@ -97,16 +98,16 @@ class Worker:
         access = Access.of(settings.server, order.host, os.environ.get(ADMIN_TOKEN, ""))
         self._server = make_app(self._runtime, access)
         self._private = make_app(self._runtime, access, private=True)
+        self._place = private_socket(folder, order.number)
+        Path(self._place).unlink(missing_ok=True)  # of a process that was killed
         self._finishing = asyncio.Event()
         self._alone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until the supervisor says so, or is gone."""
-        path = private_socket(Path(self._order.folder), self._order.number)
-        Path(path).unlink(missing_ok=True)  # of a process that was killed
         loop = asyncio.get_running_loop()
-        door = await loop.create_unix_server(self._private, path)
+        door = await loop.create_unix_server(self._private, self._place)
         loop.add_signal_handler(signal.SIGTERM, lambda: self._channel.say(stop=True))
         self._channel.attend(self._take, self._told, self._orphaned)
         if self._order.writes:
@@ -183,7 +184,9 @@ def _opened(order: Order, settings: Settings) -> "Iterator[Catalog]":
 
 def main() -> int:
     """Do what the supervisor orders; return the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, which knows the order of things
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the supervisor too, which knows the order of things
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     order = Order(**channel.hear())
     settings = Settings.load(env={}, overrides=order.settings)

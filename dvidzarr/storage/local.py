@@ -96,7 +96,6 @@ class SharedWord:
         self._view[0] = number
 
 
-
 class LocalBackend:
     """Objects as files below one folder. Symbolic links below the root are refused, never followed.
 
