@@ -15,9 +15,9 @@ keeps dying); its connections are lost, no acknowledged write is. If home dies, 
 first recover the logs: the service stops, with an error. If this process dies, the others finish what runs and exit.
 
 Rejected. SO_REUSEPORT: the kernel spreads connections by a hash; of 16 over two processes one got 10 or more in 45 % and 11
-or more in 20 % of 200 tries, and those that wait at a process that dies are reset. One listening socket inherited by all: an
-event loop that wakes takes all that wait; of 16 opened at once one got 12 to 16. Handing out gives each process 8; it costs a
-connection, not a request, some 0.1 ms.
+or more in 20 % of 200 tries, and those that wait at a process that dies are reset. One listening socket inherited by
+all: an event loop that wakes takes all that wait; of 16 opened at once one got 12 to 16. Handing out gives each process 8;
+it costs a connection, not a request, some 0.1 ms.
 """
 
 import asyncio
