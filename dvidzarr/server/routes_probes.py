@@ -38,7 +38,7 @@ async def get_metrics(call: Call) -> web.StreamResponse:
     """Answer all figures in the text format of Prometheus, of all processes of the server."""
     runtime = cast("Runtime", call.runtime)
     body = await call.offload(metrics.exposition, runtime)
-    if runtime.fleet.count > 1 and gathering.ONLY not in call.query:
+    if runtime.fleet.count > 1 and call.query.get(gathering.ONLY) != "this":
         texts = {runtime.fleet.number: body} | await gathering.asked(runtime.fleet.others())
         body = await call.offload(gathering.merged, texts)
     return responses.octets(body, metrics.CONTENT_TYPE)

@@ -21,7 +21,6 @@ it costs a connection, not a request, some 0.1 ms.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import signal
@@ -41,8 +40,8 @@ from dvidzarr.server.access import Access
 from dvidzarr.server.app import Ready, event_loop, url_of
 from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
-from dvidzarr.server.listening import listening
 from dvidzarr.server.logs import logging_to
+from dvidzarr.server.reception import Reception
 from dvidzarr.server.worker import Order
 
 LOG = logging.getLogger("dvidzarr.server")
@@ -54,9 +53,6 @@ _GRACE_S = 5.0
 """So much longer than it may take to finish its requests a process has until it is killed."""
 
 _TOLD_S = 0.5
-
-_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_FULL_PAUSE_S = 1.0
 
 
 def supervise(store: str, settings: Settings, *, read_only: bool = False, ready: Ready | None = None) -> None:
@@ -115,6 +111,12 @@ class _Process:
     failure: DvidzarrError | None = None
     begun: float = field(default_factory=time.monotonic)
 
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Give it a connection; False if it takes none."""
+        taken = self.channel.hand_over(connection)
+        self.sent += taken
+        return taken
+
 
 class Supervisor:
     """The processes of one server. Lives on one event loop."""
@@ -127,8 +129,7 @@ class Supervisor:
         self._board = Board(settings.server.workers, board)
         self._read_only = read_only
         self._url = ""
-        self._doors: list[socket.socket] = []
-        self._open = False
+        self._reception = Reception(self._candidates)
         self._processes: dict[int, _Process] = {}
         self._pauses = dict.fromkeys(range(settings.server.workers), _FIRST_PAUSE_S)
         self._stop = asyncio.Event()
@@ -141,17 +142,15 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        self._doors = listening(self._settings.server.host, self._settings.server.port)
+        host, port = self._reception.listen(self._settings.server.host, self._settings.server.port)
         try:
-            address = self._doors[0].getsockname()
-            self._url = url_of(address[0], address[1])
+            self._url = url_of(host, port)
             await self._start_all()
             if not self._stop.is_set():
-                self._open = True
-                self._watch_doors()
-                LOG.info("serving", extra={"host": address[0], "port": address[1], "store": self._store})
+                self._reception.open()
+                LOG.info("serving", extra={"host": host, "port": port, "store": self._store})
                 if ready is not None:
-                    ready(address[0], address[1])
+                    ready(host, port)
             await self._stop.wait()
         finally:
             self._stopping = True
@@ -213,7 +212,7 @@ class Supervisor:
     def _heard(self, process: _Process, report: dict[str, Any]) -> None:
         if "ready" in report and not process.ready.done():
             process.ready.set_result(None)
-            self._watch_doors()
+            self._reception.resume()
         elif "failed" in report:
             kind = getattr(errors, report["failed"], StorageError)
             process.failure = kind(report["message"])
@@ -239,7 +238,7 @@ class Supervisor:
         if process.number == 0 and not self._read_only:
             self._fail(f"the process that writes, {what}: start the server again")
             return
-        if self._open:  # else it is an error of the start
+        if self._reception.opened:  # else it is an error of the start
             await self._replace(process, what)
 
     async def _replace(self, process: _Process, what: str) -> None:
@@ -260,50 +259,14 @@ class Supervisor:
             self._failure = StorageError(why)
         self._stop.set()
 
-    # --- connections -----------------------------------------------------------------------------------------
-
-    def _watch_doors(self) -> None:
-        if self._stopping or not self._open:
-            return
-        for door in self._doors:
-            asyncio.get_running_loop().add_reader(door, self._accept, door)
-
-    def _unwatch_doors(self) -> None:
-        for door in self._doors:
-            asyncio.get_running_loop().remove_reader(door)
-
-    def _accept(self, door: socket.socket) -> None:
-        living = [each for each in self._processes.values() if _serves(each)]
-        if not living:  # those who come wait at the door until one serves again
-            self._unwatch_doors()
-            return
-        try:
-            connection, _ = door.accept()
-        except OSError as error:
-            if error.errno in _FULL:
-                LOG.warning("cannot take a connection: %s", error.strerror)
-                self._unwatch_doors()
-                asyncio.get_running_loop().call_later(_FULL_PAUSE_S, self._watch_doors)
-            return
-        with connection:
-            for process in sorted(living, key=self._load):
-                if process.channel.hand_over(connection):
-                    process.sent += 1
-                    return
-
-    def _load(self, process: _Process) -> tuple[int, int]:
-        return process.sent - self._board.row(process.number)[CLOSED], process.sent
-
     # --- the end ---------------------------------------------------------------------------------------------
 
     async def _end(self) -> None:
         """Stop in order: no new connections, the followers' requests, those that home answers for them, home."""
-        if self._failure is None and self._open:
+        if self._failure is None and self._reception.opened:
             self._tell_all(DRAIN)
             await asyncio.sleep(self._settings.server.stop_delay_s)
-        self._unwatch_doors()
-        for door in self._doors:
-            door.close()
+        self._reception.close()
         LOG.info("stopping")
         self._tell_all(FINISH)
         running = dict(self._processes)
@@ -315,6 +278,14 @@ class Supervisor:
             await _gone(home, patience)
         for task in list(self._tasks):
             task.cancel()
+
+    def _candidates(self) -> list[_Process]:
+        """Return the processes that serve, the one with the fewest connections first."""
+        serving = [process for process in self._processes.values() if _serves(process)]
+        return sorted(serving, key=self._load)
+
+    def _load(self, process: _Process) -> tuple[int, int]:
+        return process.sent - self._board.row(process.number)[CLOSED], process.sent
 
     def _tell_all(self, word: bytes) -> None:
         for process in self._processes.values():
