@@ -33,7 +33,12 @@ def cases(plan: Plan, built: Built) -> Iterator[Figure]:
     places = boxes(plan.size, BLOCK, aligned=True)
     script = plan.folder / "workers.lua"
     script.write_text(_SCRIPT % ", ".join(f'"{raw_path(built.root, box)}"' for box in places))
-    one, two = (serve(built.store, "full", "--workers", number, "--read-only") for number in _WORKERS)
+    twin = plan.folder / "twin"  # a store has one writer, and both servers are to have one
+    shutil.copytree(built.store, twin)
+    one, two = (
+        serve(store, "full", "--workers", number)
+        for store, number in zip((built.store, twin), _WORKERS, strict=True)
+    )
     with running(*one) as first, running(*two) as second:
         servers = (first, second)
         rates: list[list[float]] = [[], []]

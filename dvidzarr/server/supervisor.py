@@ -87,15 +87,17 @@ def supervise(store: str, settings: Settings, *, read_only: bool = False, ready:
 
 
 def share(settings: Settings) -> Settings:
-    """Return the settings of one process: what is limited for the server as a whole is divided."""
+    """Return the settings of one process: what is limited for the server as a whole is divided.
+
+    Not so the cache of decoded chunks: all processes read the same chunks, and half a cache of each helps none.
+    """
     count, limits = settings.server.workers, settings.limits
     limits = replace(
         limits,
         max_connections=-(-limits.max_connections // count),
         bytes_in_flight=max(1, limits.in_flight_budget // count),
     )
-    cache = replace(settings.cache, chunk_cache_mb=settings.cache.chunk_cache_mb // count)
-    return replace(settings, limits=limits, cache=cache)
+    return replace(settings, limits=limits)
 
 
 @dataclass(slots=True)
