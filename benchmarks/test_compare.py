@@ -46,7 +46,7 @@ def test_groups_run(plan: Plan, cases: Callable[[Plan], Items], wanted: set[str]
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="the program wrk is not installed")
 def test_workers_are_compared(plan: Plan) -> None:
     figures = list(workers.cases(plan, build(plan)))
-    assert [figure.unit for figure in figures] == ["req/s", "req/s", "×", "MB", "MB"]
+    assert [figure.unit for figure in figures] == ["req/s", "req/s", "%", "MB", "MB"]
     assert all(figure.value > 0 for figure in figures)
 
 

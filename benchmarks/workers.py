@@ -47,11 +47,11 @@ def cases(plan: Plan, built: Built) -> Iterator[Figure]:
         for turn in range(max(1, round(plan.seconds * _TURNS_PER_SECOND))):
             for which in (0, 1) if turn % 2 else (1, 0):  # nobody always follows the other
                 rates[which].append(_rate(servers[which].url, script))
-        ratios = [two / one for one, two in zip(*rates, strict=True)]
+        ratios = [100 * two / one for one, two in zip(*rates, strict=True)]
         for number, samples in zip(_WORKERS, rates, strict=True):
             yield _figure(f"GET {BLOCK}³, {_CONNECTIONS} connections", _who(number), samples, "req/s")
         yield _figure(
-            f"GET {BLOCK}³, {_CONNECTIONS} connections", "dvidzarr serve, two over one", ratios, "×"
+            f"GET {BLOCK}³, {_CONNECTIONS} connections", "dvidzarr serve, two over one", ratios, "%"
         )
         for number, server in zip(_WORKERS, servers, strict=True):
             yield _figure("resident memory, all processes", _who(number), [_resident(server)], "MB")

@@ -42,15 +42,12 @@ from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.reception import Reception
-from dvidzarr.server.worker import Order
+from dvidzarr.server.worker import GRACE_S, Order
 
 LOG = logging.getLogger("dvidzarr.server")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.2, 30.0, 60.0
 """Before a process is started again; the pause doubles unless it lived long enough."""
-
-_GRACE_S = 5.0
-"""So much longer than it may take to finish its requests a process has until it is killed."""
 
 _TOLD_S = 0.5
 
@@ -273,7 +270,7 @@ class Supervisor:
         self._tell_all(FINISH)
         running = dict(self._processes)
         home = running.pop(0, None)
-        patience = self._settings.storage.drain_timeout_s + _GRACE_S
+        patience = self._settings.storage.drain_timeout_s + GRACE_S
         await asyncio.gather(*(_gone(each, patience) for each in running.values()))
         if home is not None:
             home.channel.shut()

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
     from dvidzarr.repo.catalog import Catalog
 
+GRACE_S = 5.0
+"""So much longer than its requests may take to finish a process has to end."""
+
+_LOOK_S = 1.0
 _FOLLOW_S = 0.1
 """How often a follower reads on by itself, so that no request finds it far behind."""
 
@@ -175,6 +180,14 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(None, self._runtime.close)
 
 
+def _die_with(parent: int, patience: float) -> None:
+    """End this process some time after its supervisor if it did not end by itself; runs in a thread."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    time.sleep(patience)
+    os._exit(1)
+
+
 @contextmanager
 def _opened(order: Order, settings: Settings) -> "Iterator[Catalog]":
     catalog = dvidzarr.open(order.store, "w" if order.writes else "r", settings)
@@ -191,6 +204,8 @@ def main() -> int:
     order = Order(**channel.hear())
     settings = Settings.load(env={}, overrides=order.settings)
     keep_freed_memory()
+    patience = settings.storage.drain_timeout_s + GRACE_S
+    threading.Thread(target=_die_with, args=(os.getppid(), patience), daemon=True).start()
     facts = {"worker": order.number}
     try:
         with (

@@ -189,3 +189,30 @@ def test_a_taken_port_and_a_held_store_are_told(tmp_path: Path) -> None:
         assert f"cannot listen on 127.0.0.1 port {port}" in failing(tmp_path / "other", port)
         said = failing(tmp_path / "store", 0)
         assert f"use its address instead: {server.url}" in said
+
+
+def test_who_asks_is_told_before_the_end(tmp_path: Path) -> None:
+    config = tmp_path / "delay.toml"
+    config.write_text("[server]\nstop_delay_s = 2.0\n")
+    with (
+        served(tmp_path / "store", "--workers", 2, "--config", config) as server,
+        talking(server, 2) as client,
+    ):
+        assert [status for status, _ in client.everywhere("/readyz")] == [200, 200]
+        server.process.terminate()
+        wait_for(
+            lambda: [s for s, _ in client.everywhere("/readyz")] == [503, 503], "both say that they stop"
+        )
+        with talking(server, 2) as late:  # connections are still taken
+            assert [status for status, _ in late.everywhere("/livez")] == [200, 200]
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_a_signal_to_all_processes_at_once_is_a_clean_end(tmp_path: Path) -> None:
+    """As from a terminal, or from a service manager that knows the group."""
+    with served(tmp_path / "store", "--workers", 2) as server:
+        pids = settled(server, 2)
+        for pid in (*pids, server.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+        assert not any(map(alive, pids))
