@@ -22,6 +22,7 @@ from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
+from dvidzarr.server.activitytopic import activity_topic
 from dvidzarr.server.app import LOG, event_loop, keep_freed_memory, make_app
 from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
@@ -211,6 +212,7 @@ def main() -> int:
         with (
             logging_to(turns=order.board, facts=facts),
             _opened(order, settings) as catalog,
+            activity_topic(settings),
             asyncio.Runner(loop_factory=event_loop()) as runner,
         ):
             runner.run(_serve(order, channel, catalog, settings))
