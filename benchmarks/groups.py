@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import depth, keys, labels, reads, served, startup, writes
+from benchmarks import depth, keys, labels, reads, served, startup, workers, writes
 from benchmarks.timing import Case, Figure
 from benchmarks.volumes import Built, Plan, build
 
@@ -27,6 +27,7 @@ class Bench:
 GROUPS: dict[str, Callable[[Bench], Items]] = {
     "reads": lambda bench: reads.cases(bench.plan, bench.built),
     "served": lambda bench: served.cases(bench.plan, bench.built),
+    "workers": lambda bench: workers.cases(bench.plan, bench.built),
     "labels": lambda bench: labels.cases(bench.plan),
     "depth": lambda bench: depth.cases(bench.plan),
     "writes": lambda bench: writes.cases(bench.plan),

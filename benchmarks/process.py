@@ -71,9 +71,9 @@ def url_of(process: "subprocess.Popen[str]") -> str:
     return line
 
 
-def serve(store: Path, durability: str = "full") -> tuple[object, ...]:
-    """Return the words that `running` and `start` need to serve a store on a free port."""
-    return ("dvidzarr.cli.main", "serve", store, "--port", 0, "--durability", durability)
+def serve(store: Path, durability: str = "full", *more: object) -> tuple[object, ...]:
+    """Return the words that `running` and `start` need to serve a store on a free port; `more` are further options."""
+    return ("dvidzarr.cli.main", "serve", store, "--port", 0, "--durability", durability, *more)
 
 
 class Client:

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks import compare, depth, keys, labels, plots, report, scaling, served, startup, writes
+from benchmarks import compare, depth, keys, labels, plots, report, scaling, served, startup, workers, writes
 from benchmarks.datasets import gray
 from benchmarks.process import CHECKOUT
 from benchmarks.timing import Case, Figure, interleave, of_samples
@@ -41,6 +41,13 @@ def test_groups_run(plan: Plan, cases: Callable[[Plan], Items], wanted: set[str]
     for item in cases(plan):
         figures += [item] if isinstance(item, Figure) else interleave(item, 0.0)
     assert wanted <= {figure.name for figure in figures}
+    assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="the program wrk is not installed")
+def test_workers_are_compared(plan: Plan) -> None:
+    figures = list(workers.cases(plan, build(plan)))
+    assert [figure.unit for figure in figures] == ["req/s", "req/s", "%", "MB", "MB"]
     assert all(figure.value > 0 for figure in figures)
 
 

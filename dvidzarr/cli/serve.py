@@ -1,4 +1,4 @@
-"""`dvidzarr serve`: the server in this process."""
+"""`dvidzarr serve`: the server in this process, or in several."""
 
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from dvidzarr.core.settings import Settings
 @click.argument("store")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, this machine only]")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for any free one.  [default: 8000]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that serve; one of them writes.  [default: 1]"
+)
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file with settings."
 )
@@ -50,6 +53,7 @@ def serve(
     store: str,
     host: str | None,
     port: int | None,
+    workers: int | None,
     config: Path | None,
     given: tuple[tuple[str, str], ...],
     durability: str | None,
@@ -70,6 +74,7 @@ def serve(
     overrides = {
         "server.host": host,
         "server.port": port,
+        "server.workers": workers,
         "server.anonymous": anonymous,
         "server.read_only": read_only,
         "server.full_write": full_write,
@@ -77,20 +82,19 @@ def serve(
         "storage.durability": durability,
     }
     settings = Settings.load(config, overrides=overrides, texts=dict(given))
+    if settings.server.workers > 1:
+        from dvidzarr.server.supervisor import supervise  # noqa: PLC0415 - as above
+
+        supervise(store, settings, ready=_ready)
+        return
     catalog = dvidzarr.open(
         store,
         mode="r" if settings.server.read_only else "w",
         settings=settings,
         full_write=settings.server.full_write,
     )
-    run(
-        catalog,
-        settings,
-        settings.server.host,
-        settings.server.port,
-        ready=lambda address, bound: click.echo(f"http://{_in_url(address)}:{bound}"),
-    )
+    run(catalog, settings, settings.server.host, settings.server.port, ready=_ready)
 
 
-def _in_url(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+def _ready(address: str, port: int) -> None:
+    click.echo(f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}")

@@ -35,6 +35,7 @@ class ServerSettings(_Section):
 
     host: str = "127.0.0.1"
     port: int = field(default=8000, metadata={"minimum": 0})
+    workers: int = field(default=1, metadata={"minimum": 1})
     cors_domains: tuple[str, ...] = ("*",)
     hosts: tuple[str, ...] = ()
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from aiohttp import web
 
-from dvidzarr.core.errors import DvidzarrError, InvalidInputError
+from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
 from dvidzarr.core.ids import Author
 from dvidzarr.http.errors import PlainError
 
@@ -70,6 +70,9 @@ class Endpoint:
         `write` is refused on a locked version (not to an admin in full-write mode); `admin` needs the
         admin right; `read` works on any version, but DVID refuses even `POST help` on a locked one, so
         by POST, PUT and DELETE only `query` (a read that needs a body) does.
+    home
+        Whether it needs what one process of a server alone has, although its effect does not tell: of several
+        processes, the one that writes answers it, and whatever writes or administers.
     """
 
     methods: tuple[str, ...]
@@ -77,6 +80,7 @@ class Endpoint:
     handler: Handler
     operation: str
     effect: Effect
+    home: bool = False
 
     def bind(self, parts: tuple[str, ...]) -> dict[str, str]:
         """Return the values of the named words that are present."""
@@ -246,3 +250,10 @@ class Target:
     version: "Version"
     instance: "Instance | None" = None
     named: "Version | None" = None
+
+    def check(self) -> None:
+        """Raise `NotFoundError` if it was deleted."""
+        if not self.repo.exists:
+            raise NotFoundError(f"could not find UUID with partial match to {self.version.uuid}")
+        if self.instance is not None:
+            self.repo.check_instance(self.instance)

@@ -186,6 +186,7 @@ class RepoBase:
     def append(self, kind: Kind, author: Author, header: dict[str, Any]) -> None:
         """Append a record to the repo log: durable and applied on return."""
         self._log.append(kind, {"t": now(), "u": author.user, "a": author.app, **header})
+        self.catalog.generation.advance()
 
     def _apply(self, entry: Entry) -> None:
         self.state = self.state.applied(entry)

@@ -16,6 +16,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.repo.blobstore import BlobStore
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType, Registry
+from dvidzarr.repo.generation import Generation
 from dvidzarr.repo.names import VersionNames
 from dvidzarr.repo.repo import Repo, version_header
 from dvidzarr.repo.storefile import create_store, read_store
@@ -42,8 +43,8 @@ Opener = Callable[[str], "Catalog"]
 class Catalog:
     """An open store.
 
-    `opening` guards the change from following to writing and the opening of instances; `names.lock` guards the choice
-    of UUIDs and numbers of versions.
+    `opening` guards the change from following to writing and the opening of instances, `_refreshing` the table of repos
+    of a follower; `names.lock` guards the choice of UUIDs and numbers of versions.
 
     Parameters
     ----------
@@ -80,6 +81,7 @@ class Catalog:
         self.writing = False
         self._ready = False  # writing, and all logs are recovered: only then may other threads write
         self.opening = threading.RLock()
+        self._refreshing = threading.RLock()
         self.scheduler = Scheduler(settings.compute.thread_count)
         self._closed = False
         self.names = VersionNames()
@@ -89,6 +91,7 @@ class Catalog:
         self._listed = 0
         backend = LocalBackend(path)
         self._lock = WriterLock(f"{backend.root}/lock")
+        self.generation = Generation(backend)
         store_id = read_store(backend) or create_store(backend, self._lock, create=mode != "r")
         cache_dir = Path(settings.storage.cache_dir or Path(path) / "cache") / store_id
         cache = ChunkCache(settings.cache.chunk_bytes)
@@ -127,7 +130,7 @@ class Catalog:
             raise ForbiddenError(
                 f"the store {self.url} is {'closed' if self._closed else 'open for reading only'}"
             )
-        with self.opening:
+        with self.opening, self._refreshing:
             if self._lock.held:
                 return
             self._lock.acquire()
@@ -136,6 +139,7 @@ class Catalog:
                 for repo in list(self._repos.values()):
                     self._open_repo(repo)
                 self._discover()
+                self.generation.begin()
                 self._ready = True
             except BaseException:
                 self.writing = False
@@ -158,7 +162,7 @@ class Catalog:
         """Hold the writer lock with nothing opened for writing (for repairs), then forget what was read before."""
         if self.read_only:
             raise ForbiddenError(f"the store {self.url} is open for reading only")
-        with self.opening:
+        with self.opening, self._refreshing:
             self._lock.acquire()
             try:
                 for repo in self._repos.values():
@@ -169,6 +173,7 @@ class Catalog:
                 for repo in self._repos.values():
                     self.names.forget(repo)
                 self._repos, self._listed, self.broken = {}, 0, {}
+                self.generation.look_at(None)
                 self._lock.release(clean=False)
 
     def announce(self, url: str) -> None:
@@ -186,6 +191,7 @@ class Catalog:
             repo.close()
         self.blobs.close()
         self.scheduler.close()
+        self.generation.close()
         self._lock.release(clean=True)
         self.writing = False
 
@@ -203,14 +209,23 @@ class Catalog:
 
     # --- repos -----------------------------------------------------------------------------------------------
 
+    @property
+    def behind(self) -> bool:
+        """Whether another process may have done something that `refresh` has not seen yet."""
+        return not self.writing and self.generation.passed
+
     def refresh(self) -> None:
         """See what another process did (nothing to do for the writer)."""
-        if self.writing:
+        if not self.behind:
             return
-        with self.opening:
-            self._discover()
+        with self._refreshing:
+            if self.writing:  # since a moment ago
+                return
+            number = self.generation.current
+            self._discover(told=number is not None)
             for repo in list(self._repos.values()):
                 self._follow(repo)
+            self.generation.look_at(number)
 
     def _follow(self, repo: Repo) -> None:
         try:
@@ -219,11 +234,25 @@ class Catalog:
             if repo.id in self.context.backend.folders("repos"):
                 raise
             self._drop(repo)  # deleted by the writer meanwhile
+        else:
+            if not repo.exists:
+                self._drop(repo)
 
-    def _discover(self) -> None:
-        """Open repos that appeared. A folder without a whole first record is no repo."""
+    def catch_up(self) -> None:
+        """See what another process did to the repos, and to the instances that are open here."""
+        self.refresh()
+        for repo in list(self._repos.values()):
+            for instance in repo.instances.values():
+                if instance.opened:
+                    instance.catch_up()
+
+    def _discover(self, *, told: bool = False) -> None:
+        """Open repos that appeared. A folder without a whole first record is no repo.
+
+        The time of the folder tells whether to look, unless the writer said so (`told`).
+        """
         changed = self.context.backend.changed("repos")
-        if changed is None or (changed == self._listed and not self.writing):
+        if changed is None or (changed == self._listed and not self.writing and not told):
             return
         for repo_id in self.context.backend.folders("repos"):
             if repo_id not in self._repos:

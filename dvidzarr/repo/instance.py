@@ -140,14 +140,29 @@ class Instance:
 
     @property
     def dataset(self) -> Dataset:
-        """The instance on the store, opened if it was not."""
+        """The instance on the store, opened if it was not; a follower of the store has read on in its log."""
         dataset = self._dataset
-        return self._open() if dataset is None else dataset
+        if dataset is None:
+            return self._open()
+        dataset.follow()
+        return dataset
 
     @property
     def opened(self) -> bool:
         """Whether the dataset is open."""
         return self._dataset is not None
+
+    @property
+    def current(self) -> bool:
+        """Whether looking at the dataset takes no time: it is open, and nothing is to be read on (or it is ours)."""
+        dataset = self._dataset
+        if dataset is None:
+            return self.repo.writable
+        return dataset.writable or not dataset.log.behind
+
+    def catch_up(self) -> None:
+        """Open the dataset; as a follower read on in its log."""
+        _ = self.dataset
 
     def _open(self) -> Dataset:
         with self.repo.catalog.opening, self._opening:
@@ -257,7 +272,7 @@ class View:
         if not dataset.writable:
             instance.repo.follow()
             instance.repo.check_instance(instance)
-            dataset.follow()
+            dataset.follow()  # after the repo: a version seen locked is seen with all that was written to it
         lineage = dataset.versions.lineage(self.ordinal)
         if dataset.log.damage:
             dataset.check_intact(lineage, self._seal_of)

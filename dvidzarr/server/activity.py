@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from dvidzarr.core.ids import now
+from dvidzarr.server.board import ACTIVE, READS, READS_BEFORE, SECOND, WRITES, WRITES_BEFORE, Board
 
 _USERS_KEPT = 10_000
 
@@ -30,33 +31,50 @@ class Ping:
 
 
 class Activity:
-    """Counters of one server; touched by its event loop only."""
+    """Counters of one server; touched by its event loop only. The numbers lie on the board that its processes share."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: Board | None = None, number: int = 0) -> None:
         self.started = time.monotonic()
-        self.active = 0
         self._pings: dict[str, Ping] = {}
-        self._second = 0
-        self._reads = (0, 0)
-        self._writes = (0, 0)
+        self._board = board or Board()
+        self._row = self._board.row(number)
+
+    @property
+    def active(self) -> int:
+        """Requests running in this process."""
+        return self._row[ACTIVE]
+
+    @property
+    def active_everywhere(self) -> int:
+        """Requests running in all processes of the server."""
+        return sum(row[ACTIVE] for row in self._board.rows())
 
     def begin(self, method: str) -> None:
         """Count a request that starts."""
-        self.active += 1
-        self._turn()
+        row = self._row
+        row[ACTIVE] += 1
+        second = int(time.monotonic())
+        if second != row[SECOND]:
+            self._turn(second)
         if method in ("GET", "HEAD"):
-            self._reads = (self._reads[0], self._reads[1] + 1)
+            row[READS] += 1
         elif method in ("POST", "PUT", "DELETE"):
-            self._writes = (self._writes[0], self._writes[1] + 1)
+            row[WRITES] += 1
 
     def end(self) -> None:
         """Count a request that is over."""
-        self.active -= 1
+        self._row[ACTIVE] -= 1
 
     def rates(self) -> tuple[int, int]:
-        """Return (reads, writes) of the last whole second."""
-        self._turn()
-        return self._reads[0], self._writes[0]
+        """Return (reads, writes) of the last whole second, in all processes of the server."""
+        second = int(time.monotonic())  # one clock for all processes of a machine
+        reads = writes = 0
+        for row in self._board.rows():
+            if row[SECOND] == second:
+                reads, writes = reads + row[READS_BEFORE], writes + row[WRITES_BEFORE]
+            elif row[SECOND] == second - 1:
+                reads, writes = reads + row[READS], writes + row[WRITES]
+        return reads, writes
 
     def ping(self, user: str, milliseconds: int) -> None:
         """Note how long a ping of a user took."""
@@ -75,11 +93,9 @@ class Activity:
         """Return the record of one user; empty texts and zeros if there is none."""
         return self._pings.get(user, Ping()).json()
 
-    def _turn(self) -> None:
-        second = int(time.monotonic())
-        if second == self._second:
-            return
-        following = second == self._second + 1
-        self._reads = (self._reads[1] if following else 0, 0)
-        self._writes = (self._writes[1] if following else 0, 0)
-        self._second = second
+    def _turn(self, second: int) -> None:
+        row = self._row
+        following = second == row[SECOND] + 1
+        row[READS_BEFORE], row[WRITES_BEFORE] = (row[READS], row[WRITES]) if following else (0, 0)
+        row[READS] = row[WRITES] = 0
+        row[SECOND] = second

@@ -2,10 +2,10 @@
 
 import asyncio
 import ctypes
-import errno
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import http_parser, http_writer, web
 
-from dvidzarr.core.errors import BusyError, StorageError
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
-from dvidzarr.server.connections import GuardedServer
+from dvidzarr.server.connections import Gate, GuardedServer
+from dvidzarr.server.listening import refusal
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import Front
 from dvidzarr.server.runtime import Runtime
@@ -38,23 +38,26 @@ _READ_AHEAD = 256 << 10
 Ready = Callable[[str, int], None]
 """Called with the address and port once the server answers."""
 
+_PRIVATE_IDLE_S = 3600.0
+"""The other process closes first."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 32 << 20  # the most that glibc takes for the second one
 
 
-def make_app(runtime: Runtime, access: Access) -> web.Server:
+def make_app(runtime: Runtime, access: Access, *, private: bool = False) -> web.Server:
     """Return the aiohttp server; must be called on a running loop.
 
-    Bodies stay as they came (`auto_decompress` off): DVID ignores a request's Content-Encoding, and decoding
-    hides bombs.
+    `private` is for requests that another process of this server took, and counts. Bodies stay as they came
+    (`auto_decompress` off): DVID ignores a request's Content-Encoding, and decoding hides bombs.
     """
     limits = runtime.settings.limits
     return GuardedServer(
-        Front(runtime, access),
-        runtime.gate,
+        Front(runtime, access, counted=not private),
+        Gate(sys.maxsize, limits.header_timeout_s) if private else runtime.gate,
         auto_decompress=False,
         access_log=None,
-        keepalive_timeout=limits.idle_timeout_s,
+        keepalive_timeout=_PRIVATE_IDLE_S if private else limits.idle_timeout_s,
         lingering_time=LINGER_S,
         max_line_size=limits.max_line_bytes,
         max_field_size=limits.max_line_bytes,
@@ -87,7 +90,7 @@ def serve(
     InvalidInputError
         Others could reach it, and the settings do not say what they may do.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     stop = asyncio.Event()
 
     async def main() -> None:
@@ -101,12 +104,12 @@ def serve(
         catalog,
         sinks(catalog, settings),
         activity_topic(settings),
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        asyncio.Runner(loop_factory=event_loop()) as runner,
     ):
         runner.run(main())
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep buffers of up to 32 MiB that were freed, instead of asking the kernel for zeroed pages each time."""
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):
@@ -126,11 +129,11 @@ def running(catalog: "Catalog", settings: "Settings", host: str = "127.0.0.1") -
     async def main() -> None:
         stop = asyncio.Event()
         handles.append((asyncio.get_running_loop(), stop))
-        await _run(catalog, settings, host, 0, lambda *place: address.set_result(_url(*place)), stop)
+        await _run(catalog, settings, host, 0, lambda *place: address.set_result(url_of(*place)), stop)
 
     def body() -> None:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=event_loop()) as runner:
                 runner.run(main())
         except Exception as error:
             LOG.exception("the server ended")
@@ -164,13 +167,16 @@ async def _run(
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, settings.server.port if port is None else port)
-        await _listen(site, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise refusal(host, port, error) from error
         address = runner.addresses[0]
         LOG.info("serving", extra={"host": address[0], "port": address[1], "store": catalog.url})
         if catalog.full_write:
             LOG.warning("locked versions may be written", extra={"by": access.administrators})
         if catalog.writing:
-            catalog.announce(_url(address[0], address[1]))
+            catalog.announce(url_of(address[0], address[1]))
         if ready is not None:
             ready(address[0], address[1])
         await stop.wait()
@@ -182,21 +188,13 @@ async def _run(
         await asyncio.get_running_loop().run_in_executor(None, runtime.close)
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int) -> str:
+    """Return the URL of a server at an address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _listen(site: web.TCPSite, host: str, port: int | None) -> None:
-    try:
-        await site.start()
-    except OSError as error:
-        message = f"cannot listen on {host} port {port}: {error.strerror or error}"
-        raise (BusyError if error.errno in (errno.EADDRINUSE, errno.EACCES) else StorageError)(
-            message
-        ) from error
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes event loops: uvloop where there is one."""
     try:
         import uvloop  # noqa: PLC0415  (absent on Windows, and not worth 20 ms to who only imports this module)
     except ImportError:

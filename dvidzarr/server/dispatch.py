@@ -5,7 +5,7 @@ from time import monotonic
 
 from aiohttp import web
 
-from dvidzarr.core.errors import ForbiddenError, VersionLockedError
+from dvidzarr.core.errors import ForbiddenError, StorageError, VersionLockedError
 from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target
@@ -20,6 +20,7 @@ from dvidzarr.server import (
 )
 from dvidzarr.server.access import Access
 from dvidzarr.server.audit import SUBJECT
+from dvidzarr.server.forwarding import belongs_home
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
 from dvidzarr.server.tables import table_of
@@ -65,9 +66,10 @@ class Dispatcher:
             return await self._fixed(facts, words, None)
         if words[0] == "node" and len(words) < 3:
             raise not_found()
-        if self._runtime.catalog.read_only and request.method not in ("GET", "HEAD"):
+        if self._runtime.read_only and request.method not in ("GET", "HEAD"):
             # the misspelling is on DVID's wire
             raise ForbiddenError("Server in read-only mode and will only accept GET and HEAD requestcs")
+        await self._catch_up()
         repo, version = self._runtime.catalog.resolve(words[1])
         if words[0] == "node" and len(words) >= _INSTANCE_WORDS:
             return await self._instance(facts, words[2:], Target(repo, version))
@@ -96,6 +98,8 @@ class Dispatcher:
 
     async def _instance(self, facts: "_Facts", words: tuple[str, ...], target: Target) -> web.StreamResponse:
         instance = target.repo.instance(words[0])
+        if not instance.current:
+            await self._runtime.offload(instance.catch_up)
         # unversioned data lies at the root, whichever version is named
         version = target.version if instance.versioned else target.repo.dag.root
         parts = words[1:]
@@ -128,7 +132,25 @@ class Dispatcher:
                 403, "without the admin token this server may only be read: see server.anonymous"
             )
         call.request[OPERATION] = row.operation
-        return await row.handler(call)
+        home = self._runtime.fleet.home
+        if home is not None and belongs_home(row, call):
+            return await home.forward(call)
+        try:
+            return await row.handler(call)
+        except StorageError:
+            await self._check_target(call)
+            raise
+
+    async def _catch_up(self) -> None:
+        """See what the writing process did, without holding up the event loop."""
+        if self._runtime.catalog.behind:
+            await self._runtime.offload(self._runtime.catalog.refresh)
+
+    async def _check_target(self, call: Call) -> None:
+        """Raise `NotFoundError` if what could not be read was deleted meanwhile."""
+        if call.target is not None:
+            await self._catch_up()
+            call.target.check()
 
     def _check_node_lock(self, method: str, words: tuple[str, ...], target: Target) -> None:
         if words[0] != "node" or not target.version.locked or method in ("GET", "HEAD", "OPTIONS"):

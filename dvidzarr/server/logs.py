@@ -1,10 +1,11 @@
 """Log records as JSON lines, written by their own thread: a slow reader of stderr never stops the server."""
 
+import fcntl
 import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TextIO
@@ -17,7 +18,11 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per record: time, level, logger, message and whatever `extra` holds."""
+    """One JSON object per record: time, level, logger, message and whatever `extra` holds, then `facts`."""
+
+    def __init__(self, facts: Mapping[str, object] | None = None) -> None:
+        super().__init__()
+        self._facts = dict(facts or {})
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -27,7 +32,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        line |= {
+            name: value for name, value in record.__dict__.items() if name not in _STANDARD
+        } | self._facts
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
@@ -40,13 +47,14 @@ class _Writer(logging.Handler):
     the stream is far behind, rather than waited for.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, turns: int | None, facts: Mapping[str, object]) -> None:
         super().__init__()
         self._stream = stream
+        self._turns = turns
         self._records: deque[logging.LogRecord] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dvidzarr-log", daemon=True)
-        self.setFormatter(JsonFormatter())
+        self.setFormatter(JsonFormatter(facts))
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a record; appending to a deque needs no lock."""
@@ -63,10 +71,23 @@ class _Writer(logging.Handler):
         lines = [self.format(self._records.popleft()) + "\n" for _ in range(len(self._records))]
         if lines:
             try:
-                self._stream.write("".join(lines))
-                self._stream.flush()
+                with self._turn():
+                    self._stream.write("".join(lines))
+                    self._stream.flush()
             except (OSError, ValueError):  # nobody reads the log any more: the server goes on
                 return
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Keep the other processes that write to the stream waiting: a long text can be written in pieces."""
+        if self._turns is None:
+            yield
+            return
+        fcntl.lockf(self._turns, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._turns, fcntl.LOCK_UN)
 
     def start(self) -> None:
         """Begin to write."""
@@ -80,9 +101,18 @@ class _Writer(logging.Handler):
 
 
 @contextmanager
-def logging_to(stream: TextIO | None = None, level: int = logging.INFO) -> Iterator[None]:
-    """Send the log of this package to a stream (stderr) while the context lasts."""
-    handler = _Writer(stream or sys.stderr)
+def logging_to(
+    stream: TextIO | None = None,
+    level: int = logging.INFO,
+    *,
+    turns: int | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> Iterator[None]:
+    """Send the log of this package to a stream (stderr) while the context lasts.
+
+    Several processes that write to one stream lock the file `turns` (a descriptor) in turn; `facts` stand in each line.
+    """
+    handler = _Writer(stream or sys.stderr, turns, facts or {})
     logger = logging.getLogger("dvidzarr")
     logger.addHandler(handler)
     before = logger.level

@@ -34,7 +34,8 @@ _RECORD = vars(
 class Front:
     """What aiohttp calls for each request."""
 
-    def __init__(self, runtime: Runtime, access: Access) -> None:
+    def __init__(self, runtime: Runtime, access: Access, *, counted: bool = True) -> None:
+        self._counted = counted
         self._activity = runtime.activity
         self._meters = runtime.meters
         self._watch = runtime.watch
@@ -46,7 +47,8 @@ class Front:
         """Answer a request; every error becomes an answer."""
         identity = secrets.token_hex(6)
         started = time.perf_counter()
-        self._activity.begin(request.method)
+        if self._counted:
+            self._activity.begin(request.method)
         status = 499  # the client left
         size = 0
         connection = request.protocol
@@ -64,15 +66,18 @@ class Front:
         finally:
             if isinstance(connection, Connection):
                 connection.end(whole=request.content.is_eof())
-            self._activity.end()
-            seconds = time.perf_counter() - started
-            received = request.content.total_bytes
-            self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
-            if self._audit is not None and request.method not in SAFE_METHODS:
-                self._audit.note(
-                    request, identity, self._access.role(request), status, received, seconds * 1000
-                )
-            _log(request, identity, status, received, size, seconds)
+            if self._counted:
+                self._count(request, identity, status, size, started)
+
+    def _count(self, request: web.BaseRequest, identity: str, status: int, size: int, started: float) -> None:
+        self._activity.end()
+        seconds = time.perf_counter() - started
+        received = request.content.total_bytes
+        self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
+        if self._audit is not None and request.method not in SAFE_METHODS:
+            role = self._access.role(request)
+            self._audit.note(request, identity, role, status, received, seconds * 1000)
+        _log(request, identity, status, received, size, seconds)
 
     async def _watched(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
         """Answer and send, or give up when the request stands still for too long.
@@ -144,7 +149,9 @@ def _let_go(error: BaseException) -> None:
     that were cut short would wait for the next full garbage collection (2 GiB after ten of them, measured).
     """
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:  # a cause may lead back to what it caused
+        seen.add(id(link))
         clear_frames(link.__traceback__)
         link.__traceback__ = None
         link = link.__cause__ or link.__context__

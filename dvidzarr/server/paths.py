@@ -20,7 +20,7 @@ def decoded_path(request: web.BaseRequest) -> str:
     PlainError
         400 for a broken escape.
     """
-    raw = _target(request).encode("utf-8", "surrogateescape")
+    raw = target_of(request).encode("utf-8", "surrogateescape")
     if b"%" not in raw:
         return raw.decode("utf-8", "surrogateescape")
     if _BAD_ESCAPE.search(raw):
@@ -28,7 +28,8 @@ def decoded_path(request: web.BaseRequest) -> str:
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
 
 
-def _target(request: web.BaseRequest) -> str:
+def target_of(request: web.BaseRequest) -> str:
+    """Return the path of a request as it came, without the query."""
     target = request.raw_path.partition("?")[0]
     if "://" in target and not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]  # absolute form, as proxies send it
@@ -40,7 +41,7 @@ def redirect_of(request: web.BaseRequest) -> web.Response | None:
 
     Words are looked at as they came: `%2E%2E` is a word like any other, a key for example (spec-keyvalue §1.1).
     """
-    path = _target(request)
+    path = target_of(request)
     cleaned = clean_path(path)
     if cleaned == path:
         return None

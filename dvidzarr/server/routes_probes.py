@@ -7,7 +7,7 @@ from aiohttp import web
 from dvidzarr.core.errors import StorageError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
-from dvidzarr.server import metrics
+from dvidzarr.server import gathering, metrics
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
@@ -35,8 +35,12 @@ async def get_readyz(call: Call) -> web.StreamResponse:
 
 
 async def get_metrics(call: Call) -> web.StreamResponse:
-    """Answer all figures in the text format of Prometheus."""
-    body = await call.offload(metrics.exposition, cast("Runtime", call.runtime))
+    """Answer all figures in the text format of Prometheus, of all processes of the server."""
+    runtime = cast("Runtime", call.runtime)
+    body = await call.offload(metrics.exposition, runtime)
+    if runtime.fleet.count > 1 and call.query.get(gathering.ONLY) != "this":
+        texts = {runtime.fleet.number: body} | await gathering.asked(runtime.fleet.others())
+        body = await call.offload(gathering.merged, texts)
     return responses.octets(body, metrics.CONTENT_TYPE)
 
 

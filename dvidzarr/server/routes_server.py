@@ -69,7 +69,7 @@ async def get_load(call: Call) -> web.StreamResponse:
         "file bytes read": 0,
         "file bytes written": 0,
         "goroutines": threading.active_count(),
-        "handlers active": min(100, runtime.activity.active),
+        "handlers active": min(100, runtime.activity.active_everywhere),
         "key bytes read": 0,
         "key bytes written": 0,
         "pending log messages": 0,
@@ -109,7 +109,7 @@ async def get_info(call: Call) -> web.StreamResponse:
         "Storage backend": "dvidzarr",
         "TOML location": "",
     }
-    if runtime.catalog.read_only:
+    if runtime.read_only:
         info["Mode"] = "read only"
     elif runtime.catalog.full_write:
         info["Mode"] = "allow writes on committed nodes"
@@ -246,9 +246,9 @@ def _pinged(call: Call, response: web.Response) -> web.Response:
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(("GET",), ("help",), get_help, "getHelp", "read"),
     Endpoint(("GET",), ("help", "{type}"), get_type_help, "getTypeHelp", "read"),
-    Endpoint(("GET",), ("load",), get_load, "getLoad", "read"),
-    Endpoint(("GET",), ("heartbeat",), get_heartbeat, "getHeartbeat", "read"),
-    Endpoint(("GET",), ("user-latencies",), get_user_latencies, "getUserLatencies", "read"),
+    Endpoint(("GET",), ("load",), get_load, "getLoad", "read", home=True),
+    Endpoint(("GET",), ("heartbeat",), get_heartbeat, "getHeartbeat", "read", home=True),
+    Endpoint(("GET",), ("user-latencies",), get_user_latencies, "getUserLatencies", "read", home=True),
     Endpoint(("GET",), ("storage",), get_storage, "getStorage", "admin"),
     Endpoint(("GET",), ("server", "info"), get_info, "getServerInfo", "read"),
     Endpoint(("GET",), ("server", "note"), get_note, "getServerNote", "read"),

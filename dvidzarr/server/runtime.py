@@ -13,6 +13,7 @@ from dvidzarr.server.admission import Admission, Throttle
 from dvidzarr.server.audit import AuditLog
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.connections import Gate
+from dvidzarr.server.fleet import Fleet
 from dvidzarr.server.meters import Meters
 from dvidzarr.server.watch import Watch
 
@@ -40,11 +41,12 @@ class Runtime:
     The pool is closed by `close`; the catalog belongs to the caller.
     """
 
-    def __init__(self, catalog: "Catalog", settings: "Settings") -> None:
+    def __init__(self, catalog: "Catalog", settings: "Settings", fleet: Fleet | None = None) -> None:
         self.catalog = catalog
         self.settings = settings
+        self.fleet = fleet or Fleet(read_only=catalog.read_only)
         limits = settings.limits
-        self.activity = Activity()
+        self.activity = Activity(self.fleet.board, self.fleet.number)
         self.meters = Meters()
         self.gate = Gate(limits.max_connections, limits.header_timeout_s)
         self.watch = Watch(limits.handler_timeout_s, limits.send_timeout_s)
@@ -59,6 +61,11 @@ class Runtime:
         self._batches = Batches(self.offload)
         self._pool = ThreadPoolExecutor(max(8, _THREADS_PER_CORE * cores), thread_name_prefix="request")
         self._large_pool = ThreadPoolExecutor(_LARGE_THREADS_PER_CORE * cores, thread_name_prefix="large")
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the server takes no writes: of several processes, those that follow the writer forward them."""
+        return self.fleet.read_only
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool; large requests have their own, so that small ones never queue behind."""

@@ -95,11 +95,6 @@ class SharedWord:
     def value(self, number: int) -> None:
         self._view[0] = number
 
-    def close(self) -> None:
-        """Unmap the file."""
-        self._view.release()
-        self._map.close()
-
 
 class LocalBackend:
     """Objects as files below one folder. Symbolic links below the root are refused, never followed.

@@ -44,6 +44,7 @@ class LogReader:
         self._ids = ids
         self._apply = apply
         self._following = threading.RLock()
+        self._applying = False
         self._word: SharedWord | None = None
         self._segment = 0
         self._frame = 0
@@ -128,13 +129,26 @@ class LogReader:
         """Return bytes of a payload by their place (`Entry.segment`, `Entry.offset`)."""
         return self._backend.read_at(self._key(segment), offset, length)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the writer published records that are not applied here, as far as can be told without a lock."""
+        word = self._word
+        return word is None or word.value > self._tail.sequence
+
     def follow(self) -> None:
         """Apply the records that the writer published since the last call."""
+        if not self.behind:
+            return
         with self._following:  # another thread may have read on, or be about to recover the log
             word = self._published()
-            if word is None or word <= self._tail.sequence:
+            # a model that looks at its data while it takes in a record sees what came before that record
+            if word is None or word <= self._tail.sequence or self._applying:
                 return
-            self._read_on(word)
+            self._applying = True
+            try:
+                self._read_on(word)
+            finally:
+                self._applying = False
             if self._tail.sequence < word:
                 raise CorruptionError(
                     f"{self._prefix} cannot be read beyond record {self._tail.sequence}, {word} are published"
@@ -198,7 +212,5 @@ class LogReader:
         )
 
     def close(self) -> None:
-        """Unmap the published position."""
-        if self._word is not None:
-            self._word.close()
-            self._word = None
+        """Let go of the published position: it is unmapped when the last thread that looks at it is done."""
+        self._word = None

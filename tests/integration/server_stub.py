@@ -97,6 +97,7 @@ class StubCatalog:
     url = "stub"
     repos = ()
     writing = False
+    behind = False
 
     def __init__(self, *, locked: bool = False, versioned: bool = True, read_only: bool = False) -> None:
         self.read_only = read_only
@@ -104,7 +105,7 @@ class StubCatalog:
         kind = SimpleNamespace(name="stub", endpoints=f"{__name__}:ENDPOINTS", url="u", help="h", version="1")
         self.registry = {"stub": kind}
         version = SimpleNamespace(uuid=UUID, locked=locked)
-        thing = SimpleNamespace(name="thing", datatype=kind, versioned=versioned)
+        thing = SimpleNamespace(name="thing", datatype=kind, versioned=versioned, current=True)
         dag = SimpleNamespace(root=SimpleNamespace(uuid=UUID, locked=locked))
 
         def instance(name: str) -> SimpleNamespace:
@@ -112,7 +113,10 @@ class StubCatalog:
                 raise NotFoundError("invalid data instance name")
             return thing
 
-        self._found = (SimpleNamespace(root=UUID, instance=instance, dag=dag), version)
+        repo = SimpleNamespace(
+            root=UUID, instance=instance, dag=dag, exists=True, check_instance=lambda _instance: None
+        )
+        self._found = (repo, version)
 
     def resolve(self, ref: str) -> tuple[SimpleNamespace, SimpleNamespace]:
         """Return the one repo and version."""

@@ -1,0 +1,124 @@
+"""The line between the supervisor of a server and one of its processes: connections and words go down, reports come up.
+
+Its end means the end of the one at the other end: a process that loses its supervisor finishes what runs and exits, a
+supervisor that loses a process replaces it. The kernel sees to that whatever happened to them.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+CONNECTION, DRAIN, FINISH = b"c", b"d", b"f"
+"""What goes down, one byte each: here is a connection; say that you will stop; finish what runs, take nothing new."""
+
+_AT_ONCE = 64
+_LINE_BYTES = 1 << 16
+
+
+class Channel:
+    """One end. Created blocking; `attend` and `listen` make it a part of the event loop."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._received = b""
+
+    def close(self) -> None:
+        """Close this end."""
+        if self._socket.fileno() >= 0:
+            self._socket.close()
+
+    def shut(self) -> None:
+        """Tell the other end that this one is done; it may still report."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    # --- lines of JSON, both ways ----------------------------------------------------------------------------
+
+    def say(self, **facts: Any) -> None:  # noqa: ANN401
+        """Send an object."""
+        self._socket.sendall(orjson.dumps(facts) + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        """Wait for an object: what a new process begins with."""
+        while b"\n" not in self._received:
+            piece = self._socket.recv(1)  # not a byte more: what follows may carry connections
+            if not piece:
+                raise EOFError("the supervisor is gone")
+            self._received += piece
+        line, _, self._received = self._received.partition(b"\n")
+        heard: dict[str, Any] = orjson.loads(line)
+        return heard
+
+    # --- the supervisor's end --------------------------------------------------------------------------------
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Give a connection away; False if the process is gone or does not take any more."""
+        try:
+            socket.send_fds(self._socket, [CONNECTION], [connection.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def tell(self, word: bytes) -> None:
+        """Send a word; one that cannot be sent is for a process that is gone or stuck."""
+        try:
+            self._socket.send(word)
+        except OSError:
+            return
+
+    def listen(self, heard: Callable[[dict[str, Any]], None], gone: Callable[[], None]) -> None:
+        """Call `heard` with each report, and `gone` once at the end."""
+        self._socket.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            try:
+                data = self._socket.recv(_LINE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                loop.remove_reader(self._socket)
+                gone()
+                return
+            *lines, self._received = (self._received + data).split(b"\n")
+            for line in lines:
+                heard(orjson.loads(line))
+
+        loop.add_reader(self._socket, read)
+
+    # --- the process's end -----------------------------------------------------------------------------------
+
+    def attend(
+        self, take: Callable[[socket.socket], None], told: Callable[[bytes], None], gone: Callable[[], None]
+    ) -> None:
+        """Call `take` with each connection, `told` with each other word, and `gone` once at the end."""
+        self._socket.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            for _ in range(_AT_ONCE):
+                try:
+                    word, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    word, descriptors = b"", []
+                if not word:
+                    loop.remove_reader(self._socket)
+                    gone()
+                    return
+                for descriptor in descriptors:
+                    os.set_inheritable(descriptor, False)
+                    take(socket.socket(fileno=descriptor))
+                if not descriptors:
+                    told(word)
+
+        loop.add_reader(self._socket, read)

@@ -1,0 +1,146 @@
+"""Requests that another process must answer: handed on over its private socket, bodies and answers as they flow.
+
+Which those are is decided here, from the route table: what writes or administers, what a row says lives `home`, and
+throttled requests, whose slots are counted for the server as a whole. Nothing is buffered beyond what is on its way: a slow
+client slows the other process down, one that leaves ends the request there. A body that has not arrived yet is announced
+(`Expect: 100-continue`) and read when the other process wants it: what is refused before is never asked of the client.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import quote_from_bytes
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, UnixConnector, hdrs, web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from dvidzarr.http.body import pieces
+from dvidzarr.http.endpoint import Call, Endpoint
+from dvidzarr.http.errors import PlainError
+from dvidzarr.http.params import is_throttle
+from dvidzarr.http.responses import abort
+from dvidzarr.server.paths import target_of
+
+_BUFFER = 1 << 20
+_IDLE_S = 15.0  # the other side waits longer, so that it never closes a connection that is about to be used
+_CONNECT_S = 10.0
+
+_AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE)
+"""What aiohttp would add to requests that lack it."""
+
+_HOP = frozenset(
+    name.lower()
+    for name in (hdrs.CONNECTION, hdrs.KEEP_ALIVE, hdrs.TRANSFER_ENCODING, hdrs.EXPECT, hdrs.UPGRADE, hdrs.TE)
+)
+"""Headers that concern one connection only."""
+
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
+
+
+def belongs_home(row: Endpoint, call: Call) -> bool:
+    """Tell whether only the process that writes can answer."""
+    return row.home or row.effect in ("write", "admin") or is_throttle(call.query.get("throttle"))
+
+
+class Home:
+    """The process that writes, as the others reach it. Lives on one event loop."""
+
+    def __init__(self, path: str) -> None:
+        self._session = ClientSession(
+            connector=UnixConnector(path, limit=0, keepalive_timeout=_IDLE_S),
+            timeout=ClientTimeout(total=None, sock_connect=_CONNECT_S),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=_BUFFER,
+            skip_auto_headers=_AUTOMATIC,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def forward(self, call: Call) -> web.StreamResponse:
+        """Have the request answered there and send the answer on.
+
+        Raises
+        ------
+        PlainError
+            502: it is gone; whether the request was done cannot be known.
+        """
+        body = _Body(call)
+        request = call.request
+        arrived = _arrived(request)
+        try:
+            async with self._session.request(
+                request.method,
+                _url(request),
+                headers=_passed(request.headers),
+                data=body.pieces() if arrived is None else arrived,
+                chunked=True if arrived is None and request.content_length is None else None,
+                expect100=arrived is None,
+                allow_redirects=False,
+            ) as answer:
+                response = web.StreamResponse(
+                    status=answer.status, reason=answer.reason, headers=_passed(answer.headers)
+                )
+                if answer.headers.get(hdrs.CONNECTION, "").lower() == "close":
+                    response.force_close()  # a body that was refused lies unread on the client's connection
+                await _send(call, response, answer.content.iter_any())
+                return response
+        except ClientError as error:
+            if body.failure is None:
+                raise PlainError(502, "the process that writes ended before it answered") from error
+        # the session's error has it as its cause: raised there, it would become a cause of itself
+        raise body.failure
+
+
+def _arrived(request: web.BaseRequest) -> bytes | None:
+    """Return the body if all of it is here."""
+    if not request.body_exists:
+        return b""
+    if request.content.is_eof() and request.content.exception() is None:
+        return request.content.read_nowait(-1)
+    return None
+
+
+class _Body:
+    """The body of a request, and why it ended early: the client session hides the reason."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.failure: Exception | None = None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives."""
+        try:
+            async for piece in pieces(self._call):
+                yield piece
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+async def _send(call: Call, response: web.StreamResponse, body: AsyncIterator[bytes]) -> None:
+    patience = call.runtime.settings.limits.send_timeout_s
+    await response.prepare(call.request)
+    try:
+        async for piece in body:
+            async with asyncio.timeout(patience):
+                await response.write(piece)
+    except (
+        ClientError,
+        TimeoutError,
+    ):  # the answer was cut off: its client must not take a part for the whole
+        abort(call.request)
+
+
+def _url(request: web.BaseRequest) -> URL:
+    """Return the target as it came; bytes that no URL may hold are escaped, which means the same."""
+    path, query = target_of(request), request.raw_path.partition("?")[1:]
+    raw = (path + "".join(query)).encode("utf-8", "surrogateescape")
+    return URL(f"http://localhost{quote_from_bytes(raw, safe=_PRINTABLE)}", encoded=True)
+
+
+def _passed(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Return the headers without those of the connection."""
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in _HOP)

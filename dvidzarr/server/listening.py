@@ -1,0 +1,50 @@
+"""The sockets at which a server takes connections."""
+
+import errno
+import socket
+
+from dvidzarr.core.errors import BusyError, StorageError
+
+_BACKLOG = 1024
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of a host; port 0 takes a free one.
+
+    Raises
+    ------
+    BusyError
+        The port is taken, or not allowed.
+    StorageError
+        There is no such address.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        places = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(places):
+            sockets.append(_listen(socket.socket(family, kind, protocol), address))
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise refusal(host, port, error) from error
+    return sockets
+
+
+def refusal(host: str, port: int | None, error: OSError) -> BusyError | StorageError:
+    """Return what to raise when listening fails."""
+    message = f"cannot listen on {host} port {port}: {error.strerror or error}"
+    return (BusyError if error.errno in (errno.EADDRINUSE, errno.EACCES) else StorageError)(message)
+
+
+def _listen(door: socket.socket, address: object) -> socket.socket:
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if door.family == socket.AF_INET6:
+            door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        door.bind(address)  # type: ignore[arg-type]  # as getaddrinfo gave it
+        door.listen(_BACKLOG)
+        door.setblocking(False)
+    except BaseException:
+        door.close()
+        raise
+    return door

@@ -1,0 +1,312 @@
+"""A server with several processes: what starts them, hands connections to them, and replaces or stops them.
+
+Problem. One Python process serves on one core. A store has one writing process and any number of followers, so reads can
+spread over processes; clients must not notice: whoever got an answer to a write sees it in every later read, whichever
+process that one reaches.
+
+Design. This process opens no store. It starts process 0, which writes ("home"), then the others, which follow the logs, and
+gives each new connection to the process that has the fewest. Every process answers every request: followers answer what
+reads, after comparing the numbers that the writer publishes in shared memory (`applied` of each log, `generation` of the
+store) with what they have seen; they forward the rest to home (`forwarding.py`), whose answer to a write goes out after
+these numbers were set. So a read that begins after the answer sees the write, at the price of a look at memory.
+
+A process that dies is noticed by the end of its channel. A follower is started again (after a pause that grows while it
+keeps dying); its connections are lost, no acknowledged write is. If home dies, nobody can write, and a second writer must
+first recover the logs: the service stops, with an error. If this process dies, the others finish what runs and exit.
+
+Rejected. SO_REUSEPORT: the kernel spreads connections by a hash; of 16 over two processes one got 10 or more in 45 % and 11
+or more in 20 % of 200 tries, and those that wait at a process that dies are reset. One listening socket inherited by
+all: an event loop that wakes takes all that wait; of 16 opened at once one got 12 to 16. Handing out gives each process 8;
+it costs a connection, not a request, some 0.1 ms.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dvidzarr.core import errors
+from dvidzarr.core.errors import DvidzarrError, StorageError
+from dvidzarr.core.settings import Settings
+from dvidzarr.server.access import Access
+from dvidzarr.server.app import Ready, event_loop, url_of
+from dvidzarr.server.board import CLOSED, Board
+from dvidzarr.server.channel import DRAIN, FINISH, Channel
+from dvidzarr.server.logs import logging_to
+from dvidzarr.server.reception import Reception
+from dvidzarr.server.worker import GRACE_S, Order
+
+LOG = logging.getLogger("dvidzarr.server")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.2, 30.0, 60.0
+"""Before a process is started again; the pause doubles unless it lived long enough."""
+
+_TOLD_S = 0.5
+
+
+def supervise(store: str, settings: Settings, ready: Ready | None = None) -> None:
+    """Serve a store with `server.workers` processes until SIGTERM or SIGINT, then finish running requests.
+
+    Parameters
+    ----------
+    store
+        Folder of the store; made if it is missing or empty, unless `server.read_only` is set.
+    ready
+        Called with host and port once all processes answer.
+
+    Raises
+    ------
+    BusyError
+        The port is taken, or another process writes to the store.
+    InvalidInputError
+        Others could reach the server, and the settings do not say what they may do.
+    StorageError
+        The store cannot be opened, or the process that writes died.
+    """
+    Access.of(settings.server, settings.server.host, "")
+    count = settings.server.workers
+    with tempfile.TemporaryDirectory(prefix="dvidzarr-") as folder, tempfile.TemporaryFile() as file:
+        file.truncate(Board.size(count))
+        supervisor = Supervisor(store, settings, Path(folder), file.fileno())
+        with (
+            logging_to(turns=file.fileno(), facts={"worker": "supervisor"}),
+            asyncio.Runner(loop_factory=event_loop()) as runner,
+        ):
+            runner.run(supervisor.run(ready))
+
+
+def share(settings: Settings) -> Settings:
+    """Return the settings of one process: what is limited for the server as a whole is divided.
+
+    Not so the cache of decoded chunks: all processes read the same chunks, and half a cache of each helps none.
+    """
+    count, limits = settings.server.workers, settings.limits
+    limits = replace(
+        limits,
+        max_connections=-(-limits.max_connections // count),
+        bytes_in_flight=max(1, limits.in_flight_budget // count),
+    )
+    return replace(settings, limits=limits)
+
+
+@dataclass(slots=True)
+class _Process:
+    """A started process; `sent` counts the connections it was given."""
+
+    number: int
+    child: "subprocess.Popen[bytes]"
+    channel: Channel
+    ready: asyncio.Future[None]
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: int = 0
+    failure: DvidzarrError | None = None
+    begun: float = field(default_factory=time.monotonic)
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Give it a connection; False if it takes none."""
+        taken = self.channel.hand_over(connection)
+        self.sent += taken
+        return taken
+
+
+class Supervisor:
+    """The processes of one server. Lives on one event loop."""
+
+    def __init__(self, store: str, settings: Settings, folder: Path, board: int) -> None:
+        self._store = store
+        self._settings = settings
+        self._folder = folder
+        self._board_file = board
+        self._board = Board(settings.server.workers, board)
+        self._read_only = settings.server.read_only
+        self._url = ""
+        self._reception = Reception(self._candidates)
+        self._processes: dict[int, _Process] = {}
+        self._pauses = dict.fromkeys(range(settings.server.workers), _FIRST_PAUSE_S)
+        self._stop = asyncio.Event()
+        self._stopping = False
+        self._failure: DvidzarrError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, ready: Ready | None) -> None:
+        """Serve until a signal, or until the process that writes is gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        host, port = self._reception.listen(self._settings.server.host, self._settings.server.port)
+        try:
+            self._url = url_of(host, port)
+            await self._start_all()
+            if not self._stop.is_set():
+                self._reception.open()
+                LOG.info("serving", extra={"host": host, "port": port, "store": self._store})
+                if ready is not None:
+                    ready(host, port)
+            await self._stop.wait()
+        finally:
+            self._stopping = True
+            await self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    # --- processes -------------------------------------------------------------------------------------------
+
+    async def _start_all(self) -> None:
+        """Start home, which may have to make the store, then the others."""
+        await self._begun(self._start(0))
+        others = [self._start(number) for number in range(1, self._settings.server.workers)]
+        for process in others:
+            await self._begun(process)
+
+    async def _begun(self, process: _Process) -> None:
+        """Wait until a process serves; raise what kept it from that."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((process.ready, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if process.ready.done():
+            process.ready.result()
+
+    def _start(self, number: int) -> _Process:
+        self._board.clear(number)
+        ours, theirs = socket.socketpair()
+        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        with theirs:
+            child = subprocess.Popen(
+                (sys.executable, "-P", "-m", "dvidzarr.server.worker", str(theirs.fileno())),
+                env=os.environ | {"PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                pass_fds=(theirs.fileno(), self._board_file),
+            )
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        process = _Process(number, child, Channel(ours), ready)
+        self._processes[number] = process
+        process.channel.say(**asdict(self._order(number)))
+        process.channel.listen(
+            lambda report: self._heard(process, report), lambda: self._spawn(self._buried(process))
+        )
+        return process
+
+    def _order(self, number: int) -> Order:
+        return Order(
+            store=self._store,
+            read_only=self._read_only,
+            host=self._settings.server.host,
+            url=self._url,
+            number=number,
+            count=self._settings.server.workers,
+            folder=str(self._folder),
+            board=self._board_file,
+            settings={key: value for key, value, _ in share(self._settings).items()},
+        )
+
+    def _heard(self, process: _Process, report: dict[str, Any]) -> None:
+        if "ready" in report and not process.ready.done():
+            process.ready.set_result(None)
+            self._reception.resume()
+        elif "failed" in report:
+            kind = getattr(errors, report["failed"], StorageError)
+            process.failure = kind(report["message"])
+        elif "stop" in report and process.number == 0:
+            # what stops a group of processes tells them all: then this one is told in a moment
+            why = f"the process that writes ({process.child.pid}) was told to stop"
+            asyncio.get_running_loop().call_later(_TOLD_S, self._fail, why)
+        elif "stop" in report:
+            process.channel.tell(FINISH)
+
+    async def _buried(self, process: _Process) -> None:
+        """See to the end of a process: replace it, or stop the service."""
+        process.channel.close()
+        code = await asyncio.get_running_loop().run_in_executor(None, process.child.wait)
+        process.ended.set()
+        why = f"signal {-code}" if code < 0 else f"exit code {code}"
+        what = f"worker {process.number} (process {process.child.pid}) ended with {why}"
+        if not process.ready.done():
+            process.ready.set_exception(process.failure or StorageError(f"{what} before it served"))
+            process.ready.exception()  # looked at: who restarts it does not wait for it
+        if self._stopping:
+            return
+        if process.number == 0 and not self._read_only:
+            self._fail(f"the process that writes, {what}: start the server again")
+            return
+        if self._reception.opened:  # else it is an error of the start
+            await self._replace(process, what)
+
+    async def _replace(self, process: _Process, what: str) -> None:
+        number = process.number
+        if time.monotonic() - process.begun > _HEALTHY_S:
+            self._pauses[number] = _FIRST_PAUSE_S
+        pause = self._pauses[number]
+        self._pauses[number] = min(2 * pause, _LONGEST_PAUSE_S)
+        LOG.error("%s; it is started again in %.1f s", what, pause)
+        del self._processes[number]
+        await asyncio.sleep(pause)
+        if not self._stopping:
+            self._start(number)
+
+    def _fail(self, why: str) -> None:
+        if not self._stop.is_set():
+            LOG.error("%s", why)
+            self._failure = StorageError(why)
+        self._stop.set()
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """Stop in order: no new connections, the followers' requests, those that home answers for them, home."""
+        if self._failure is None and self._reception.opened:
+            self._tell_all(DRAIN)
+            await asyncio.sleep(self._settings.server.stop_delay_s)
+        self._reception.close()
+        LOG.info("stopping")
+        self._tell_all(FINISH)
+        running = dict(self._processes)
+        home = running.pop(0, None)
+        patience = self._settings.storage.drain_timeout_s + GRACE_S
+        await asyncio.gather(*(_gone(each, patience) for each in running.values()))
+        if home is not None:
+            home.channel.shut()
+            await _gone(home, patience)
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _candidates(self) -> list[_Process]:
+        """Return the processes that serve, the one with the fewest connections first."""
+        serving = [process for process in self._processes.values() if _serves(process)]
+        return sorted(serving, key=self._load)
+
+    def _load(self, process: _Process) -> tuple[int, int]:
+        return process.sent - self._board.row(process.number)[CLOSED], process.sent
+
+    def _tell_all(self, word: bytes) -> None:
+        for process in self._processes.values():
+            if not process.ended.is_set():
+                process.channel.tell(word)
+
+    def _spawn(self, work: Any) -> None:  # noqa: ANN401
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _serves(process: _Process) -> bool:
+    return process.ready.done() and process.ready.exception() is None and process.child.returncode is None
+
+
+async def _gone(process: _Process, patience: float) -> None:
+    """Wait for the end of a process; kill it when its time is over."""
+    try:
+        async with asyncio.timeout(patience):
+            await process.ended.wait()
+    except TimeoutError:
+        LOG.warning("worker %d did not end in time and is killed", process.number)
+        process.child.kill()
+        await process.ended.wait()

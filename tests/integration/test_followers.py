@@ -1,0 +1,120 @@
+"""A catalog that follows another process's writes: here both are in one process, which they do not know."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dvidzarr
+from dvidzarr.core.errors import NotFoundError
+from dvidzarr.core.settings import Settings
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage.local import LocalBackend
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Catalog]:
+    settings = Settings.load(env={}, overrides={"storage.durability": "fast"})
+    with dvidzarr.open(tmp_path / "store", "w", settings) as catalog:
+        yield catalog
+
+
+@pytest.fixture
+def follower(writer: Catalog) -> Iterator[Catalog]:
+    with dvidzarr.open(writer.url, "r") as catalog:
+        yield catalog
+
+
+def test_a_deleted_repo_is_gone(writer: Catalog, follower: Catalog) -> None:
+    kept, gone = writer.create_repo("kept"), writer.create_repo("gone")
+    assert len(follower.repos) == 2
+    writer.delete_repo(gone.root)
+    with pytest.raises(NotFoundError):
+        follower.resolve(gone.root)
+    assert [repo.root for repo in follower.repos] == [kept.root]
+    assert follower.resolve(":master")[0].root == kept.root  # the only one
+
+
+def test_a_repo_that_takes_long_to_make_is_found(
+    writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder was there for seconds before its first record came."""
+    real = LocalBackend.folders
+
+    def at_rest(self: LocalBackend, folder: str) -> int | None:
+        return 1  # the time of the folder tells nothing new
+
+    _ = follower.repos
+    monkeypatch.setattr(LocalBackend, "changed", at_rest)
+    _ = follower.repos
+    made = writer.create_repo("slow")
+    assert real(writer.context.backend, "repos") != []
+    assert follower.resolve(made.root)[1].uuid == made.root
+
+
+def test_what_an_instance_keeps_beside_its_data_is_followed(writer: Catalog, follower: Catalog) -> None:
+    root = writer.create_repo().root
+    theirs = writer.repo(root).create_instance("uint8blk", "gray", {"BlockSize": "32,32,32"})
+    ours = follower.repo(root).instance("gray")
+    assert ours.tags is None
+    theirs.set_tags({"stain": "one"})
+    assert ours.tags == {"stain": "one"}
+    theirs.set_tags({"stain": "two"})
+    assert ours.tags == {"stain": "two"}
+
+
+def test_nothing_is_read_while_nothing_happens(
+    writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking whether something happened asks the memory, not the file system."""
+    root = writer.create_repo().root
+    writer.repo(root).create_instance("keyvalue", "keys").at().put("a", b"1")  # type: ignore[attr-defined]
+    view = follower.repo(root).instance("keys").at()
+    assert view.get("a") == b"1"  # type: ignore[attr-defined]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the file system was asked")
+
+    for name in ("changed", "folders", "size", "get", "keys"):
+        monkeypatch.setattr(follower.context.backend, name, refuse)
+    assert not follower.behind
+    for _ in range(3):
+        assert follower.resolve(root)[1].uuid == root
+        assert view.get("a") == b"1"  # type: ignore[attr-defined]
+
+
+def test_the_writer_counts_each_change_once(writer: Catalog, follower: Catalog) -> None:
+    """Threads that change repos at the same time never hide a change from a follower that looks in between."""
+    repos = [writer.create_repo(f"{number}") for number in range(4)]
+
+    def change(which: int) -> None:
+        for count in range(50):
+            repos[which].append_log([f"line {count}"])
+            seen = follower.repo(repos[which].root).log
+            assert len(seen) >= count + 1, (which, count, len(seen))
+
+    failures: list[BaseException] = []
+
+    def run(which: int) -> None:
+        try:
+            change(which)
+        except BaseException as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(which,)) for which in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_new_writer_makes_followers_look(tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store", "w") as first:
+        root = first.create_repo("first").root
+    with dvidzarr.open(tmp_path / "store", "r") as follower:
+        assert follower.repo(root).alias == "first"
+        with dvidzarr.open(tmp_path / "store", "w") as second:
+            second.repo(root).describe(alias="second")
+            assert follower.repo(root).alias == "second"

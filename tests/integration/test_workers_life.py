@@ -1,0 +1,218 @@
+"""The processes of a server while they come and go: killed, stopped, replaced, and the order in which they end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+import dvidzarr
+from tests.integration.cli_process import COMMAND
+from tests.integration.server_process import served
+from tests.integration.workers_client import (
+    PATIENCE_S,
+    alive,
+    new_instance,
+    new_repo,
+    processes,
+    settled,
+    talking,
+    wait_for,
+)
+
+
+def test_a_killed_follower_is_replaced_while_others_go_on(tmp_path: Path) -> None:
+    with served(tmp_path / "store", "--workers", 2) as server, talking(server, 2) as client:
+        root = new_repo(client)
+        new_instance(client, root, "keyvalue", "keys")
+        follower = next(pid for pid, writes in settled(server, 2).items() if not writes)
+        os.kill(follower, signal.SIGKILL)
+        acknowledged = 0
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            try:
+                with talking(server, 1) as own:
+                    own.done(0, "POST", f"/api/node/{root}/keys/key/k", str(acknowledged + 1))
+                    acknowledged += 1
+                    assert own.done(0, "GET", f"/api/node/{root}/keys/key/k") == str(acknowledged).encode()
+            except (HTTPException, ConnectionError):  # it had gone to the one that was killed
+                continue
+        assert acknowledged > 10
+        wait_for(lambda: len(processes(server)) == 2, "a new follower")
+        assert follower not in processes(server)
+        with talking(server, 4) as own:
+            assert set(own.everywhere(f"/api/node/{root}/keys/key/k")) == {(200, str(acknowledged).encode())}
+            assert own.done(0, "GET", "/metrics").decode().count("dvidzarr_connections{") == 2
+
+
+def test_a_killed_writer_stops_the_service(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with served(store, "--workers", 2) as server, talking(server, 2) as client:
+        root = new_repo(client)
+        new_instance(client, root, "keyvalue", "keys")
+        client.done(1, "POST", f"/api/node/{root}/keys/key/k", "kept")
+        pids = settled(server, 2)
+        os.kill(next(pid for pid, writes in pids.items() if writes), signal.SIGKILL)
+        assert server.process.wait(PATIENCE_S) == 1
+        wait_for(lambda: not any(map(alive, pids)), "the end of all processes")
+    assert "the process that writes" in server.log.read_text().splitlines()[-1]
+    with dvidzarr.open(store, "w") as catalog:
+        assert catalog.resolve(root)[0].instance("keys").at(root).get("k") == b"kept"
+
+
+def test_nothing_outlives_the_supervisor(tmp_path: Path) -> None:
+    with served(tmp_path / "store", "--workers", 2) as server:
+        pids = settled(server, 2)
+        server.process.kill()
+        server.process.wait()
+        wait_for(lambda: not any(map(alive, pids)), "the end of all processes")
+    dvidzarr.open(tmp_path / "store", "w").close()
+
+
+def test_a_client_that_stands_still_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    config = tmp_path / "short.toml"
+    config.write_text("[storage]\ndrain_timeout_s = 1.0\n")
+    with (
+        served(tmp_path / "store", "--workers", 2, "--config", config) as server,
+        talking(server, 2) as client,
+    ):
+        root = new_repo(client)
+        new_instance(client, root, "keyvalue", "keys")
+        parts = urlsplit(server.url)
+        links = [socket.create_connection((parts.hostname or "", parts.port or 0)) for _ in range(2)]
+        head = f"POST /api/node/{root}/keys/key/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        for link in links:
+            link.sendall(head.encode() + b"x")
+        time.sleep(0.5)
+        begun = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(PATIENCE_S) == 0
+        assert time.monotonic() - begun < 5
+        for link in links:
+            link.close()
+    assert "in time and is killed" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_and_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    store = tmp_path / "store"
+    with served(store, "--workers", 2) as server, talking(server, 2) as client:
+        root = new_repo(client)
+        new_instance(client, root, "keyvalue", "keys")
+        acknowledged = [0, 0]
+
+        def write(which: int) -> None:
+            with talking(server, 2) as own:
+                try:
+                    while (
+                        own.ask(
+                            which, "POST", f"/api/node/{root}/keys/key/{which}", str(acknowledged[which] + 1)
+                        )[0]
+                        == 200
+                    ):
+                        acknowledged[which] += 1
+                except (HTTPException, ConnectionError):
+                    return
+
+        with ThreadPoolExecutor(2) as pool:
+            running = [pool.submit(write, which) for which in range(2)]
+            time.sleep(1)
+            pids = settled(server, 2)
+            server.process.send_signal(number)
+            assert server.process.wait(PATIENCE_S) == 0
+            for each in running:
+                each.result()
+        assert not any(map(alive, pids))
+    assert min(acknowledged) > 0
+    with dvidzarr.open(store, "w") as catalog:
+        view = catalog.resolve(root)[0].instance("keys").at(root)
+        for which in range(2):
+            # the last one may have been done without its answer having come
+            assert int(view.get(str(which)) or 0) - acknowledged[which] in (0, 1)
+
+
+def test_a_stopped_follower_is_replaced_in_peace(tmp_path: Path) -> None:
+    with served(tmp_path / "store", "--workers", 2) as server:
+        follower = next(pid for pid, writes in settled(server, 2).items() if not writes)
+        os.kill(follower, signal.SIGTERM)
+        wait_for(lambda: not alive(follower) and len(processes(server)) == 2, "another follower")
+        with talking(server, 2) as client:
+            assert [status for status, _ in client.everywhere("/api/server/note")] == [200, 200]
+
+
+def test_reading_only(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with dvidzarr.open(store, "w") as writer:
+        root = writer.create_repo("first").root
+        with served(store, "--workers", 2, "--read-only") as server, talking(server, 2) as client:
+            writer.repos[0].describe(alias="second")
+            for _, body in client.everywhere(f"/api/repo/{root}/info"):
+                assert json.loads(body)["Alias"] == "second"
+            for which in range(2):
+                status, body = client.ask(which, "POST", f"/api/repo/{root}/log", '{"log": ["x"]}')
+                assert (status, b"read-only mode" in body) == (400, True)
+                assert json.loads(client.done(which, "GET", "/api/server/info"))["Mode"] == "read only"
+            first = min(settled(server, 2))
+            os.kill(first, signal.SIGKILL)
+            wait_for(lambda: len(processes(server)) == 2, "a new process")
+
+
+def test_rights_are_the_same_everywhere(tmp_path: Path) -> None:
+    with (
+        served(tmp_path / "store", "--workers", 2, DVID_ADMIN_TOKEN="secret") as server,
+        talking(server, 2) as client,
+    ):
+        for which in range(2):
+            assert client.ask(which, "POST", "/api/repos", "{}")[0] == 400
+            client.done(which, "POST", "/api/repos?admintoken=secret", "{}")
+            client.links[which].request("GET", "/api/server/info", headers={"Host": "elsewhere.example"})
+            refused = client.links[which].getresponse()
+            assert (refused.status, bool(refused.read())) == (421, True)
+
+
+def test_a_taken_port_and_a_held_store_are_told(tmp_path: Path) -> None:
+    def failing(store: Path, port: int) -> str:
+        words = (*COMMAND, "serve", str(store), "--workers", "2", "--port", str(port))
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        return done.stderr
+
+    with served(tmp_path / "store", "--workers", 2) as server:
+        port = urlsplit(server.url).port or 0
+        assert f"cannot listen on 127.0.0.1 port {port}" in failing(tmp_path / "other", port)
+        said = failing(tmp_path / "store", 0)
+        assert f"use its address instead: {server.url}" in said
+
+
+def test_who_asks_is_told_before_the_end(tmp_path: Path) -> None:
+    config = tmp_path / "delay.toml"
+    config.write_text("[server]\nstop_delay_s = 2.0\n")
+    with (
+        served(tmp_path / "store", "--workers", 2, "--config", config) as server,
+        talking(server, 2) as client,
+    ):
+        assert [status for status, _ in client.everywhere("/readyz")] == [200, 200]
+        server.process.terminate()
+        wait_for(
+            lambda: [s for s, _ in client.everywhere("/readyz")] == [503, 503], "both say that they stop"
+        )
+        with talking(server, 2) as late:  # connections are still taken
+            assert [status for status, _ in late.everywhere("/livez")] == [200, 200]
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_a_signal_to_all_processes_at_once_is_a_clean_end(tmp_path: Path) -> None:
+    """As from a terminal, or from a service manager that knows the group."""
+    with served(tmp_path / "store", "--workers", 2) as server:
+        pids = settled(server, 2)
+        for pid in (*pids, server.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+        assert not any(map(alive, pids))

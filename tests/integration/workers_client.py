@@ -1,0 +1,93 @@
+"""A client of a server with several processes, and what its log tells of them."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+from tests.integration.server_process import Served
+
+BLOCK = 64**3
+WORKERS = 3
+PATIENCE_S = 30.0
+
+
+class Client:
+    """Connections, all open at once: the server spreads them over its processes, so each process has one at least."""
+
+    def __init__(self, url: str, count: int = WORKERS) -> None:
+        parts = urlsplit(url)
+        self.links = [HTTPConnection(parts.hostname or "", parts.port, timeout=60) for _ in range(count)]
+        for link in self.links:
+            link.connect()
+
+    def ask(self, which: int, method: str, path: str, body: bytes | str | None = None) -> tuple[int, bytes]:
+        link = self.links[which % len(self.links)]
+        link.request(method, path, body)
+        answer = link.getresponse()
+        return answer.status, answer.read()
+
+    def done(self, which: int, method: str, path: str, body: bytes | str | None = None) -> bytes:
+        status, answer = self.ask(which, method, path, body)
+        assert status == 200, (method, path, status, answer)
+        return answer
+
+    def everywhere(self, path: str) -> list[tuple[int, bytes]]:
+        return [self.ask(which, "GET", path) for which in range(len(self.links))]
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+
+@contextmanager
+def talking(server: Served, count: int = WORKERS) -> Iterator[Client]:
+    client = Client(server.url, count)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def new_repo(client: Client) -> str:
+    answer = client.done(1, "POST", "/api/repos", "{}")
+    return str(json.loads(answer)["root"])
+
+
+def new_instance(client: Client, root: str, kind: str, name: str, **more: str) -> None:
+    config = json.dumps({"typename": kind, "dataname": name, **more})
+    client.done(2, "POST", f"/api/repo/{root}/instance", config)
+
+
+def processes(server: Served) -> dict[int, bool]:
+    """Return the processes that serve, by their ids; whether each writes."""
+    pids = {}
+    for line in server.log.read_text().splitlines():
+        said = json.loads(line)
+        if said["message"] == "worker serves":
+            pids[said["pid"]] = said["writes"]
+    return {pid: writes for pid, writes in pids.items() if alive(pid)}
+
+
+def settled(server: Served, count: int) -> dict[int, bool]:
+    """Return the processes when as many serve as wanted; the log is written a moment later."""
+    wait_for(lambda: len(processes(server)) == count, f"{count} processes")
+    return processes(server)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
