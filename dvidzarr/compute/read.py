@@ -42,7 +42,7 @@ def read_inside(
     coord : (z, y, x)
         The chunk, within ±2²⁰.
     shared : bool
-        Whether the result may be memory that others read too; it is read-only then.
+        Whether the result may be memory that others read too; nobody may write to it then.
     """
     grid = chunks.codec.shape
     whole = box.shape == grid

@@ -1,8 +1,8 @@
 """How an endpoint is declared, and all that its handler may touch."""
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from aiohttp import web
@@ -96,6 +96,14 @@ class Endpoint:
         return all(word.startswith("{") or word == part for word, part in pairs)
 
 
+def by_first_word(endpoints: Iterable[Endpoint]) -> Mapping[str, tuple[Endpoint, ...]]:
+    """Return the rows of a table by their first word, which is never the name of a value."""
+    rows: dict[str, tuple[Endpoint, ...]] = {}
+    for row in endpoints:
+        rows[row.words[0]] = (*rows.get(row.words[0], ()), row)
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointTable:
     """All endpoints of a datatype: what `DataType.endpoints` names.
@@ -113,21 +121,23 @@ class EndpointTable:
     endpoints: tuple[Endpoint, ...]
     methods: tuple[str, ...] = ("GET", "POST")
     refusal: str = 'Data "{name}" can only handle GET or POST HTTP verbs'
+    rows: Mapping[str, tuple[Endpoint, ...]] = field(init=False, repr=False)
+    """The endpoints by keyword."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", by_first_word(self.endpoints))
 
     def find(self, method: str, keyword: str) -> Endpoint | None:
         """Return the endpoint for a verb and keyword, None if there is none."""
         if method not in self.methods:
             return None
-        return next(
-            (row for row in self.endpoints if row.words[0] == keyword and method in row.methods), None
-        )
+        return next((row for row in self.rows.get(keyword, ()) if method in row.methods), None)
 
     def refuse(self, call: "Call", keyword: str) -> DvidzarrError:
         """Return the error for a verb and keyword without endpoint."""
         if call.method not in self.methods:
             return InvalidInputError(self.refusal.format(name=call.instance.name))
-        rows = [row for row in self.endpoints if row.words[0] == keyword]
-        verbs = dict.fromkeys(verb for row in rows for verb in row.methods)
+        verbs = dict.fromkeys(verb for row in self.rows.get(keyword, ()) for verb in row.methods)
         if verbs:
             return InvalidInputError(f"{keyword} endpoint only supports {' and '.join(verbs)} HTTP verb")
         return call.bad_call()

@@ -8,7 +8,7 @@ from aiohttp import web
 from dvidzarr.core.errors import ForbiddenError, StorageError, VersionLockedError
 from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
-from dvidzarr.http.endpoint import Call, Endpoint, Target
+from dvidzarr.http.endpoint import Call, Endpoint, Target, by_first_word
 from dvidzarr.http.errors import PlainError, not_found
 from dvidzarr.server import (
     routes_blobs,
@@ -33,6 +33,8 @@ FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
     *routes_blobs.ENDPOINTS,
 )
 """All routes that do not depend on a datatype; their patterns start below `/api/`."""
+
+_FIXED = by_first_word(FIXED_ENDPOINTS)
 
 ROOT_ENDPOINTS = {f"/{row.words[0]}": row for row in routes_probes.ENDPOINTS}
 """Routes beside `/api/` by their path."""
@@ -86,7 +88,7 @@ class Dispatcher:
     async def _fixed(
         self, facts: "_Facts", words: tuple[str, ...], target: Target | None
     ) -> web.StreamResponse:
-        rows = [row for row in FIXED_ENDPOINTS if row.matches(words)]
+        rows = [row for row in _FIXED.get(words[0], ()) if row.matches(words)]
         method = facts.request.method
         if method == "OPTIONS":
             return _options(words, rows)
@@ -175,7 +177,7 @@ class Dispatcher:
             started=facts.started,
             target=target,
         )
-        if facts.request.method in _MUTATING:
+        if self._runtime.audit is not None and facts.request.method in _MUTATING:
             facts.request[SUBJECT] = (row, call)
         return call
 

@@ -16,12 +16,20 @@ CacheKey = tuple[int, int, int]
 """(array number, packed chunk key, sequence): a chunk version never changes, so nothing is ever invalidated."""
 
 
+_REMEMBERED = 8192
+
+
 class ChunkCache:
-    """Decoded chunks up to a number of bytes. Arrays in it are read-only. `_lock` guards the order and the size."""
+    """Decoded chunks up to a number of bytes. Arrays in it are read-only. `_lock` guards the order and the size.
+
+    A chunk is kept from its second reading on: who reads a volume through once needs none of them again, and memory that
+    was never used before costs more than decoding a chunk (the kernel clears it page by page).
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
+        self._read_once: dict[CacheKey, None] = {}
         self._chunks: OrderedDict[CacheKey, np.ndarray] = OrderedDict()
         self._size = 0
 
@@ -34,11 +42,16 @@ class ChunkCache:
             return chunk
 
     def put(self, key: CacheKey, chunk: np.ndarray) -> None:
-        """Keep a chunk that nobody writes to any more."""
+        """Keep a chunk that nobody writes to any more, if it was offered before."""
         if chunk.nbytes > self._limit // 4:
             return
-        chunk.flags.writeable = False
         with self._lock:
+            if key not in self._read_once:
+                self._read_once[key] = None
+                if len(self._read_once) > _REMEMBERED:
+                    del self._read_once[next(iter(self._read_once))]
+                return
+            chunk.flags.writeable = False
             if key not in self._chunks:
                 self._size += chunk.nbytes
             self._chunks[key] = chunk

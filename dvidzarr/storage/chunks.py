@@ -191,7 +191,7 @@ class ChunkStore:
         out : ndarray, optional
             C-contiguous array to decode into; else the result is the thread's scratch array, valid until its next read.
         keep : bool
-            Put the chunk into the cache of decoded chunks.
+            Offer the chunk to the cache of decoded chunks; the result is then memory of its own, or the cache's.
         exact : bool
             Raise `SupersededError` rather than return what a later request wrote: its other chunks may be missing.
 

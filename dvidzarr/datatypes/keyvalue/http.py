@@ -96,7 +96,7 @@ class KeyValueTable(EndpointTable):
 
     def find(self, method: str, keyword: str) -> Endpoint | None:
         """Return the endpoint for a verb and keyword, None if there is none."""
-        rows = [row for row in self.endpoints if row.words[0] == keyword]
+        rows = self.rows.get(keyword, ())
         exact = next((row for row in rows if method in row.methods), None)
         if exact is None and (keyword in _ANY_VERB or keyword == "tags"):
             return rows[0]
