@@ -36,11 +36,13 @@ class Housekeeper:
             if self._closed or name in self._waiting:
                 return
             self._waiting.add(name)
-            heapq.heappush(self._queue, (time.monotonic() + delay, next(self._numbers), name, task, at_close))
+            number = next(self._numbers)
+            heapq.heappush(self._queue, (time.monotonic() + delay, number, name, task, at_close))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dvidzarr-housekeeper", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            if self._queue[0][1] == number:  # to wake the thread for less would cost every write a fifth of its time
+                self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
