@@ -56,8 +56,12 @@ def write_box(
         if part is None:
             raise InvalidInputError(f"chunk {coord} lies outside box {box}")
         piece = voxels[_slices(part, box.start)]
+        if part.shape == grid and piece.flags.c_contiguous:
+            return piece
         if part.shape == grid:
-            return np.ascontiguousarray(piece)
+            chunk = store.scratch()
+            chunk[...] = piece
+            return chunk
         chunk = _current(store, coord, lineage)
         chunk[_slices(part, low)] = piece
         return chunk

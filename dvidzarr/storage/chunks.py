@@ -210,7 +210,7 @@ class ChunkStore:
             target = (
                 np.empty(self.codec.shape, self.codec.dtype)
                 if keep
-                else self._scratch()
+                else self.scratch()
                 if out is None
                 else out
             )
@@ -232,7 +232,8 @@ class ChunkStore:
                 return out
         return target
 
-    def _scratch(self) -> np.ndarray:
+    def scratch(self) -> np.ndarray:
+        """Return the array for one decoded chunk that the calling thread uses again and again."""
         try:
             return self._local.chunk  # type: ignore[no-any-return]
         except AttributeError:
