@@ -23,7 +23,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
-from dvidzarr.server.app import LOG, event_loop, keep_freed_memory, make_app
+from dvidzarr.server.app import LOG, event_loop, make_app, tune_memory
 from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
 from dvidzarr.server.connections import Gate
@@ -205,7 +205,7 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     order = Order(**channel.hear())
     settings = Settings.load(env={}, overrides=order.settings)
-    keep_freed_memory()
+    tune_memory()
     patience = settings.storage.drain_timeout_s + GRACE_S
     threading.Thread(target=_die_with, args=(os.getppid(), patience), daemon=True).start()
     facts = {"worker": order.number}

@@ -41,7 +41,8 @@ class Housekeeper:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dvidzarr-housekeeper", daemon=True)
                 self._thread.start()
-            if self._queue[0][1] == number:  # to wake the thread for less would cost every write a fifth of its time
+            # to wake the thread for less would cost every write a fifth of its time
+            if self._queue[0][1] == number:
                 self._changed.notify_all()
 
     def _run(self) -> None:
