@@ -204,6 +204,5 @@ class Reader:
         block = None if data is None else self._chunks.codec.lz4_block(data)
         if data is None or block is not None:
             return block
-        voxels = np.empty(self._grid, self._chunks.codec.dtype)
-        self._chunks.codec.decode(data, row[5], voxels)
-        return lz4_encode(voxels)
+        voxels = self._chunks.read(key, row, self._lineage, exact=True)
+        return None if voxels is None else lz4_encode(voxels)

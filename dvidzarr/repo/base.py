@@ -307,7 +307,7 @@ class RepoBase:
             if self.catalog.full_write or ordinal in self.state.amended:
                 try:
                     self._finish_alone(dataset, ordinal)
-                except BusyError:  # a long write
+                except BusyError:  # somebody writes
                     self.finish_later(instance, _AMENDED_S)
                     return
             else:
@@ -316,13 +316,15 @@ class RepoBase:
 
     def _finish_alone(self, dataset: Dataset, ordinal: int) -> None:
         """Finish a version that may be written although it is locked."""
-        timeout = self.catalog.settings.storage.drain_timeout_s
         name = f"version {self.dag.versions[ordinal].uuid}"
-        with self.gates.exclusive(("version", ordinal), timeout, name):
+        # no waiting: others need this thread, and writers would have to wait behind it
+        with self.gates.exclusive(("version", ordinal), 0, name):
             flush(dataset)  # a Zarr key is replaced only by what a power loss cannot take back
             finish(dataset, ordinal)
 
     def _unfinished(self, dataset: Dataset, instance: Instance) -> list[int]:
+        if not instance.versioned:  # never locked: its one state has nothing to do with the root's
+            return []
         if not self.state.seals.get(instance.id) and not self.state.amended:
             return []
         return sorted(ordinal for ordinal in tuple(dataset.unfinished) if self.dag.versions[ordinal].locked)

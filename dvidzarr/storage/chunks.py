@@ -306,6 +306,10 @@ class ChunkStore:
                     if not self.postings.is_derived(merge):
                         self._derive(merge)
 
+    def is_complete(self, ordinal: int) -> bool:
+        """Tell whether look-ups through a version need not complete what merge versions show first."""
+        return all(map(self.postings.is_derived, self._versions.merges(ordinal)))
+
     def _complete(self, ordinal: int, look_up: Callable[[], T]) -> T:
         """Look something up when all that it needs is derived; again if a write to an ancestor dropped some of it."""
         while True:

@@ -68,5 +68,5 @@ def _packed(place: str) -> int:
         z, y, x = map(int, place.split("/"))
     except ValueError:
         return -1
-    inside = max(map(abs, (z, y, x))) < CHUNK_LIMIT
+    inside = min(z, y, x) >= -CHUNK_LIMIT and max(z, y, x) < CHUNK_LIMIT
     return pack_one((z, y, x)) if inside and place == f"{z}/{y}/{x}" else -1

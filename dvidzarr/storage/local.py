@@ -234,11 +234,12 @@ class LocalBackend:
     def sync_folder(self, folder: str) -> None:
         """Make the entries of a folder durable, and once per process the names of it and its ancestors."""
         self._sync_path(f"{self.root}/{folder}", folder, _FOLDER)
+        fresh = set()
         while folder and folder not in self._durable:
-            parent = folder.rpartition("/")[0]
-            self._sync_path(f"{self.root}/{parent}", parent, _FOLDER)
-            self._durable.add(folder)
-            folder = parent
+            fresh.add(folder)
+            folder = folder.rpartition("/")[0]
+            self._sync_path(f"{self.root}/{folder}", folder, _FOLDER)
+        self._durable |= fresh  # only now: others may rely on it from here on
 
     @staticmethod
     def _sync_path(path: str, key: str, flags: int) -> None:
@@ -332,8 +333,8 @@ class LocalBackend:
             os.rename(path, target)
         except OSError as error:
             _fail(prefix, error)
-        self._checked = {folder for folder in self._checked if not f"{folder}/".startswith(f"{prefix}/")}
-        self._durable = {folder for folder in self._durable if not f"{folder}/".startswith(f"{prefix}/")}
+        self._checked = {each for each in tuple(self._checked) if not f"{each}/".startswith(f"{prefix}/")}
+        self._durable = {each for each in tuple(self._durable) if not f"{each}/".startswith(f"{prefix}/")}
         self.sync_folder("trash")
         self.sync_folder(prefix.rpartition("/")[0])
 

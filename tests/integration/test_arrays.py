@@ -1,6 +1,7 @@
 """A volume as zarr, dask and xarray show and write it, compared with `view.read` and numpy."""
 
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +20,13 @@ from hypothesis import strategies as st
 
 import dvidzarr
 from dvidzarr.core.errors import DvidzarrError, ForbiddenError
-from dvidzarr.core.geometry import Box
+from dvidzarr.core.geometry import CHUNK_LIMIT, Box, ChunkSpan
 from dvidzarr.datatypes.voxels import arrays
 from dvidzarr.datatypes.voxels.arrays import LazyVoxels, block_shape
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.repo import Repo
+from dvidzarr.wire.compression import lz4_decode
 
 SHAPE = (20, 30, 45)
 EDIT = (slice(3, 11), slice(0, 17), slice(20, 45))
@@ -343,3 +345,34 @@ def test_xarray_opens_the_store(child: VoxelView) -> None:
     with xarray.open_zarr(child.store(), consolidated=False, zarr_format=3) as data:
         np.testing.assert_array_equal(data["0"].values, child[:])
         assert data["0"].dims == ("z", "y", "x")
+
+
+def test_a_chunk_at_the_lowest_coordinate_outlives_its_commit(repo: Repo) -> None:
+    gray = repo.create_instance("uint8blk", "far", {"BlockSize": "8,8,8"})
+    view = gray.at()
+    coords = np.array([(-CHUNK_LIMIT, 0, -CHUNK_LIMIT), (0, 0, 0)])
+    view.write_blocks(coords, np.full((2, 8, 8, 8), 7, np.uint8))
+    repo.commit(view.version)
+    repo.context.housekeeper.settle()
+    assert view.instance.dataset.finished
+    for z, y, x in (8 * coords).tolist():
+        assert (view.read(Box((z, y, x), (z + 8, y + 8, x + 8))) == 7).all()
+
+
+def test_lz4_blocks_of_chunks_that_others_encoded(repo: Repo) -> None:
+    """Bytes that came through Zarr are not those that this package makes of the same voxels."""
+    gray = repo.create_instance("uint8blk", "foreign", {"BlockSize": "64,64,64"})
+    view = gray.at()
+    noise = np.random.default_rng(5).integers(0, 256, (64, 64, 64), np.uint8)
+    view[0:64, 0:64, 0:64] = 1
+    view.array()[0:64, 0:64, 0:64] = noise
+    reader = view.reader(Box((0, 0, 0), (64, 64, 64)))
+    repo.commit(view.version)
+    repo.context.housekeeper.settle()
+    rewrites = Path(repo.url) / gray.prefix / "rewrites"
+    shutil.rmtree(rewrites)  # as after the grace period
+    for blocks in (reader.lz4_blocks(), view.lz4_blocks(ChunkSpan((0, 0, 0), (1, 1, 1)))):
+        ((coord, block),) = blocks
+        assert coord == (0, 0, 0)
+        assert block is not None
+        assert lz4_decode(block, noise.nbytes) == noise.tobytes()

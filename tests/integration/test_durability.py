@@ -218,6 +218,31 @@ def test_each_call_that_fails_refuses_the_whole_request(
     assert after > (1 if name != "makedirs" else 0)
 
 
+def test_a_folder_is_relied_on_only_once_its_ancestors_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = local.LocalBackend(tmp_path)
+    sync_path = backend._sync_path
+    synced: list[str] = []
+
+    def second_request(path: str, key: str, flags: int) -> None:
+        """Come in while the first request is about to sync the name of `a/b`."""
+        if key == "a":
+            monkeypatch.setattr(backend, "_sync_path", noting)
+            backend.create("a/b/c/two", b"2", sync=True)
+            backend.sync(["a/b/c/two"])
+        sync_path(path, key, flags)
+
+    def noting(path: str, key: str, flags: int) -> None:
+        synced.append(key)
+        sync_path(path, key, flags)
+
+    backend.create("a/b/c/one", b"1", sync=True)
+    monkeypatch.setattr(backend, "_sync_path", second_request)
+    backend.sync(["a/b/c/one"])
+    assert {"a/b/c", "a/b", "a", ""} <= set(synced)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_log_that_cannot_be_synced_takes_no_writes_until_restart(tmp_path: Path, number: int) -> None:
     new_store(tmp_path / "store", FULL, "gray", "other")

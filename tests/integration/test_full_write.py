@@ -217,3 +217,21 @@ def test_over_http_administrators_only(tmp_path: Path) -> None:
 def test_read_only_excludes_it() -> None:
     with pytest.raises(InvalidInputError, match="exclude"):
         Settings.load(env={}, overrides={"server.read_only": True, "server.full_write": True})
+
+
+def test_unversioned_data_are_never_finished(tmp_path: Path) -> None:
+    """Their one state is nobody's locked version: whoever writes them holds no gate that finishing waits for."""
+    with opened(tmp_path / "store") as catalog:
+        gray = gray_repo(catalog)
+        repo = gray.repo
+        other = repo.create_instance(
+            "uint8blk", "other", {"BlockSize": "8,8,8", "versioned": "false"}, repo.new_version(repo.root)
+        )
+        for value in (1, 2):
+            other.at()[0:8, 0:8, 0:8] = value
+        gray.at(repo.dag.root)[0:8, 0:8, 0:8] = 7
+        repo.commit(repo.dag.head(""))
+        catalog.context.housekeeper.settle()
+        assert gray.dataset.finished
+        assert other.dataset.finished == set()
+        assert (other.at()[0:8, 0:8, 0:8] == 2).all()

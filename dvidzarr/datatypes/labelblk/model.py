@@ -39,7 +39,7 @@ class LabelView(VoxelView):
         chunks, local = np.divmod(points, grid)
         places = np.ravel_multi_index(tuple(local.T), tuple(grid))
         labels = np.zeros(len(points), np.uint64)
-        inside = np.flatnonzero((np.abs(chunks) < CHUNK_LIMIT).all(axis=1))
+        inside = np.flatnonzero(((chunks >= -CHUNK_LIMIT) & (chunks < CHUNK_LIMIT)).all(axis=1))
         keys, which = np.unique(pack(chunks[inside]), return_inverse=True)
         lineage = self.lineage()
         rows = self.chunks.resolve(keys, lineage)
@@ -195,6 +195,7 @@ class LabelInstance(VoxelInstance):
                     version.ordinal in amended
                 ):  # the gate of an open one may be held by a commit that opens this
                     stack.enter_context(self.repo.gates.shared(("version", version.ordinal)))
+                    self.reopened(version)
                 follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR, restart=True)
         self.repo.finish_later(self)
 

@@ -59,7 +59,11 @@ def _form(call: Call, view: "VoxelView") -> Form:
     encode = _payload_encoder(view.instance.compression.lower(), call.query.get("compression", ""))
     if encode is lz4_prefixed_encode:
         size = _block_bytes(view)
-        return Form(view.lz4_blocks, partial(_lz4_frame, lz4_prefix(size)), light=size <= _LIGHT_BYTES)
+        return Form(
+            view.lz4_blocks,
+            partial(_lz4_frame, lz4_prefix(size)),
+            light=size <= _LIGHT_BYTES and view.is_ready,
+        )
     return Form(view.blocks, framer(encode))
 
 

@@ -118,7 +118,8 @@ async def send_box(
             return await stream(call, _only(await _offloaded(call, view, box)), size)
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
     chunk_bytes = math.prod(view.instance.chunk) * view.instance.dtype.itemsize
-    if chunk_bytes <= _INLINE_BYTES and view.roi is None and box.only_chunk(view.instance.chunk):
+    light = chunk_bytes <= _INLINE_BYTES and view.roi is None and view.is_ready
+    if light and box.only_chunk(view.instance.chunk):
         return octets(_bytes(view.read(box, shared=True)))
     return octets(await _offloaded(call, view, box))
 

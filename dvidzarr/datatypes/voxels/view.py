@@ -71,6 +71,11 @@ class VoxelView(View):
             return view.reader(box).read()
         return read_inside(self.chunks, coord, box, self.lineage(), shared=shared)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether looking up chunks costs nothing but that: for event loops."""
+        return self.chunks.is_complete(self.ordinal)
+
     def blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate (z, y, x), decoded chunk or None if absent) for a span, x fastest."""
         return self.reader(span.box(self.instance.chunk)).blocks()
