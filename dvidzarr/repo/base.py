@@ -32,6 +32,8 @@ _logger = logging.getLogger("dvidzarr.repo")
 _IDS_AT_ONCE = 1000
 _AMENDED_S = 2.0
 """So long after a write to a locked version its overlay is finished again: many such writes share that."""
+_ALONE_S = 0.1
+"""So long finishing waits for those that write: other tasks wait behind it, and other writers too."""
 _NO_AUTHOR = Author()
 
 
@@ -241,11 +243,7 @@ class RepoBase:
 
     @contextmanager
     def amending(self, instance: Instance, version: Version) -> Iterator[None]:
-        """Let a locked version be written, whose gate the caller holds: from now on it counts as changeable.
-
-        What is written is flushed, as at a commit: a child that was made afterwards must not show less.
-        """
-        dataset = instance.dataset
+        """Let a locked version be written, whose gate the caller holds: from now on it counts as changeable."""
         with self._lock:
             if version.ordinal not in self.state.amended:
                 self.append(Kind.AMEND, _NO_AUTHOR, {"v": version.id})
@@ -255,8 +253,12 @@ class RepoBase:
         try:
             yield
         finally:
-            flush(dataset)
-            self.finish_later(instance, _AMENDED_S)
+            self._amended(instance)
+
+    def _amended(self, instance: Instance) -> None:
+        """Flush what was written, as at a commit: a child that was made afterwards must not show less."""
+        flush(instance.dataset)
+        self.finish_later(instance, _AMENDED_S)
 
     @contextmanager
     def writing_unversioned(self, instance: Instance) -> Iterator[None]:
@@ -317,8 +319,7 @@ class RepoBase:
     def _finish_alone(self, dataset: Dataset, ordinal: int) -> None:
         """Finish a version that may be written although it is locked."""
         name = f"version {self.dag.versions[ordinal].uuid}"
-        # no waiting: others need this thread, and writers would have to wait behind it
-        with self.gates.exclusive(("version", ordinal), 0, name):
+        with self.gates.exclusive(("version", ordinal), _ALONE_S, name):
             flush(dataset)  # a Zarr key is replaced only by what a power loss cannot take back
             finish(dataset, ordinal)
 

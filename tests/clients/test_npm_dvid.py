@@ -75,7 +75,7 @@ def test_lists_repos_versions_and_instances(served: Served, report: dict[str, An
     repo = repos[served.root]
     assert (repo["Root"], repo["Alias"]) == (served.root, "gray")
     assert set(repo["DAG"]["Nodes"]) == {served.root, served.child}
-    assert set(repo["DataInstances"]) == {"raw", "jpeg"}
+    assert set(repo["DataInstances"]) == {"raw", "jpeg", "cells"}
     assert report["branch"] == [served.child, served.root]
     assert report["commit"] == {"Locked": True}
 

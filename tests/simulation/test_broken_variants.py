@@ -181,8 +181,9 @@ FAST: dict[str, Callable[[], Patches]] = {
     "requests with lost objects are not voided": lambda: [(durability, "_void_incomplete", _nothing)],
     "what a killed process left is not synced": lambda: [(durability, "_sync_unflushed", _nothing)],
     "rewrites go before the finished record is durable": lambda: [(base, "finish", _finish_unsynced)],
-    "what was written to locked versions is not flushed before they are finished": lambda: [
-        (base.RepoBase, "_finish_alone", _finish_unflushed)
+    "what was written to locked versions is not flushed": lambda: [
+        (base.RepoBase, "_amended", lambda repo, instance: repo.finish_later(instance)),
+        (base.RepoBase, "_finish_alone", _finish_unflushed),
     ],
     "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
     "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],
