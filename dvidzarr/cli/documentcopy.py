@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from dvidzarr.cli.regions import Region
 
 _AT_ONCE = 256
-"""Keys whose values are read before those that differ are written, as one request."""
+_BYTES_AT_ONCE = 32 << 20
+"""So many keys and bytes are written as one request; a larger value goes alone."""
 
 
 def copy_region(source: "Region", target: "Region") -> int:
@@ -26,7 +27,8 @@ def copy_keys(source: "Keys", target: "Keys", workers: int, *, mirror: bool) -> 
     """Copy the values that differ, and with `mirror` remove other keys; return how many were written."""
     names = source.names()
     there = frozenset(target.names())
-    written = 0
+    written, size = 0, 0
+    batch: dict[str, bytes] = {}
 
     def changed(key: str) -> tuple[str, bytes] | None:
         value = source.read(key)
@@ -37,11 +39,16 @@ def copy_keys(source: "Keys", target: "Keys", workers: int, *, mirror: bool) -> 
         return None if same else (key, value)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="copy") as pool:
-        for low in range(0, len(names), _AT_ONCE):
-            found = [pair for pair in pool.map(changed, names[low : low + _AT_ONCE]) if pair is not None]
-            if found:
-                target.write(dict(found))
-            written += len(found)
+        for low in range(0, len(names), workers):  # as many values are in memory beside the batch
+            for key, value in filter(None, pool.map(changed, names[low : low + workers])):
+                if batch and (len(batch) == _AT_ONCE or size + len(value) > _BYTES_AT_ONCE):
+                    target.write(batch)
+                    batch, size = {}, 0
+                batch[key] = value
+                size += len(value)
+                written += 1
+    if batch:
+        target.write(batch)
     gone = sorted(there - frozenset(names)) if mirror else []
     if gone:
         target.remove(gone)

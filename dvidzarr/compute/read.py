@@ -60,7 +60,7 @@ def read_inside(
         slice(low - at * size, high - at * size)
         for at, size, low, high in zip(coord, grid, box.start, box.stop, strict=True)
     )
-    return np.ascontiguousarray(chunk[part]) if shared else chunk[part].copy()
+    return chunk[part].copy()  # a view would keep the whole chunk while a small answer is sent
 
 
 class Reader:

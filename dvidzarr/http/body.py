@@ -26,24 +26,25 @@ async def pieces(call: Call) -> AsyncIterator[bytes]:
     content = call.request.content
     limits = call.runtime.settings.limits
     idle, rate = limits.body_timeout_s, limits.body_min_rate
+    plain = call.request.content_length is not None
     waited, total = 0.0, 0
     while True:
         asked = monotonic()
         try:
             async with asyncio.timeout(idle):
-                piece, _ = await content.readchunk()  # as it came: `readany` would join
+                # as it came; but the many small ones that chunked encoding may have are joined
+                piece = (await content.readchunk())[0] if plain else await content.readany()
         except TimeoutError:
             raise BodyTimeoutError(f"no byte of the body arrived for {idle} s") from None
         except web.RequestPayloadError as error:
             raise InvalidInputError(f"malformed body: {error}") from None
-        if not piece and content.at_eof():
+        if not piece:
             return
         waited += monotonic() - asked
         total += len(piece)
         if waited > idle and total < rate * waited:
             raise BodyTimeoutError(f"the body came with less than {rate} bytes per second")
-        if piece:  # there is none at the end of a chunk of chunked encoding
-            yield piece
+        yield piece
 
 
 async def _accept(request: web.BaseRequest) -> None:

@@ -33,8 +33,11 @@ LOG = logging.getLogger("dvidzarr.server")
 LINGER_S = 2.0
 """So long the rest of a refused body is read, so that its sender gets to see the answer."""
 
-_READ_AHEAD = 256 << 10
-"""A connection stops reading when a body is this far, twice, ahead of its handler: each stop costs system calls."""
+_READ_AHEAD = 128 << 10
+"""A connection stops reading when a body is this far, twice, ahead of its handler: each stop costs system calls.
+
+So much memory, twice, each of `limits.max_connections` may take beside `limits.bytes_in_flight`.
+"""
 
 Ready = Callable[[str, int], None]
 """Called with the address and port once the server answers."""

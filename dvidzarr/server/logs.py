@@ -1,6 +1,7 @@
 """Log records as JSON lines, written by their own thread: a slow reader of stderr never stops the server."""
 
 import fcntl
+import json
 import logging
 import sys
 import threading
@@ -37,7 +38,10 @@ class JsonFormatter(logging.Formatter):
         } | self._facts
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # clients may send bytes that are no UTF-8: they are escaped
+            return json.dumps(line, default=str)
 
 
 class _Writer(logging.Handler):

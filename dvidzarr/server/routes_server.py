@@ -250,7 +250,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(("GET",), ("heartbeat",), get_heartbeat, "getHeartbeat", "read", home=True),
     Endpoint(("GET",), ("user-latencies",), get_user_latencies, "getUserLatencies", "read", home=True),
     Endpoint(("GET",), ("storage",), get_storage, "getStorage", "admin"),
-    Endpoint(("GET",), ("server", "info"), get_info, "getServerInfo", "read"),
+    Endpoint(("GET",), ("server", "info"), get_info, "getServerInfo", "read", home=True),
     Endpoint(("GET",), ("server", "note"), get_note, "getServerNote", "read"),
     Endpoint(("GET",), ("server", "types"), get_types, "getServerTypes", "read"),
     Endpoint(("GET",), ("server", "compiled-types"), get_compiled_types, "getCompiledTypes", "read"),

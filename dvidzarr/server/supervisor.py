@@ -107,6 +107,7 @@ class _Process:
     ready: asyncio.Future[None]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     sent: int = 0
+    leaving: bool = False
     failure: DvidzarrError | None = None
     begun: float = field(default_factory=time.monotonic)
 
@@ -220,6 +221,12 @@ class Supervisor:
             why = f"the process that writes ({process.child.pid}) was told to stop"
             asyncio.get_running_loop().call_later(_TOLD_S, self._fail, why)
         elif "stop" in report:
+            process.leaving = True
+            asyncio.get_running_loop().call_later(_TOLD_S, self._let_go, process)
+
+    def _let_go(self, process: _Process) -> None:
+        """Let a process end that was told to; if all were told, they end in order instead."""
+        if not self._stopping and not process.ended.is_set():
             process.channel.tell(FINISH)
 
     async def _buried(self, process: _Process) -> None:
@@ -244,13 +251,20 @@ class Supervisor:
         number = process.number
         if time.monotonic() - process.begun > _HEALTHY_S:
             self._pauses[number] = _FIRST_PAUSE_S
-        pause = self._pauses[number]
-        self._pauses[number] = min(2 * pause, _LONGEST_PAUSE_S)
-        LOG.error("%s; it is started again in %.1f s", what, pause)
         del self._processes[number]
-        await asyncio.sleep(pause)
-        if not self._stopping:
-            self._start(number)
+        while True:
+            pause = self._pauses[number]
+            self._pauses[number] = min(2 * pause, _LONGEST_PAUSE_S)
+            LOG.error("%s; it is started again in %.1f s", what, pause)
+            await asyncio.sleep(pause)
+            if self._stopping:
+                return
+            try:
+                self._start(number)
+            except OSError as error:  # no memory, no process, no file: what may have ended the one before
+                what = f"worker {number} cannot be started: {error}"
+            else:
+                return
 
     def _fail(self, why: str) -> None:
         if not self._stop.is_set():
@@ -298,6 +312,8 @@ class Supervisor:
 
 
 def _serves(process: _Process) -> bool:
+    if process.leaving:
+        return False
     return process.ready.done() and process.ready.exception() is None and process.child.returncode is None
 
 

@@ -41,6 +41,7 @@ GRACE_S = 5.0
 """So much longer than its requests may take to finish a process has to end."""
 
 _LOOK_S = 1.0
+_TURNS = 3
 _FOLLOW_S = 0.1
 """How often a follower reads on by itself, so that no request finds it far behind."""
 
@@ -169,6 +170,10 @@ class Worker:
         """Finish what runs; home answers the others until they are done."""
         LOG.info("stopping", extra={"active": self._runtime.activity.active})
         until = time.monotonic() + self._patience
+        for _ in range(
+            _TURNS
+        ):  # connections that came last begin to wait for a request: it is this that is ended
+            await asyncio.sleep(0)
         for server in (self._server, self._private):
             if server is self._private and self._order.number == 0:
                 await self._alone.wait()
@@ -205,7 +210,6 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     order = Order(**channel.hear())
     settings = Settings.load(env={}, overrides=order.settings)
-    tune_memory()
     patience = settings.storage.drain_timeout_s + GRACE_S
     threading.Thread(target=_die_with, args=(os.getppid(), patience), daemon=True).start()
     facts = {"worker": order.number}
@@ -227,6 +231,7 @@ def main() -> int:
 
 
 async def _serve(order: Order, channel: Channel, catalog: "Catalog", settings: Settings) -> None:
+    tune_memory()
     await Worker(order, channel, catalog, settings).run()
 
 

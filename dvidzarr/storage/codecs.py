@@ -56,7 +56,7 @@ class BloscLz4:
 
     _HEADER = 16
     _MAX_BLOCK = 4 << 20
-    _LZ4, _ONE_STREAM, _COPIED = 1 << 5, 1 << 4, 1 << 1  # flags of the blosc header
+    _LZ4, _ONE_STREAM, _COPIED, _SHUFFLED = 1 << 5, 1 << 4, 1 << 1, 1 << 2 | 1  # flags of the blosc header
     _FORMAT = 7 << 5
 
     def pack(self, chunk: np.ndarray) -> bytes:
@@ -70,10 +70,18 @@ class BloscLz4:
         blosc.decompress(body, out)
 
     def lz4_block(self, body: memoryview) -> memoryview | None:
-        """Return the LZ4 block of a chunk that is not cut into several, nor kept as it is (blosc 1 chunk format)."""
+        """Return the LZ4 block of a chunk that is not shuffled, cut into several, or kept as it is (blosc 1 format).
+
+        Chunks that come through Zarr may be made so.
+        """
         _, _, flags, width, nbytes, block = struct.unpack_from("<4B2I", body)
         split = width > 1 and not flags & self._ONE_STREAM
-        if flags & self._FORMAT != self._LZ4 or flags & self._COPIED or split or block < nbytes:
+        if (
+            flags & self._FORMAT != self._LZ4
+            or flags & (self._COPIED | self._SHUFFLED)
+            or split
+            or block < nbytes
+        ):
             return None
         (start,) = struct.unpack_from("<i", body, self._HEADER)
         (length,) = struct.unpack_from("<i", body, start)

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from crc32c import crc32c
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import blosc
+from zarr.core.buffer import default_buffer_prototype
 
 import dvidzarr
 from dvidzarr.core.errors import DvidzarrError, ForbiddenError
@@ -376,3 +380,19 @@ def test_lz4_blocks_of_chunks_that_others_encoded(repo: Repo) -> None:
         assert coord == (0, 0, 0)
         assert block is not None
         assert lz4_decode(block, noise.nbytes) == noise.tobytes()
+
+
+@pytest.mark.parametrize("shuffle", [blosc.NOSHUFFLE, blosc.SHUFFLE, blosc.BITSHUFFLE])
+async def test_lz4_blocks_of_shuffled_chunks(repo: Repo, shuffle: int) -> None:
+    """Zarr takes a chunk as its writer made it: blocks of it must be the voxels all the same."""
+    gray = repo.create_instance("uint8blk", f"shuffled{shuffle}", {"BlockSize": "64,64,64"})
+    view = gray.at()
+    voxels = np.random.default_rng(6).integers(0, 4, (64, 64, 64), np.uint8)
+    view[0:64, 0:64, 0:64] = 0
+    body = blosc.compress(voxels, b"lz4", 5, shuffle, voxels.nbytes)
+    encoded = body + struct.pack("<I", crc32c(body))
+    await view.store().set("0/c/0/0/0", default_buffer_prototype().buffer.from_bytes(encoded))
+    assert (view.read(Box((0, 0, 0), (64, 64, 64))) == voxels).all()
+    ((_, block),) = view.lz4_blocks(ChunkSpan((0, 0, 0), (1, 1, 1)))
+    assert block is not None
+    assert lz4_decode(block, voxels.nbytes) == voxels.tobytes()

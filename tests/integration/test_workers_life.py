@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 import dvidzarr
@@ -141,8 +143,22 @@ def test_a_signal_ends_all_and_loses_nothing(tmp_path: Path, number: signal.Sign
 def test_a_stopped_follower_is_replaced_in_peace(tmp_path: Path) -> None:
     with served(tmp_path / "store", "--workers", 2) as server:
         follower = next(pid for pid, writes in settled(server, 2).items() if not writes)
-        os.kill(follower, signal.SIGTERM)
-        wait_for(lambda: not alive(follower) and len(processes(server)) == 2, "another follower")
+        over = threading.Event()
+
+        def ask() -> set[int]:
+            found = set()
+            while not over.is_set():
+                found.add(httpx.get(f"{server.url}/api/server/note", timeout=PATIENCE_S).status_code)
+            return found
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask) for _ in range(4)]
+            os.kill(follower, signal.SIGTERM)
+            try:
+                wait_for(lambda: not alive(follower) and len(processes(server)) == 2, "another follower")
+            finally:
+                over.set()
+            assert [each.result() for each in asking] == [{200}] * 4
         with talking(server, 2) as client:
             assert [status for status, _ in client.everywhere("/api/server/note")] == [200, 200]
 
