@@ -51,7 +51,7 @@ def read_inside(
     if row is None:
         return np.zeros(box.shape, chunks.codec.dtype)
     out = np.empty(grid, chunks.codec.dtype) if whole and not shared else None
-    chunk = chunks.read(key, row, lineage, out, keep=out is None)
+    chunk = chunks.read(key, row, lineage, out, keep=out is None, whole=whole)
     if chunk is None:
         return np.zeros(box.shape, chunks.codec.dtype)
     if whole:
@@ -174,7 +174,7 @@ class Reader:
                 out.fill(0)
             return
         keep = not full or self._span.count <= _KEPT
-        chunk = self._chunks.read(key, row, self._lineage, keep=keep, exact=True)
+        chunk = self._chunks.read(key, row, self._lineage, keep=keep, whole=full, exact=True)
         out[tuple(target)] = 0 if chunk is None else chunk[tuple(source)]
 
     def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:

@@ -180,6 +180,7 @@ class ChunkStore:
         out: np.ndarray | None = None,
         *,
         keep: bool = False,
+        whole: bool = False,
         exact: bool = False,
     ) -> np.ndarray | None:
         """Return one decoded chunk.
@@ -192,6 +193,8 @@ class ChunkStore:
             C-contiguous array to decode into; else the result is the thread's scratch array, valid until its next read.
         keep : bool
             Offer the chunk to the cache of decoded chunks; the result is then memory of its own, or the cache's.
+        whole : bool
+            Whether all of the chunk is wanted: then it may not be wanted again soon.
         exact : bool
             Raise `SupersededError` rather than return what a later request wrote: its other chunks may be missing.
 
@@ -226,7 +229,7 @@ class ChunkStore:
             if row[2] < 0 or row[6]:
                 return None
         if keep:
-            self._cache.put((self._number, key, row[0]), target)
+            self._cache.put((self._number, key, row[0]), target, whole=whole)
             if out is not None:
                 out[...] = target
                 return out
