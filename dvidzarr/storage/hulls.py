@@ -14,11 +14,11 @@ _LOWEST = np.full(3, -CHUNK_LIMIT, np.int64)
 
 
 class Hulls:
-    """The highest chunk coordinates (z, y, x) that each version wrote, and which versions deleted any chunk."""
+    """The highest chunk coordinates (z, y, x) that each version wrote, and which versions hide any chunk of others."""
 
     def __init__(self) -> None:
         self._tops: dict[int, np.ndarray] = {}
-        self._deleting: set[int] = set()
+        self._hiding: set[int] = set()
 
     @staticmethod
     def of(runs: Iterable[Run]) -> "Hulls":
@@ -37,25 +37,29 @@ class Hulls:
             np.maximum.at(tops[:, axis], which, coords[:, axis])
         for ordinal, top in zip(ordinals.tolist(), tops, strict=True):
             self._raise(ordinal, top)
-        self._deleting |= set(np.unique(rows["ordinal"][rows["flags"] != 0]).tolist())
+        self._hiding |= set(np.unique(rows["ordinal"][rows["flags"] != 0]).tolist())
 
     def add(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
         """Take in what a version wrote; `keys` must not be empty."""
         self._raise(ordinal, unpack(keys).max(axis=0))
         if rows["flags"].any():
-            self._deleting.add(ordinal)
+            self.hide(ordinal)
+
+    def hide(self, ordinal: int) -> None:
+        """Note that a version hides chunks of its ancestors: it deleted them, or it is a merge in which they conflict."""
+        self._hiding.add(ordinal)
 
     def unite(self, other: "Hulls") -> None:
         """Take in what others measured."""
         for ordinal, top in other._tops.items():
             self._raise(ordinal, top)
-        self._deleting |= other._deleting
+        self._hiding |= other._hiding
 
     def _raise(self, ordinal: int, top: np.ndarray) -> None:
         known = self._tops.get(ordinal)
         self._tops[ordinal] = top if known is None else np.maximum(known, top)
 
     def top(self, ordinals: frozenset[int]) -> tuple[np.ndarray | None, bool]:
-        """Return the highest coordinates of these versions together, and whether none of them deleted a chunk."""
+        """Return the highest coordinates of these versions together, and whether none of them hides a chunk."""
         tops = [self._tops[ordinal] for ordinal in ordinals & self._tops.keys()]
-        return np.max(tops, axis=0) if tops else None, not ordinals & self._deleting
+        return np.max(tops, axis=0) if tops else None, not ordinals & self._hiding

@@ -274,7 +274,7 @@ class Postings:
         Parameters
         ----------
         ordinals
-            Its version and all ancestors. Where none of them deleted a chunk, their own hulls tell, at any size.
+            Its version and all ancestors. Where none of them hides a chunk, their own hulls tell, at any size.
         """
         with self._measuring:
             past = Hulls.of(self._unmeasured)
@@ -303,6 +303,8 @@ class Postings:
         rows = rows.copy()
         rows["ordinal"] = ordinal
         with self._lock:
+            if (rows["flags"] & CONFLICT).any():
+                self._hulls.hide(ordinal)
             if ordinal in self._deriving:
                 self._deriving.remove(ordinal)
                 self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})

@@ -396,3 +396,18 @@ async def test_lz4_blocks_of_shuffled_chunks(repo: Repo, shuffle: int) -> None:
     ((_, block),) = view.lz4_blocks(ChunkSpan((0, 0, 0), (1, 1, 1)))
     assert block is not None
     assert lz4_decode(block, voxels.nbytes) == voxels.tobytes()
+
+
+def test_conflicts_do_not_count_for_the_shape(repo: Repo) -> None:
+    gray = repo.create_instance("uint8blk", "merged", {"BlockSize": "8,8,8"})
+    block = np.ones((1, 8, 8, 8), np.uint8)
+    gray.at().write_blocks(np.array([(0, 0, 0)]), block)
+    root = repo.dag.root
+    repo.commit(root)
+    sides = [repo.new_version(root), repo.branch(root, "other")]
+    for value, side in enumerate(sides, 2):
+        gray.at(side).write_blocks(np.array([(0, 0, 50)]), value * block)
+        repo.commit(side)
+    merged = gray.at(repo.merge(sides))
+    assert merged.shape == (8, 8, 8)
+    assert gray.at(sides[1]).shape == (8, 8, 51 * 8)
