@@ -6,6 +6,7 @@ A stamp that does not fit the store, the instance, the versions or the log means
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,25 @@ class DatasetCaches:
                 checksum = crc32c(piece, checksum)
         return checksum
 
-    def save(self, stamp: dict[str, Any], state: dict[str, Any], runs: dict[int, tuple[Run, ...]]) -> None:
-        """Write both; a failure is logged, since everything here can be rebuilt."""
+    def save(
+        self,
+        stamp: dict[str, Any],
+        state: dict[str, Any],
+        runs: dict[int, tuple[Run, ...]],
+        sync_log: Callable[[], None],
+    ) -> None:
+        """Write both; a failure is logged, since everything here can be rebuilt; one of `sync_log` is raised.
+
+        Both may hold records from behind the stamp, so these must be durable before a power loss can leave the caches:
+        else a record written afterwards gets the number of one that is lost, and is ignored as being there already. It
+        is enough to sync before the state file: the index counts only with the state file that has its checksum. (What
+        SQLite writes between two marks goes to its own log, uncommitted, and is dropped.)
+        """
         try:
             if self._documents is not None:
                 self._documents.mark(_text(stamp))
             checksum = self._checksum() if self.has_documents else None
+            sync_log()
             self._state.save(stamp, {**state, "documents": checksum}, runs)
         except (OSError, sqlite3.Error) as error:
             _logger.warning("%s: caches were not written: %s", self._folder, error)

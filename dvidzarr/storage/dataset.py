@@ -183,7 +183,14 @@ class Dataset:
             "voided": sorted(self.voided),
             "model": self._model.snapshot(),
         }
-        self.caches.save(stamp, state, {scale: store.postings.runs() for scale, store in self.arrays.items()})
+        runs = {scale: store.postings.runs() for scale, store in self.arrays.items()}
+        self.caches.save(stamp, state, runs, self._sync_log)
+
+    def _sync_log(self) -> None:
+        """Make durable what was applied; raise if that failed, now or before."""
+        if not self.log.durable:
+            self.log.flush()
+            self.log.check_writable()  # a second try would succeed without anything being on the disk
 
     def close(self) -> None:
         """Close the files; `save_caches` is the caller's choice."""
