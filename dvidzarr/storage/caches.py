@@ -140,13 +140,17 @@ class DatasetCaches:
 
     def take_over(self) -> None:
         """Become the owner: what was followed in memory replaces the files."""
-        self.owner = True
-        if self._documents is not None:
-            followed = self._documents
+        with self._opening:
             self._remove_index()
-            self._documents = self._open()
-            followed.copy_to(self._documents)
-            followed.close()
+            self.owner = True
+            followed = self._documents
+        if followed is not None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                followed.move_to(str(self._folder / _FILES[0]))
+            except (OSError, sqlite3.Error) as error:
+                self._remove_index()
+                _logger.warning("%s: the index is kept in memory: %s", self._folder, error)
 
     def drop(self) -> None:
         """Forget the index and, as the owner, remove the files."""

@@ -86,7 +86,7 @@ class Documents:
     def __init__(self, path: str, versions: Versions) -> None:
         self._versions = versions
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db = _connect(path)
         self._deriving = threading.RLock()
         self._derived: dict[int, dict[bytes, Place | None]] = {}
         self._pending: set[int] = set()
@@ -94,17 +94,6 @@ class Documents:
         self._lists = KeyLists()
         self._recent = RecentWords()
         self._dirty = False
-        try:
-            # Only the writing process opens the file with SQLite: no locks, which reading the file would drop, and
-            # no shared memory, which would kill this process if somebody cut it.
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(f"PRAGMA cache_size=-{_PAGES_KIB}")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError:
-            self._db.close()
-            raise
 
     # --- the index as a cache --------------------------------------------------------------------------------
 
@@ -132,14 +121,21 @@ class Documents:
             )  # a database in memory has no write-ahead log
             self._recent = RecentWords()
 
-    def copy_to(self, other: "Documents") -> None:
-        """Put all rows, also those not yet committed, into an empty index."""
+    def move_to(self, path: str) -> None:
+        """Go on in a new file, with all rows: who looks something up meanwhile waits, and nobody sees a difference."""
         with self._lock:
             self._write_out()
             if self._dirty:
                 self._db.execute("COMMIT")
                 self._dirty = False
-            self._db.backup(other._db)
+            moved = _connect(path)
+            try:
+                self._db.backup(moved)
+            except sqlite3.Error:
+                moved.close()
+                raise
+            self._db.close()
+            self._db = moved
 
     def close(self) -> None:
         """Close the index; what was applied since the last `mark` comes from the log again."""
@@ -386,6 +382,23 @@ class Documents:
             for index, (key, winner) in enumerate(zip(keys, winners, strict=True))
             if winner != 0
         }
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Open an index, an empty one if there is none."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        # Only the writing process opens the file with SQLite: no locks, which reading the file would drop, and
+        # no shared memory, which would kill this process if somebody cut it.
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute(f"PRAGMA cache_size=-{_PAGES_KIB}")
+        db.executescript(_SCHEMA)
+    except sqlite3.DatabaseError:
+        db.close()
+        raise
+    return db
 
 
 def _offers(seen: list[list[Place | None]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,12 @@
 """A catalog that follows another process's writes: here both are in one process, which they do not know."""
 
+import os
+import sqlite3
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +122,54 @@ def test_a_new_writer_makes_followers_look(tmp_path: Path) -> None:
         with dvidzarr.open(tmp_path / "store", "w") as second:
             second.repo(root).describe(alias="second")
             assert follower.repo(root).alias == "second"
+
+
+def test_readers_see_no_gap_when_their_process_becomes_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = {f"{number:04}": b"%d" % number for number in range(3000)}
+    with dvidzarr.open(tmp_path / "store", "w") as first:
+        new: Any = first.create_repo().create_instance("keyvalue", "keys")
+        new.at().put_many(pairs)
+    seen: list[object] = []
+
+    class Slow(sqlite3.Connection):
+        """Its copying takes so long that somebody reads meanwhile."""
+
+        def backup(self, target: sqlite3.Connection, **options: Any) -> None:  # noqa: ANN401 - as sqlite3 has it
+            reader.start()
+            reader.join(0.3)
+            super().backup(target, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Slow))
+    with dvidzarr.open(tmp_path / "store", "a") as catalog:
+        view: Any = catalog.repos[0].instance("keys").at()
+        begun = view.range()
+        before = [next(begun)]
+        reader = threading.Thread(target=lambda: seen.extend([view.get("0007"), list(view)]))
+        catalog.become_writer()
+        reader.join()
+        assert seen == [b"7", list(pairs)]
+        assert dict(before + list(begun)) == dict(view) == pairs
+        view["new"] = b"1"
+    with dvidzarr.open(tmp_path / "store", "a") as catalog:
+        assert dict(catalog.repos[0].instance("keys").at()) == {**pairs, "new": b"1"}  # type: ignore[call-overload]
+
+
+def test_a_new_writer_does_not_go_on_with_an_index_that_is_ahead_of_the_log(tmp_path: Path) -> None:
+    """A power loss took the last records, after they had reached the index."""
+    store = tmp_path / "store"
+    settings = Settings.load(env={}, overrides={"storage.durability": "fast"})
+    with dvidzarr.open(store, "w", settings) as first:
+        keys: Any = first.create_repo().create_instance("keyvalue", "keys")
+        assert dict(keys.at()) == {}
+        log = store / keys.prefix / "log/00000001.log"
+        safe = log.stat().st_size
+        keys.at()["lost"] = b"1"
+    os.truncate(log, safe)
+    log.with_name("applied").unlink()
+    with dvidzarr.open(store, "a", settings) as catalog:
+        view: Any = catalog.repos[0].instance("keys").at()
+        _ = view.instance.dataset  # opened to follow, before it writes
+        view["new"] = b"2"
+        assert dict(view) == {"new": b"2"}

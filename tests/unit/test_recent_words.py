@@ -76,12 +76,25 @@ def test_what_is_marked_is_on_the_disk_and_the_rest_is_not(index: Documents, tmp
     file.close()
 
 
-def test_another_index_takes_pending_words_over(index: Documents, tmp_path: Path) -> None:
+def test_an_index_moves_with_its_pending_words(index: Documents, tmp_path: Path) -> None:
     index.put(b"a", value(0, 1, b"x"))
-    other = Documents(str(tmp_path / "other"), Line())  # type: ignore[arg-type]
-    index.copy_to(other)
-    assert shown(other, b"a", CHILD) == b"x"
-    assert other.all_rows() == [(b"a", value(0, 1, b"x"))]
+    assert shown(index, b"b", CHILD) is None
+    index.move_to(str(tmp_path / "other"))
+    index.put(b"b", value(0, 2, b"y"))
+    assert [shown(index, key, CHILD) for key in (b"a", b"b")] == [b"x", b"y"]
+    assert index.all_rows() == [(b"a", value(0, 1, b"x")), (b"b", value(0, 2, b"y"))]
+    index.mark("here")
+    index.close()
+    with sqlite3.connect(tmp_path / "other") as file:
+        assert file.execute("SELECT count(*) FROM rows").fetchone() == (2,)
+    file.close()
+
+
+def test_an_index_stays_where_it_is_if_it_cannot_move(index: Documents, tmp_path: Path) -> None:
+    index.put(b"a", value(0, 1, b"x"))
+    with pytest.raises(sqlite3.Error):
+        index.move_to(str(tmp_path / "missing" / "other"))
+    assert index.keys(CHILD) == [b"a"]
 
 
 def test_what_is_kept_is_bounded() -> None:
