@@ -246,11 +246,13 @@ class Documents:
     def _collect(self, lineage: Lineage) -> KeyList | None:
         """Go through all rows once, a page at a time so that others get their turn.
 
-        None if an ancestor was written meanwhile: then what was collected is of no use.
+        None if an ancestor was written meanwhile, or before the list took notes: then what is collected is of no use.
         """
         with self._lock:
+            if not self._is_complete(lineage):
+                return None
             self._write_out()
-            fresh = self._lists.begin(lineage)
+            fresh, derivations = self._lists.begin(lineage), self._derived
         chain = frozenset(np.flatnonzero(lineage.ranks >= 0).tolist())
         words: dict[bytes, tuple[int, bool]] = {}
         place: tuple[bytes, int] | None = (b"", -1)
@@ -261,8 +263,8 @@ class Documents:
                 if ordinal in chain:
                     words[key] = (ordinal, state == VALUE)
             place = rows[-1][:2] if len(rows) == _ROWS_AT_ONCE else None
-        for merge in sorted(chain & self._derived.keys()):
-            for key, derived in self._derived[merge].items():
+        for merge in sorted(chain & derivations.keys()):
+            for key, derived in derivations[merge].items():
                 if words.get(key, (_SILENT, False))[0] < merge:
                     words[key] = (merge, derived is not None and derived.state == VALUE)
         with self._lock:
@@ -353,17 +355,18 @@ class Documents:
         winner
             Per key, see `merging.choose`.
         """
-        for parent in parents:
-            self._derive(parent)
+        lines = [self._versions.lineage(parent) for parent in parents]
+        derivations: dict[int, dict[bytes, Place | None]] = {}
+        for line in lines:
+            derivations |= self._when_complete(line, lambda: self._derived)
         versions = contested(self._versions, parents)
         keys: set[bytes] = set()
         for ordinal in versions:
             with self._lock:
                 self._write_out()
                 keys.update(key for (key,) in self._db.execute(_WRITTEN, (ordinal,)))
-        keys |= {key for older in versions & self._derived.keys() for key in self._derived[older]}
+        keys |= {key for older in versions & derivations.keys() for key in derivations[older]}
         ordered = sorted(keys)
-        lines = [self._versions.lineage(parent) for parent in parents]
         seen = [self._words(ordered, line) for line in lines]
         return ordered, seen, choose(*_offers(seen), self._versions).tolist()
 

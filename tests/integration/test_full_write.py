@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,16 @@ import zarr
 
 import dvidzarr
 from dvidzarr.core.errors import InvalidInputError, VersionLockedError
+from dvidzarr.core.lineage import Lineage
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.labelblk import model
 from dvidzarr.datatypes.labelblk.downsample import downsampled
 from dvidzarr.repo import base
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage import documents
+from dvidzarr.storage.documents import Documents
+from dvidzarr.storage.listings import KeyList
+from dvidzarr.storage.merging import Versions, contested
 from tests.integration.server_process import served
 
 ADMIN = {"admintoken": "secret"}
@@ -150,6 +155,51 @@ def test_what_merges_show_is_worked_out_again(tmp_path: Path) -> None:
         gray.at(one)[0:8, 0:8, 0:8] = 3
         notes.at(one)["key"] = b"one"
         assert (int(gray.at(last)[0, 0, 0]), dict(notes.at(last))) == (0, {})  # a conflict
+
+
+def merged_notes(repo: Any, notes: Any, *names: str) -> Any:  # noqa: ANN401 - a version
+    """Return a locked merge of locked versions, one of each name, that wrote a key each: all but the first are derived."""
+    sides = [repo.branch(repo.root, name) for name in names]
+    for version in sides:
+        notes.at(version)[version.branch[:1]] = version.branch.encode()
+        repo.commit(version)
+    return repo.commit(repo.merge(sides))
+
+
+def test_a_write_just_before_keys_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the merge shows was there and is dropped, before the list takes notes of what is written."""
+    collect = Documents._collect
+
+    def write_and_collect(index: Documents, lineage: Lineage) -> KeyList | None:
+        if "new" not in notes.at(":b"):
+            notes.at(":b")["new"] = b"1"
+        return collect(index, lineage)
+
+    with opened(tmp_path / "store") as catalog:
+        repo = gray_repo(catalog).repo
+        notes = repo.create_instance("keyvalue", "notes", version=repo.root)
+        last = notes.at(repo.new_version(merged_notes(repo, notes, "a", "b")))
+        assert "b" in last
+        monkeypatch.setattr(Documents, "_collect", write_and_collect)
+        assert list(last) == ["a", "b", "new"]
+        assert list(last) == ["a", "b", "new"]
+
+
+def test_a_write_while_conflicts_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the merges show is dropped; what they disagree in is found all the same."""
+
+    def write(versions: Versions, parents: Sequence[int]) -> frozenset[int]:
+        if list(parents) == [merge.ordinal for merge in merges] and "new" not in notes.at(repo.root):
+            notes.at(repo.root)["new"] = b"1"
+        return contested(versions, parents)
+
+    with opened(tmp_path / "store") as catalog:
+        repo = gray_repo(catalog).repo
+        notes = repo.create_instance("keyvalue", "notes", version=repo.root)
+        merges = [merged_notes(repo, notes, *names) for names in (("a", "k1"), ("c", "k2"))]
+        monkeypatch.setattr(documents, "contested", write)
+        ((instance, found),) = [(each.instance, each.keys) for each in repo.conflicts(merges) if each.keys]
+        assert (instance, [key for key, _ in found]) == ("notes", [b"k"])
 
 
 def labels_repo(catalog: Catalog) -> tuple[Any, Any]:
