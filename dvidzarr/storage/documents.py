@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 
 class Place(NamedTuple):
-    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (segment 0).
+    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (segment −1).
 
     The order is that of the columns. A tuple, because a look-up makes one per row.
     """
