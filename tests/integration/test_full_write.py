@@ -49,6 +49,25 @@ def gray_repo(catalog: Catalog) -> Any:  # noqa: ANN401 - a uint8blk instance
     return gray
 
 
+def settle(catalog: Catalog) -> None:
+    """Wait until everything that is locked is finished: while somebody writes, that is put off again and again."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        catalog.context.housekeeper.settle()
+        left = [
+            instance
+            for repo in catalog.repos
+            for instance in repo.instances.values()
+            if instance.opened and instance.versioned
+            if any(repo.dag.versions[ordinal].locked for ordinal in tuple(instance.dataset.unfinished))
+        ]
+        if not left:
+            catalog.context.housekeeper.settle()
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{left} are not finished")
+
+
 def state_of(store: Path) -> str:
     group = next(iter(store.glob("repos/*/data/*/versions/*/zarr.json"))).parent
     return str(zarr.open_group(str(group), mode="r").attrs["dvidzarr"]["state"])  # type: ignore[index,call-overload]
@@ -59,7 +78,7 @@ def test_a_locked_version_takes_writes_and_is_finished_again(tmp_path: Path) -> 
     with opened(store) as catalog:
         gray = gray_repo(catalog)
         child = gray.repo.new_version(gray.repo.root)
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         root = gray.at(gray.repo.dag.root)
         root[0:8, 0:8, 0:8] = 7
         root[8:16, 0:8, 0:8] = 8
@@ -67,11 +86,11 @@ def test_a_locked_version_takes_writes_and_is_finished_again(tmp_path: Path) -> 
         assert gray.at(child)[0:16, 0, 0].tolist() == [7] * 8 + [8] * 8
         assert root.shape == (16, 8, 16)
         assert not root.store().read_only
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         assert state_of(store) == "open"
         assert not list(store.glob("repos/*/data/*/rewrites/*/*"))
     with opened(store, full_write=False) as catalog:
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         gray = catalog.repos[0].instance("gray")
         with pytest.raises(VersionLockedError):
             gray.at(catalog.repos[0].dag.root)[0:8, 0:8, 0:8] = 9
@@ -132,7 +151,7 @@ def test_writes_while_the_version_is_being_finished(tmp_path: Path, monkeypatch:
         for thread in threads:
             thread.join()
         assert (view[0:8, 0:32, 0:8] == 39).all()
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         assert (view[0:8, 0:32, 0:8] == 39).all()
         assert [f for f in catalog.verify(deep=True) if f.severity != "note"] == []
     with opened(tmp_path / "store", full_write=False) as catalog:
@@ -217,7 +236,7 @@ def test_followers_of_labels_come_along(tmp_path: Path, monkeypatch: pytest.Monk
         seg, half = labels_repo(catalog)
         seg.at("b" * 32)[0:8, 0:8, 0:8] = labels
         assert np.array_equal(half.at("b" * 32)[0:4, 0:4, 0:4], downsampled(labels))
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         # it ends after the labels were recorded, before their follower
         with monkeypatch.context() as patch:
             patch.setattr(model, "follow", lambda *_args, **_more: 1 / 0)
@@ -226,7 +245,7 @@ def test_followers_of_labels_come_along(tmp_path: Path, monkeypatch: pytest.Monk
     with opened(tmp_path / "store", full_write=False) as catalog:
         half = catalog.repos[0].instance("half")
         assert np.array_equal(half.at("b" * 32)[0:4, 0:4, 0:4], downsampled(labels[::-1]))
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         assert [f for f in catalog.verify(deep=True) if f.severity != "note"] == []
         for instance in catalog.repos[0].instances.values():
             assert not instance.dataset.arrays[0].postings.written_by(0)[1]["location"].any()
@@ -281,7 +300,7 @@ def test_unversioned_data_are_never_finished(tmp_path: Path) -> None:
             other.at()[0:8, 0:8, 0:8] = value
         gray.at(repo.dag.root)[0:8, 0:8, 0:8] = 7
         repo.commit(repo.dag.head(""))
-        catalog.context.housekeeper.settle()
+        settle(catalog)
         assert gray.dataset.finished
         assert other.dataset.finished == set()
         assert (other.at()[0:8, 0:8, 0:8] == 2).all()

@@ -1,6 +1,7 @@
 """Processes that are killed in the middle of everything lose nothing that was acknowledged."""
 
 import hashlib
+import os
 import random
 import shutil
 import subprocess
@@ -75,6 +76,12 @@ class Watch:
         finally:
             process.kill()
             process.wait()
+        self.forget_half_a_line()
+
+    def forget_half_a_line(self) -> None:
+        """Cut what the kill left of a line: one that is not whole was not written before what it says."""
+        whole = self.journal.read_bytes().rpartition(b"\n")
+        os.truncate(self.journal, len(whole[0]) + len(whole[1]))
 
     def written(self, start: int) -> bytes:
         """Return what the journal holds from a byte on."""
