@@ -40,20 +40,25 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What may be shown: one of the last worlds; with durability `fast` a mixture of those since the last flush."""
+    """What may be shown: one of the last worlds; with durability `fast` a mixture of those since the last flush.
+
+    `inheriting`: locked versions were written too. Then an ancestor may have been written after the version: where what
+    the version said itself is lost, it shows what the ancestor says, though it never did before.
+    """
 
     worlds: tuple[World, ...]
     structures: tuple[Any, ...]
     mutations: int
+    inheriting: bool = False
 
     @classmethod
-    def at(cls, acks: Sequence[Ack], done: int) -> "Expected":
+    def at(cls, acks: Sequence[Ack], done: int, *, inheriting: bool) -> "Expected":
         """Return what may be shown after a power loss behind so many operations."""
         last = max(index for index, ack in enumerate(acks) if ack.done <= done)
         safe = min(acks[last].safe, last)
         worlds = [ack.world for ack in acks[safe : last + 2]]
         structures = [world.structure for world in worlds[last - safe :]]
-        return cls(tuple(worlds), tuple(structures), acks[last].world.mutations)
+        return cls(tuple(worlds), tuple(structures), acks[last].world.mutations, inheriting)
 
     @classmethod
     def exactly(cls, world: World) -> "Expected":
@@ -73,9 +78,22 @@ class Expected:
     def _cells(self, world: World) -> str | None:
         for place in {*world.cells, *(place for each in self.worlds for place in each.cells)}:
             value, allowed = world.cells.get(place), [each.cells.get(place) for each in self.worlds]
+            if self.inheriting:
+                allowed += [each.cells.get(other) for other in _above(world, place) for each in self.worlds]
             if place[-1] != "extents" and value not in allowed:  # type: ignore[index]
                 return f"{place} shows {_short(value)}, allowed: {[*map(_short, allowed)]}"
         return "a mixture of requests" if len(self.worlds) <= 2 else None
+
+
+def _above(world: World, place: Any) -> Iterator[Any]:  # noqa: ANN401 - repo, instance, version, what
+    """Yield the same place in all ancestors of its version."""
+    root, instance, version, what = place
+    versions = next((repo[4] for repo in world.structure if repo[0] == root), [])
+    waiting = [parents for uuid, _, _, parents, *_ in versions if uuid == version]
+    while waiting:
+        for parent in waiting.pop():
+            waiting.append(versions[parent][3])
+            yield root, instance, versions[parent][0], what
 
 
 def _short(value: object) -> str:
@@ -121,7 +139,7 @@ class Crashes:
             late = following is not None and following.what == LATE
             if done < acks[0].done or late or self._chance.random() > points:
                 continue
-            expected = Expected.at(acks, done)
+            expected = Expected.at(acks, done, inheriting=self._workload.full_write)
             self._place = f"{self._name}, after operation {done} of {len(trace)} {op and op[0]}"
             for _ in range(samples):
                 self._lose_power(disk, expected)
