@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from dvidzarr.datatypes.voxels.view import VoxelView
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
     from dvidzarr.repo.repo import Repo
+
+V = TypeVar("V", VoxelView, KeyValueView, RoiView)
 
 
 class LocalVolume:
@@ -162,35 +164,24 @@ class LocalTarget:
 
     def volume(self, ref: str, name: str) -> LocalVolume:
         """Open an instance at a version for reading and writing voxels."""
-        repo, version = self._catalog.resolve(ref)
-        if name not in repo.instances:
-            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
-        view = repo.instance(name).at(version)
-        if not isinstance(view, VoxelView):
-            raise InvalidInputError(
-                f"{name!r} is of type {view.instance.datatype.name}, which holds no voxels"
-            )
-        return LocalVolume(view, self.author)
+        return LocalVolume(self._view(ref, name, VoxelView, "holds no voxels"), self.author)
 
     def keys(self, ref: str, name: str) -> LocalKeys:
         """Open a key-value instance at a version."""
-        repo, version = self._catalog.resolve(ref)
-        if name not in repo.instances:
-            raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
-        view = repo.instance(name).at(version)
-        if not isinstance(view, KeyValueView):
-            raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which holds no keys")
-        return LocalKeys(view, self.author)
+        return LocalKeys(self._view(ref, name, KeyValueView, "holds no keys"), self.author)
 
     def region(self, ref: str, name: str) -> LocalRegion:
         """Open a region of interest at a version."""
+        return LocalRegion(self._view(ref, name, RoiView, "is no region"), self.author)
+
+    def _view(self, ref: str, name: str, kind: type[V], otherwise: str) -> V:
         repo, version = self._catalog.resolve(ref)
         if name not in repo.instances:
             raise NotFoundError(f"repo {repo.root} has no instance {name!r}")
         view = repo.instance(name).at(version)
-        if not isinstance(view, RoiView):
-            raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which is no region")
-        return LocalRegion(view, self.author)
+        if not isinstance(view, kind):
+            raise InvalidInputError(f"{name!r} is of type {view.instance.datatype.name}, which {otherwise}")
+        return view
 
     def close(self) -> None:
         """Close the store and give the lock back."""
