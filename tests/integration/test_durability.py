@@ -310,7 +310,10 @@ def lose_power(
         cut = path.stat().st_size
     whole = path.read_bytes()
     filler = chance.choice((b"", bytes(len(whole) - cut), chance.randbytes(len(whole) - cut)))
-    path.write_bytes(whole[:cut] + filler)
+    left = whole[:cut] + filler
+    path.write_bytes(left)
+    while cut < min(len(whole), len(left)) and left[cut] == whole[cut]:
+        cut += 1  # what fills the gap may be what stood there, such as the zeros at the end of a record
     word = path.with_name("applied")
     chance.choice((lambda: None, word.unlink, lambda: word.write_bytes(bytes(8))))()
     return cut, lost
