@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.responses import stream
@@ -27,7 +27,7 @@ async def gathered(
     length: int | None = None,
     headers: Mapping[str, str] | None = None,
     status: int = 200,
-) -> web.StreamResponse:
+) -> Response:
     """Send bytes that a blocking iterator yields.
 
     A failure before `BLOCK` bytes is an error answer; a later one aborts the connection.
@@ -42,7 +42,7 @@ async def gathered(
     async with call.runtime.admit(_BLOCKS * BLOCK):
         first = await call.offload(next, blocks, None)
         if first is None or len(first) < BLOCK:
-            return web.Response(status=status, body=first or b"", headers=more)
+            return Response(first or b"", status=status, headers=more)
 
         async def body() -> AsyncGenerator[memoryview, None]:
             yield first

@@ -1,60 +1,20 @@
 """Receiving request bodies: into memory of a known size, never more."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from time import monotonic
 
 import numpy as np
-from aiohttp import web
 
 from dvidzarr.core.errors import InvalidInputError, TooLargeError
 from dvidzarr.http.endpoint import Call
-from dvidzarr.http.errors import BodyTimeoutError
 
 _BLOCK = 1 << 20
 
 
-async def pieces(call: Call) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives.
-
-    Raises
-    ------
-    BodyTimeoutError
-        Nothing came for the idle time allowed, or bytes drip. Only time spent waiting for the client counts.
-    """
-    await _accept(call.request)
-    content = call.request.content
-    limits = call.runtime.settings.limits
-    idle, rate = limits.body_timeout_s, limits.body_min_rate
-    plain = call.request.content_length is not None
-    waited, total = 0.0, 0
-    while True:
-        asked = monotonic()
-        try:
-            async with asyncio.timeout(idle):
-                # as it came; but the many small ones that chunked encoding may have are joined
-                piece = (await content.readchunk())[0] if plain else await content.readany()
-        except TimeoutError:
-            raise BodyTimeoutError(f"no byte of the body arrived for {idle} s") from None
-        except web.RequestPayloadError as error:
-            raise InvalidInputError(f"malformed body: {error}") from None
-        if not piece:
-            return
-        waited += monotonic() - asked
-        total += len(piece)
-        if waited > idle and total < rate * waited:
-            raise BodyTimeoutError(f"the body came with less than {rate} bytes per second")
+async def pieces(call: Call) -> AsyncIterator[bytes | bytearray]:
+    """Yield the body as it arrives. Raises as `Body.piece`."""
+    body = call.request.body
+    while piece := await body.piece():
         yield piece
-
-
-async def _accept(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it (`Expect: 100-continue`) to send.
-
-    Only handlers that want the body get here: what is refused before never crosses the wire.
-    """
-    if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.total_bytes:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
 
 
 async def receive_exact(call: Call, size: int, message: Callable[[int], str]) -> np.ndarray:
@@ -71,35 +31,37 @@ async def receive_exact(call: Call, size: int, message: Callable[[int], str]) ->
         Memory is taken as the bytes arrive (the pages of the array are touched first then).
     """
     check_size(call, size)
-    declared = call.request.content_length
-    if declared is not None and declared != size:
-        raise InvalidInputError(message(declared))
+    body = call.request.body
+    if body.declared is not None and body.declared != size:
+        raise InvalidInputError(message(body.declared))
     array = np.empty(size, np.uint8)
-    received, surplus = await _fill(call, memoryview(array), size)
-    if received + surplus != size:
-        raise InvalidInputError(message(received + surplus))
+    received = await body.fill(memoryview(array))
+    received += await _surplus(call, 0)
+    if received != size:
+        raise InvalidInputError(message(received))
     return array
 
 
 async def receive_at_least(call: Call, size: int, message: str) -> np.ndarray:
     """Receive the first `size` bytes of a body, ignore the rest; `InvalidInputError(message)` if shorter."""
     check_size(call, size)
-    declared = call.request.content_length
-    if declared is not None and declared < size:
+    body = call.request.body
+    if body.declared is not None and body.declared < size:
         raise InvalidInputError(message)
     array = np.empty(size, np.uint8)
-    received, _ = await _fill(call, memoryview(array), call.runtime.settings.limits.max_request_bytes)
-    if received < size:
+    if await body.fill(memoryview(array)) < size:
         raise InvalidInputError(message)
+    await _surplus(call, call.runtime.settings.limits.max_request_bytes - size)
     return array
 
 
 async def receive_small(call: Call, limit: int | None = None) -> bytes:
     """Return a whole body of at most `limit` bytes (default: the limit for JSON)."""
     limit = call.runtime.settings.limits.max_json_bytes if limit is None else limit
-    if (call.request.content_length or 0) > limit:
-        raise TooLargeError(f"the body has {call.request.content_length} bytes, the limit is {limit}")
-    parts: list[bytes] = []
+    declared = call.request.body.declared or 0
+    if declared > limit:
+        raise TooLargeError(f"the body has {declared} bytes, the limit is {limit}")
+    parts: list[bytes | bytearray] = []
     total = 0
     async for piece in pieces(call):
         total += len(piece)
@@ -110,7 +72,7 @@ async def receive_small(call: Call, limit: int | None = None) -> bytes:
 
 
 async def write_pieces(
-    call: Call, write: Callable[[bytes], None], start: bytes, body: AsyncIterator[bytes]
+    call: Call, write: Callable[[bytes], None], start: bytes, body: AsyncIterator[bytes | bytearray]
 ) -> None:
     """Hand `start` and the rest of a body to a blocking function, in blocks of about 1 MiB.
 
@@ -119,7 +81,8 @@ async def write_pieces(
     TooLargeError
         The body exceeds the limit of this server.
     """
-    parts, size, total = [start], len(start), len(start)
+    parts: list[bytes | bytearray] = [start]
+    size = total = len(start)
     async for piece in body:
         parts.append(piece)
         size += len(piece)
@@ -134,20 +97,16 @@ async def write_pieces(
 def check_size(call: Call, size: int) -> None:
     """Raise `TooLargeError` if a body of this size is beyond the limit of this server."""
     limit = call.runtime.settings.limits.max_request_bytes
-    largest = max(size, call.request.content_length or 0)
+    largest = max(size, call.request.body.declared or 0)
     if largest > limit:
         raise TooLargeError(f"a body of {largest} bytes exceeds the limit of {limit}")
 
 
-async def _fill(call: Call, buffer: memoryview, limit: int) -> tuple[int, int]:
-    """Fill the buffer; return (bytes in it, bytes beyond it). Stops early when the body exceeds `limit`."""
-    position = 0
+async def _surplus(call: Call, limit: int) -> int:
+    """Receive what comes beyond what is wanted; return its size, or stop early when it exceeds `limit`."""
     surplus = 0
     async for piece in pieces(call):
-        take = min(len(piece), len(buffer) - position)
-        buffer[position : position + take] = piece[:take] if take < len(piece) else piece
-        position += take
-        surplus += len(piece) - take
-        if surplus and position + surplus > limit:
+        surplus += len(piece)
+        if surplus > limit:
             break
-    return position, surplus
+    return surplus

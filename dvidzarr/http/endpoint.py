@@ -5,11 +5,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from aiohttp import web
-
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
 from dvidzarr.core.ids import Author
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Effect = Literal["read", "query", "write", "admin"]
-Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
+Handler = Callable[["Call"], Awaitable[Response]]
 
 
 class Runtime(Protocol):
@@ -170,7 +170,7 @@ class Call:
         Version and instance that the path names; read them through `repo`, `version`, `instance` and `view`.
     """
 
-    request: web.BaseRequest
+    request: Request
     runtime: Runtime
     path: str
     parts: tuple[str, ...]
@@ -237,7 +237,7 @@ class Call:
 
     def bad_call(self) -> PlainError:
         """Return DVID's error for a keyword the datatype does not know."""
-        host = self.request.headers.get("Host", "localhost")
+        host = self.request.headers.get("host", "localhost")
         name, kind = self.instance.name, self.instance.datatype.name
         text = f'Bad API call ({self.path}) for data "{name}".  See API help at http://{host}/api/help/{kind}'
         return PlainError(400, text)

@@ -1,19 +1,16 @@
 """Answers as DVID forms them."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 
 import orjson
-from aiohttp import web
 
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import BodyTimeoutError, PlainError, status_of
+from dvidzarr.http.response import Bytes, Response
 
 LOG = logging.getLogger("dvidzarr.http")
-
-Bytes = bytes | bytearray | memoryview
 
 PIECE_BYTES = 2 << 20
 """Stream piece: 1 to 4 MiB pieces reach several GB/s, one large body a fifth of it (measured)."""
@@ -22,9 +19,9 @@ _ERROR_TYPE = "text/plain; charset=utf-8"
 _ERROR_HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
-def empty() -> web.Response:
+def empty() -> Response:
     """Return 200 without body and Content-Type: DVID's answer to a write."""
-    return web.Response()
+    return Response()
 
 
 def go_json(value: object) -> bytes:
@@ -36,48 +33,25 @@ def go_json(value: object) -> bytes:
     return text
 
 
-def json_value(value: object, content_type: str = "application/json") -> web.Response:
+def json_value(value: object, content_type: str = "application/json") -> Response:
     """Return a value as compact JSON without trailing newline."""
-    return web.Response(body=go_json(value), headers={"Content-Type": content_type})
+    return Response(go_json(value), headers={"Content-Type": content_type})
 
 
-def json_member(name: str, value: str) -> web.Response:
+def json_member(name: str, value: str) -> Response:
     """Return an object of one text member with a blank after the colon, as in DVID's `{"child": "…"}`."""
     body = b'{"%s": %s}' % (name.encode(), go_json(value))
-    return web.Response(body=body, headers={"Content-Type": "application/json"})
+    return Response(body, headers={"Content-Type": "application/json"})
 
 
-def text(body: str, content_type: str = "text/plain") -> web.Response:
+def text(body: str, content_type: str = "text/plain") -> Response:
     """Return text."""
-    return web.Response(body=body.encode(), headers={"Content-Type": content_type})
+    return Response(body.encode(), headers={"Content-Type": content_type})
 
 
-class _Joined(web.StreamResponse):
-    """An answer whose headers go out with the first bytes of its body, in one system call."""
-
-    _send_headers_immediately = False
-
-
-class Octets(_Joined):
-    """A body of known size."""
-
-    def __init__(self, body: Bytes, content_type: str) -> None:
-        super().__init__(headers={"Content-Type": content_type})
-        self._octets = memoryview(body).cast("B")
-        self.content_length = len(self._octets)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Send the body."""
-        request = self._req
-        if len(self._octets) and request is not None and request.method != "HEAD":
-            await self.write(self._octets)
-            self._octets = memoryview(b"")
-        await super().write_eof(data)
-
-
-def octets(body: Bytes, content_type: str = "application/octet-stream") -> web.StreamResponse:
+def octets(body: Bytes, content_type: str = "application/octet-stream") -> Response:
     """Return bytes at once; above about 1 MiB use `stream`."""
-    return Octets(body, content_type)
+    return Response(body, headers={"Content-Type": content_type})
 
 
 def error_body(error: DvidzarrError, path: str) -> bytes:
@@ -86,7 +60,7 @@ def error_body(error: DvidzarrError, path: str) -> bytes:
     return message.encode("utf-8", "surrogateescape") + b"\n"
 
 
-def failure(error: DvidzarrError, path: str) -> web.Response:
+def failure(error: DvidzarrError, path: str) -> Response:
     """Return the answer to an error.
 
     A refused body is left unread on the connection, so the connection ends with the answer.
@@ -96,9 +70,8 @@ def failure(error: DvidzarrError, path: str) -> web.Response:
     headers["Content-Type"] = error.content_type if isinstance(error, PlainError) else _ERROR_TYPE
     if status == 503:
         headers["Retry-After"] = "1"
-    response = web.Response(status=status, body=error_body(error, path), headers=headers)
-    if status == 413 or isinstance(error, BodyTimeoutError):
-        response.force_close()
+    response = Response(error_body(error, path), status=status, headers=headers)
+    response.close = status == 413 or isinstance(error, BodyTimeoutError)
     return response
 
 
@@ -110,7 +83,7 @@ async def stream(
     *,
     headers: Mapping[str, str] | None = None,
     status: int = 200,
-) -> web.StreamResponse:
+) -> Response:
     """Send slabs of bytes as they come.
 
     Parameters
@@ -129,34 +102,24 @@ async def stream(
     """
     first = await anext(slabs, None)
     own = {**call.headers, "Content-Type": content_type, **(headers or {})}
-    response = _Joined(status=status, headers=own)
-    response.content_length = length
-    await response.prepare(call.request)
+    response = Response(status=status, headers=own)
+    response.begin(call.request, length)
     if call.method == "HEAD":
         return response
     try:
         if first is not None:
-            await _send(call, response, first)
+            await _send(response, first)
         async for slab in slabs:
-            await _send(call, response, slab)
-    except ConnectionError:
+            await _send(response, slab)
+    except (ConnectionError, TimeoutError):
         raise
     except Exception:
         LOG.exception("failed while streaming", extra={"path": call.path})
-        abort(call.request)
+        call.request.abort()
     return response
 
 
-def abort(request: web.BaseRequest) -> None:
-    """Reset the connection of a request."""
-    transport = request.transport
-    if transport is not None:
-        transport.abort()
-
-
-async def _send(call: Call, response: web.StreamResponse, slab: memoryview) -> None:
+async def _send(response: Response, slab: memoryview) -> None:
     view = memoryview(slab).cast("B") if slab.nbytes else slab
-    patience = call.runtime.settings.limits.send_timeout_s
     for start in range(0, slab.nbytes, PIECE_BYTES):
-        async with asyncio.timeout(patience):
-            await response.write(view[start : start + PIECE_BYTES])
+        await response.write(view[start : start + PIECE_BYTES])

@@ -1,6 +1,6 @@
 """The tags of an instance, for the datatypes that serve them (spec-server §5.5)."""
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
@@ -11,13 +11,13 @@ from dvidzarr.http.responses import empty, json_value
 _MALFORMED = "Malformed JSON request in tags setter: "
 
 
-async def get_tags(call: Call) -> web.StreamResponse:
+async def get_tags(call: Call) -> Response:
     """Answer the tags, wrapped in an object."""
     tags = await call.offload(lambda: call.instance.tags)
     return json_value({"Tags": None if tags is None else dict(sorted(tags.items()))})
 
 
-async def post_tags(call: Call) -> web.StreamResponse:
+async def post_tags(call: Call) -> Response:
     """Add tags, or with `replace=true` set them; an empty body changes nothing."""
     body = await receive_small(call)
     if body.strip():

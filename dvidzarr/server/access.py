@@ -6,10 +6,10 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import ServerSettings
@@ -71,20 +71,20 @@ class Access:
         hosts = tuple(name.lower() for name in names)
         return cls(token, local, settings.cors_domains, hosts, settings.anonymous != "reader")
 
-    def is_admin(self, request: web.BaseRequest) -> bool:
+    def is_admin(self, request: Request) -> bool:
         """Tell whether the request comes with the admin right."""
         if not self.token:
             # a page of another site in this machine's browser reaches loopback too, by a name of its own even
             trusted = self.local and self.anonymous_writes
-            return trusted and not _is_foreign(request) and _names_loopback(request.headers.get("Host"))
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+            return trusted and not _is_foreign(request) and _names_loopback(request.headers.get("host"))
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         offered = [request.query.get("admintoken", "")]
         if scheme.lower() == "bearer":
             offered.append(bearer.strip())
         matches = [hmac.compare_digest(_bytes(item), _bytes(self.token)) for item in offered]
         return any(matches)
 
-    def role(self, request: web.BaseRequest) -> str:
+    def role(self, request: Request) -> str:
         """Return what the caller may do: `reader`, `writer` (open versions) or `admin`."""
         if self.is_admin(request):
             return "admin"
@@ -97,48 +97,48 @@ class Access:
             return f"who presents the token ({ADMIN_TOKEN})"
         return "everybody on this machine" if self.local and self.anonymous_writes else "nobody"
 
-    def headers(self, request: web.BaseRequest) -> dict[str, str]:
+    def headers(self, request: Request) -> dict[str, str]:
         """Return the CORS headers that every answer to this request carries."""
         if not self.origins:
             return {}
         if "*" in self.origins:
             return {"Access-Control-Allow-Origin": "*"}
         headers = {"Vary": "Origin"}
-        origin = request.headers.get("Origin", "")
+        origin = request.headers.get("origin", "")
         if self._allows(origin):
             headers["Access-Control-Allow-Origin"] = origin
         return headers
 
-    def preflight(self, request: web.BaseRequest) -> web.Response | None:
+    def preflight(self, request: Request) -> Response | None:
         """Return the answer to a CORS preflight, None if the request is none."""
-        wanted = request.headers.get("Access-Control-Request-Method")
-        origin = request.headers.get("Origin")
+        wanted = request.headers.get("access-control-request-method")
+        origin = request.headers.get("origin")
         if request.method != "OPTIONS" or wanted is None or origin is None or not self.origins:
             return None
         headers = {"Vary": _PREFLIGHT_VARY}
         if self._allows(origin):
             headers["Access-Control-Allow-Origin"] = "*" if "*" in self.origins else origin
             headers["Access-Control-Allow-Methods"] = wanted
-            asked = request.headers.get("Access-Control-Request-Headers")
+            asked = request.headers.get("access-control-request-headers")
             if asked:
                 headers["Access-Control-Allow-Headers"] = asked
-        return web.Response(status=204, headers=headers)
+        return Response(status=204, headers=headers)
 
-    def check_origin(self, request: web.BaseRequest) -> None:
+    def check_origin(self, request: Request) -> None:
         """Raise `ForbiddenError` for a write that a web page of an origin not allowed sends."""
         if request.method in SAFE_METHODS or not _is_foreign(request):
             return
-        origin = request.headers.get("Origin", "")
+        origin = request.headers.get("origin", "")
         if not self._allows(origin):
             raise ForbiddenError(f"the web origin {origin!r} may not write here: see server.cors_domains")
 
-    def check_host(self, request: web.BaseRequest) -> None:
+    def check_host(self, request: Request) -> None:
         """Refuse a request that calls the server by a name it does not have.
 
         A web page can make a name of its own point to this machine (DNS rebinding); then the browser takes this server
         for a part of that page. Addresses cannot be used so.
         """
-        name = _host_name(request.headers.get("Host"))
+        name = _host_name(request.headers.get("host"))
         if name and name not in self.hosts and "*" not in self.hosts:
             raise PlainError(421, f"this server does not go by the name {name!r}: see server.hosts")
 
@@ -146,12 +146,12 @@ class Access:
         return "*" in self.origins or origin.lower() in {allowed.lower() for allowed in self.origins}
 
 
-def _is_foreign(request: web.BaseRequest) -> bool:
+def _is_foreign(request: Request) -> bool:
     headers = request.headers
-    if headers.get("Sec-Fetch-Site", "same-origin") in ("cross-site", "same-site"):
+    if headers.get("sec-fetch-site", "same-origin") in ("cross-site", "same-site"):
         return True
-    origin = headers.get("Origin")
-    return origin is not None and origin.partition("://")[2] != headers.get("Host")
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 @lru_cache(maxsize=256)

@@ -11,17 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from aiohttp import http_parser, http_writer, web
 
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
-from dvidzarr.server.connections import Gate, GuardedServer
-from dvidzarr.server.listening import refusal
+from dvidzarr.server.httpserver import Gate, HttpServer, Limits
+from dvidzarr.server.listening import BACKLOG, listening
 from dvidzarr.server.logs import logging_to
-from dvidzarr.server.middleware import Front
+from dvidzarr.server.middleware import SERVER_NAME, Front
 from dvidzarr.server.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -29,15 +28,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
 
 LOG = logging.getLogger("dvidzarr.server")
-
-LINGER_S = 2.0
-"""So long the rest of a refused body is read, so that its sender gets to see the answer."""
-
-_READ_AHEAD = 128 << 10
-"""A connection stops reading when a body is this far, twice, ahead of its handler: each stop costs system calls.
-
-So much memory, twice, each of `limits.max_connections` may take beside `limits.bytes_in_flight`.
-"""
 
 Ready = Callable[[str, int], None]
 """Called with the address and port once the server answers."""
@@ -52,24 +42,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 32 << 20  # the most that glibc takes for the second one
 
 
-def make_app(runtime: Runtime, access: Access, *, private: bool = False) -> web.Server:
-    """Return the aiohttp server; must be called on a running loop.
+def make_server(runtime: Runtime, access: Access, *, private: bool = False) -> HttpServer:
+    """Return what serves connections.
 
-    `private` is for requests that another process of this server took, and counts. Bodies stay as they came
-    (`auto_decompress` off): DVID ignores a request's Content-Encoding, and decoding hides bombs.
+    `private` is for requests that another process of this server took, and counts. Bodies stay as they came: DVID ignores
+    a request's Content-Encoding, and decoding hides bombs.
     """
-    limits = runtime.settings.limits
-    return GuardedServer(
-        Front(runtime, access, counted=not private),
-        Gate(sys.maxsize, limits.header_timeout_s) if private else runtime.gate,
-        auto_decompress=False,
-        access_log=None,
-        keepalive_timeout=_PRIVATE_IDLE_S if private else limits.idle_timeout_s,
-        lingering_time=LINGER_S,
-        max_line_size=limits.max_line_bytes,
-        max_field_size=limits.max_line_bytes,
-        read_bufsize=_READ_AHEAD,
-    )
+    limits = Limits.of(runtime.settings.limits)
+    if private:
+        limits, gate = replace(limits, idle_s=_PRIVATE_IDLE_S), Gate(sys.maxsize)
+    else:
+        gate = runtime.gate
+    return HttpServer(Front(runtime, access, counted=not private), gate, limits, SERVER_NAME)
 
 
 def serve(
@@ -173,19 +157,15 @@ async def _run(
     ready: Ready | None,
     stop: asyncio.Event,
 ) -> None:
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        LOG.warning("aiohttp runs without its C parser: slower, and less strict about malformed requests")
     access = Access.of(settings.server, host, os.environ.get(ADMIN_TOKEN, ""))
     runtime = Runtime(catalog, settings)
-    runner = web.ServerRunner(make_app(runtime, access), shutdown_timeout=settings.storage.drain_timeout_s)
-    await runner.setup()
+    server = make_server(runtime, access)
+    loop = asyncio.get_running_loop()
+    doors: list[asyncio.Server] = []
     try:
-        site = web.TCPSite(runner, host, settings.server.port if port is None else port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise refusal(host, port, error) from error
-        address = runner.addresses[0]
+        sockets = listening(host, settings.server.port if port is None else port)
+        address = sockets[0].getsockname()
+        doors += [await loop.create_server(server, sock=each, backlog=BACKLOG) for each in sockets]
         LOG.info("serving", extra={"host": address[0], "port": address[1], "store": catalog.url})
         if catalog.full_write:
             LOG.warning("locked versions may be written", extra={"by": access.administrators})
@@ -198,8 +178,10 @@ async def _run(
         await asyncio.sleep(settings.server.stop_delay_s)
         LOG.info("stopping", extra={"active": runtime.activity.active})
     finally:
-        await runner.cleanup()
-        await asyncio.get_running_loop().run_in_executor(None, runtime.close)
+        for door in doors:
+            door.close()
+        await server.shutdown(settings.storage.drain_timeout_s)
+        await loop.run_in_executor(None, runtime.close)
 
 
 def url_of(host: str, port: int) -> str:
@@ -213,6 +195,4 @@ def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
         import uvloop  # noqa: PLC0415  (absent on Windows, and not worth 20 ms to who only imports this module)
     except ImportError:
         return asyncio.new_event_loop
-    # aiohttp joins what it sends, on Pythons whose own transport loses memory otherwise (CVE-2024-12254): not uvloop's
-    http_writer.SKIP_WRITELINES = False
     return uvloop.new_event_loop

@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp import web
 
 from dvidzarr.core.errors import StorageError
-from dvidzarr.http.endpoint import Call, Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from dvidzarr.http.request import Request
 
 LOG = logging.getLogger("dvidzarr.server")
-
-SUBJECT: web.RequestKey[tuple[Endpoint | None, Call]] = web.RequestKey("subject", tuple)
-"""What a request that may change something was found to mean."""
 
 WAITING_LINES = 100_000
 """So many lines wait while the file cannot be written."""
@@ -55,34 +50,32 @@ class AuditLog:
         self._thread = threading.Thread(target=self._run, name="dvidzarr-audit", daemon=True)
         self._thread.start()
 
-    def note(
-        self, request: web.BaseRequest, identity: str, role: str, status: int, received: int, ms: float
-    ) -> None:
+    def note(self, request: "Request", role: str, status: int, ms: float) -> None:
         """Note a request that was answered, unless its endpoint only reads. Never waits, never fails."""
-        row, call = request.get(SUBJECT, (None, None))
+        row, call = request.subject or (None, None)
         if row is not None and row.effect in _READING:
             return
         if len(self._lines) >= WAITING_LINES:
             self.lost += 1
             self._untold += 1
             return
-        query: Mapping[str, str] = request.query if request.query_string else {}
+        query = request.query
         line: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request": identity,
-            "peer": request.remote,
+            "request": request.identity,
+            "peer": request.peer,
             "user": query.get("u", ""),
             "app": query.get("app", ""),
             "role": role,
             "operation": "" if row is None else row.operation,
             "method": request.method,
-            "path": request.raw_path.partition("?")[0],  # the query may hold the admin token
+            "path": request.path,  # the query may hold the admin token
         }
         if call is not None and call.target is not None:
             line["repo"] = call.target.repo.root
             line["uuid"] = call.named_version.uuid
             line["instance"] = "" if call.target.instance is None else call.target.instance.name
-        self._lines.append(line | {"bytes": received, "status": status, "ms": round(ms, 2)})
+        self._lines.append(line | {"bytes": request.body.received, "status": status, "ms": round(ms, 2)})
 
     @property
     def waiting(self) -> int:

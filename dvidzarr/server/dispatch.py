@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from time import monotonic
 
-from aiohttp import web
-
 from dvidzarr.core.errors import ForbiddenError, StorageError, VersionLockedError
 from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target, by_first_word
 from dvidzarr.http.errors import PlainError, not_found
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 from dvidzarr.server import (
     routes_blobs,
     routes_merges,
@@ -19,7 +19,6 @@ from dvidzarr.server import (
     routes_server,
 )
 from dvidzarr.server.access import Access
-from dvidzarr.server.audit import SUBJECT
 from dvidzarr.server.forwarding import belongs_home
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
@@ -39,9 +38,6 @@ _FIXED = by_first_word(FIXED_ENDPOINTS)
 ROOT_ENDPOINTS = {f"/{row.words[0]}": row for row in routes_probes.ENDPOINTS}
 """Routes beside `/api/` by their path."""
 
-OPERATION = web.RequestKey("operation", str)
-"""What a request is counted as."""
-
 _MUTATING = ("POST", "PUT", "DELETE")
 _SUBROUTED = ("server", "repo", "node")
 _BARE = ("load", "heartbeat", "user-latencies")
@@ -56,9 +52,7 @@ class Dispatcher:
         self._runtime = runtime
         self._access = access
 
-    async def answer(
-        self, request: web.BaseRequest, path: str, headers: dict[str, str]
-    ) -> web.StreamResponse:
+    async def answer(self, request: Request, path: str, headers: dict[str, str]) -> Response:
         """Answer a request whose path is decoded and clean."""
         words = path_words(path)
         facts = _Facts(request, path, headers, self._access.is_admin(request), monotonic())
@@ -79,15 +73,13 @@ class Dispatcher:
             self._check_node_lock(request.method, words, Target(repo, version))
         return await self._fixed(facts, words, Target(repo, version))
 
-    async def _beside(self, facts: "_Facts") -> web.StreamResponse:
+    async def _beside(self, facts: "_Facts") -> Response:
         row = ROOT_ENDPOINTS.get(facts.path)
         if row is None or facts.request.method not in ("GET", "HEAD"):
             raise not_found()
         return await self._run(row, self._call(facts, row.words, row, None))
 
-    async def _fixed(
-        self, facts: "_Facts", words: tuple[str, ...], target: Target | None
-    ) -> web.StreamResponse:
+    async def _fixed(self, facts: "_Facts", words: tuple[str, ...], target: Target | None) -> Response:
         rows = [row for row in _FIXED.get(words[0], ()) if row.matches(words)]
         method = facts.request.method
         if method == "OPTIONS":
@@ -98,7 +90,7 @@ class Dispatcher:
             raise not_found()
         return await self._run(row, self._call(facts, words, row, target))
 
-    async def _instance(self, facts: "_Facts", words: tuple[str, ...], target: Target) -> web.StreamResponse:
+    async def _instance(self, facts: "_Facts", words: tuple[str, ...], target: Target) -> Response:
         instance = target.repo.instance(words[0])
         if not instance.current:
             await self._runtime.offload(instance.catch_up)
@@ -125,7 +117,7 @@ class Dispatcher:
             raise table.refuse(call, parts[0])
         return await self._run(row, call)
 
-    async def _run(self, row: Endpoint, call: Call) -> web.StreamResponse:
+    async def _run(self, row: Endpoint, call: Call) -> Response:
         if row.effect == "admin" and not call.is_admin:
             path = call.path
             raise ForbiddenError(f"{call.method} {path} requires admin privileges (admintoken or DSG admin)")
@@ -133,7 +125,7 @@ class Dispatcher:
             raise PlainError(
                 403, "without the admin token this server may only be read: see server.anonymous"
             )
-        call.request[OPERATION] = row.operation
+        call.request.operation = row.operation
         home = self._runtime.fleet.home
         if home is not None and belongs_home(row, call):
             return await home.forward(call)
@@ -163,7 +155,7 @@ class Dispatcher:
     def _call(
         self, facts: "_Facts", parts: tuple[str, ...], row: Endpoint | None, target: Target | None
     ) -> Call:
-        query = facts.request.query if facts.request.query_string else {}
+        query = facts.request.query
         call = Call(
             request=facts.request,
             runtime=self._runtime,
@@ -178,20 +170,20 @@ class Dispatcher:
             target=target,
         )
         if self._runtime.audit is not None and facts.request.method in _MUTATING:
-            facts.request[SUBJECT] = (row, call)
+            facts.request.subject = (row, call)
         return call
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    request: web.BaseRequest
+    request: Request
     path: str
     headers: dict[str, str]
     is_admin: bool
     started: float
 
 
-def _options(words: tuple[str, ...], rows: list[Endpoint]) -> web.Response:
+def _options(words: tuple[str, ...], rows: list[Endpoint]) -> Response:
     methods = {method for row in rows for method in row.methods}
     if words[0] in _BARE or (not rows and words[0] in ("repo", "node")):
         raise not_found()

@@ -6,19 +6,26 @@ client slows the other process down, one that leaves ends the request there. A b
 (`Expect: 100-continue`) and read when the other process wants it: what is refused before is never asked of the client.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import quote_from_bytes
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, UnixConnector, hdrs, web
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp import (
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    UnixConnector,
+    hdrs,
+)
 from yarl import URL
 
 from dvidzarr.http.body import pieces
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.params import is_throttle
-from dvidzarr.http.responses import abort
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 from dvidzarr.server.paths import target_of
 
 _BUFFER = 1 << 20
@@ -26,13 +33,19 @@ _IDLE_S = 15.0  # the other side waits longer, so that it never closes a connect
 _CONNECT_S = 10.0
 
 _AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE)
-"""What aiohttp would add to requests that lack it."""
+"""What the session would add to requests that lack it."""
+
+REQUEST_ID = "X-Request-Id"
+"""Header that tells the other process how this one calls the request in its logs."""
 
 _HOP = frozenset(
     name.lower()
     for name in (hdrs.CONNECTION, hdrs.KEEP_ALIVE, hdrs.TRANSFER_ENCODING, hdrs.EXPECT, hdrs.UPGRADE, hdrs.TE)
 )
 """Headers that concern one connection only."""
+
+_RENEWED = _HOP | {hdrs.CONTENT_LENGTH.lower(), hdrs.DATE.lower()}
+"""Headers of an answer that are written anew."""
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 
@@ -59,7 +72,7 @@ class Home:
         """Close the connections."""
         await self._session.close()
 
-    async def forward(self, call: Call) -> web.StreamResponse:
+    async def forward(self, call: Call) -> Response:
         """Have the request answered there and send the answer on.
 
         Raises
@@ -69,38 +82,27 @@ class Home:
         """
         body = _Body(call)
         request = call.request
-        arrived = _arrived(request)
+        arrived = request.body.arrived()
         try:
             async with self._session.request(
                 request.method,
                 _url(request),
-                headers=_passed(request.headers),
+                headers=_without(_HOP, request.headers) | {REQUEST_ID: request.identity},
                 data=body.pieces() if arrived is None else arrived,
-                chunked=True if arrived is None and request.content_length is None else None,
+                chunked=True if arrived is None and request.body.declared is None else None,
                 expect100=arrived is None,
                 allow_redirects=False,
             ) as answer:
-                response = web.StreamResponse(
-                    status=answer.status, reason=answer.reason, headers=_passed(answer.headers)
-                )
-                if answer.headers.get(hdrs.CONNECTION, "").lower() == "close":
-                    response.force_close()  # a body that was refused lies unread on the client's connection
-                await _send(call, response, answer.content.iter_any())
+                response = Response(status=answer.status, headers=_without(_RENEWED, answer.headers))
+                # a body that was refused lies unread on the client's connection
+                response.close = answer.headers.get(hdrs.CONNECTION, "").lower() == "close"
+                await _send(call, response, answer)
                 return response
         except ClientError as error:
             if body.failure is None:
                 raise PlainError(502, "the process that writes ended before it answered") from error
         # the session's error has it as its cause: raised there, it would become a cause of itself
         raise body.failure
-
-
-def _arrived(request: web.BaseRequest) -> bytes | None:
-    """Return the body if all of it is here."""
-    if not request.body_exists:
-        return b""
-    if request.content.is_eof() and request.content.exception() is None:
-        return request.content.read_nowait(-1)
-    return None
 
 
 class _Body:
@@ -110,7 +112,7 @@ class _Body:
         self._call = call
         self.failure: Exception | None = None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncIterator[bytes | bytearray]:
         """Yield the body as it arrives."""
         try:
             async for piece in pieces(self._call):
@@ -120,27 +122,22 @@ class _Body:
             raise
 
 
-async def _send(call: Call, response: web.StreamResponse, body: AsyncIterator[bytes]) -> None:
-    patience = call.runtime.settings.limits.send_timeout_s
-    await response.prepare(call.request)
+async def _send(call: Call, response: Response, answer: ClientResponse) -> None:
+    length = answer.headers.get(hdrs.CONTENT_LENGTH)
+    response.begin(call.request, None if length is None else int(length))
     try:
-        async for piece in body:
-            async with asyncio.timeout(patience):
-                await response.write(piece)
-    except (
-        ClientError,
-        TimeoutError,
-    ):  # the answer was cut off: its client must not take a part for the whole
-        abort(call.request)
+        async for piece in answer.content.iter_any():
+            await response.write(piece)
+    except ClientError:  # the answer was cut off: its client must not take a part for the whole
+        call.request.abort()
 
 
-def _url(request: web.BaseRequest) -> URL:
+def _url(request: Request) -> URL:
     """Return the target as it came; bytes that no URL may hold are escaped, which means the same."""
-    path, query = target_of(request), request.raw_path.partition("?")[1:]
+    path, query = target_of(request), request.target.partition("?")[1:]
     raw = (path + "".join(query)).encode("utf-8", "surrogateescape")
     return URL(f"http://localhost{quote_from_bytes(raw, safe=_PRINTABLE)}", encoded=True)
 
 
-def _passed(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Return the headers without those of the connection."""
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in _HOP)
+def _without(names: frozenset[str], headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in names}

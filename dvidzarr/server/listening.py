@@ -5,7 +5,8 @@ import socket
 
 from dvidzarr.core.errors import BusyError, StorageError
 
-_BACKLOG = 1024
+BACKLOG = 1024
+"""Connections that may wait to be taken."""
 
 
 def listening(host: str, port: int) -> list[socket.socket]:
@@ -42,7 +43,7 @@ def _listen(door: socket.socket, address: object) -> socket.socket:
         if door.family == socket.AF_INET6:
             door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         door.bind(address)  # type: ignore[arg-type]  # as getaddrinfo gave it
-        door.listen(_BACKLOG)
+        door.listen(BACKLOG)
         door.setblocking(False)
     except BaseException:
         door.close()

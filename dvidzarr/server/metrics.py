@@ -100,7 +100,7 @@ def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
         "dvidzarr_requests_shed", "Requests answered 503 because memory stayed taken", admission.shed
     )
     yield CounterMetricFamily(
-        "dvidzarr_requests_given_up", "Requests without progress that were ended", runtime.watch.given_up
+        "dvidzarr_requests_given_up", "Requests without progress that were ended", gate.given_up
     )
 
 

@@ -4,24 +4,28 @@ import asyncio
 import logging
 import secrets
 import time
+from itertools import count
 from traceback import clear_frames
-
-from aiohttp import web
 
 from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.http import responses
 from dvidzarr.http.errors import PlainError
-from dvidzarr.http.responses import abort
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 from dvidzarr.server.access import SAFE_METHODS, Access
-from dvidzarr.server.connections import SERVER_NAME, Connection
-from dvidzarr.server.dispatch import OPERATION, Dispatcher
+from dvidzarr.server.dispatch import Dispatcher
+from dvidzarr.server.forwarding import REQUEST_ID
 from dvidzarr.server.paths import decoded_path, redirect_of
 from dvidzarr.server.runtime import Runtime
 
 ACCESS = logging.getLogger("dvidzarr.access")
 LOG = logging.getLogger("dvidzarr.server")
 
+SERVER_NAME = "dvidzarr"
 _SERVER = {"Server": SERVER_NAME}
+
+_BOOT = secrets.token_hex(4)
+_NUMBERS = count(0x1000)
 
 _RECORD = vars(
     logging.makeLogRecord(
@@ -32,87 +36,57 @@ _RECORD = vars(
 
 
 class Front:
-    """What aiohttp calls for each request."""
+    """What is called for each request."""
 
     def __init__(self, runtime: Runtime, access: Access, *, counted: bool = True) -> None:
         self._counted = counted
         self._activity = runtime.activity
         self._meters = runtime.meters
-        self._watch = runtime.watch
         self._access = access
         self._audit = runtime.audit
         self._dispatcher = Dispatcher(runtime, access)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: Request) -> None:
         """Answer a request; every error becomes an answer."""
-        identity = secrets.token_hex(6)
+        if not self._counted:
+            request.identity = request.headers.get(REQUEST_ID.lower(), "")
+            await self._served(request)
+            return
+        request.identity = f"{_BOOT}{next(_NUMBERS):x}"
         started = time.perf_counter()
-        if self._counted:
-            self._activity.begin(request.method)
-        status = 499  # the client left
-        size = 0
-        connection = request.protocol
-        if isinstance(connection, Connection):
-            connection.begin()
+        self._activity.begin(request.method)
+        status, size = 499, 0  # the client left
         try:
-            response = await self._watched(request, identity)
-            status, size = response.status, response.body_length
-        except ConnectionError as error:
-            _let_go(error)
-            abort(request)
-            return web.Response()  # goes nowhere: aiohttp wants one
-        else:
-            return response
+            response = await self._served(request)
+            if response is not None:
+                status, size = response.status, response.sent
         finally:
-            if isinstance(connection, Connection):
-                connection.end(whole=request.content.is_eof())
-            if self._counted:
-                self._count(request, identity, status, size, started)
+            self._count(request, status, size, started)
 
-    def _count(self, request: web.BaseRequest, identity: str, status: int, size: int, started: float) -> None:
+    def _count(self, request: Request, status: int, size: int, started: float) -> None:
         self._activity.end()
         seconds = time.perf_counter() - started
-        received = request.content.total_bytes
-        self._meters.note(request.get(OPERATION, "none"), status, seconds, received, size)
+        received = request.body.received
+        self._meters.note(request.operation, status, seconds, received, size)
         if self._audit is not None and request.method not in SAFE_METHODS:
-            role = self._access.role(request)
-            self._audit.note(request, identity, role, status, received, seconds * 1000)
-        _log(request, identity, status, received, size, seconds)
+            self._audit.note(request, self._access.role(request), status, seconds * 1000)
+        _log(request, status, size, seconds)
 
-    async def _watched(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
-        """Answer and send, or give up when the request stands still for too long.
-
-        It is sent here rather than left to aiohttp, which waits forever for a client that does not read.
-        """
-        deadline = asyncio.timeout(None)
-        watched = self._watch.begin(request, deadline)
-        response: web.StreamResponse | None = None
+    async def _served(self, request: Request) -> Response | None:
+        """Answer and send; None if the client left, or reads nothing."""
         try:
-            async with deadline:
-                response = await self._answer(request, identity)
-                watched.sending = True
-                await _send(request, response)
-        except TimeoutError:
-            if response is not None:
-                abort(request)
-                return response
-            path = request.raw_path.partition("?")[0]
-            LOG.warning("gave up a request that stood still", extra={"request": identity, "path": path})
-            if request.writer.output_size:
-                raise ConnectionAbortedError from None
-            response = responses.failure(
-                PlainError(504, "the request made no progress and was given up"), path
-            )
-            response.force_close()
-            await _send(request, response)
-        finally:
-            self._watch.end(deadline)
+            response = await self._answer(request)
+            response.send(request)
+        except (ConnectionError, TimeoutError) as error:
+            _let_go(error)
+            request.abort()
+            return None
         return response
 
-    async def _answer(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
-        path = request.raw_path.partition("?")[0]
+    async def _answer(self, request: Request) -> Response:
+        path, identity = request.path, request.identity
         headers = _SERVER | self._access.headers(request)
-        response: web.StreamResponse | None
+        response: Response | None
         try:
             path = decoded_path(request)
             response = self._access.preflight(request) or redirect_of(request)
@@ -124,22 +98,37 @@ class Front:
             if isinstance(error, StorageError):
                 LOG.exception("storage failed", extra={"request": identity, "path": path})
             response = responses.failure(error, path)
-        except ConnectionError:
-            raise  # the client left
+        except (ConnectionError, TimeoutError):
+            raise  # the client left, or does not read
+        except asyncio.CancelledError:
+            if not request.given_up:
+                raise
+            response = _given_up(request)
         except Exception:
             LOG.exception("unexpected failure", extra={"request": identity, "path": path})
             response = responses.failure(
                 PlainError(500, f"Internal error on request {identity}: see the server's log"), path
             )
-        if not response.prepared:
-            for name, value in headers.items():
-                response.headers.setdefault(name, value)
+        if not response.begun:
+            response.headers = headers | response.headers
         return response
 
 
-async def _send(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    await response.prepare(request)
-    await response.write_eof()
+def _given_up(request: Request) -> Response:
+    """Return the answer to a request that was cancelled because it stood still; `ConnectionError` if it is too late."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+    LOG.warning(
+        "gave up a request that stood still", extra={"request": request.identity, "path": request.path}
+    )
+    if request.begun:
+        raise ConnectionAbortedError
+    response = responses.failure(
+        PlainError(504, "the request made no progress and was given up"), request.path
+    )
+    response.close = True
+    return response
 
 
 def _let_go(error: BaseException) -> None:
@@ -157,22 +146,20 @@ def _let_go(error: BaseException) -> None:
         link = link.__cause__ or link.__context__
 
 
-def _log(
-    request: web.BaseRequest, identity: str, status: int, received: int, size: int, seconds: float
-) -> None:
+def _log(request: Request, status: int, size: int, seconds: float) -> None:
     if not ACCESS.isEnabledFor(logging.INFO):
         return
-    query = request.query if request.query_string else {}
+    query = request.query
     # the query is not logged as it came: it may hold the admin token
     facts = {
         "created": time.time(),
-        "request": identity,
-        "peer": request.remote,
+        "request": request.identity,
+        "peer": request.peer,
         "method": request.method,
-        "path": request.raw_path.partition("?")[0],
+        "path": request.path,
         "status": status,
         "ms": round(seconds * 1000, 2),
-        "bytes_in": received,
+        "bytes_in": request.body.received,
         "bytes_out": size,
         "user": query.get("u", ""),
         "app": query.get("app", ""),

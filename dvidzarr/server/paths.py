@@ -3,17 +3,15 @@
 import re
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from aiohttp import web
-
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
 
 
-def decoded_path(request: web.BaseRequest) -> str:
+def decoded_path(request: Request) -> str:
     """Return the percent-decoded path, bytes that are not UTF-8 as surrogate escapes.
-
-    The raw target is decoded here because aiohttp's own path shows `%FF` and `%25FF` alike.
 
     Raises
     ------
@@ -28,15 +26,15 @@ def decoded_path(request: web.BaseRequest) -> str:
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
 
 
-def target_of(request: web.BaseRequest) -> str:
+def target_of(request: Request) -> str:
     """Return the path of a request as it came, without the query."""
-    target = request.raw_path.partition("?")[0]
+    target = request.path
     if "://" in target and not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]  # absolute form, as proxies send it
     return target
 
 
-def redirect_of(request: web.BaseRequest) -> web.Response | None:
+def redirect_of(request: Request) -> Response | None:
     """Return 307 to the cleaned path if this one has empty, `.` or `..` words; verb and body are kept.
 
     Words are looked at as they came: `%2E%2E` is a word like any other, a key for example (spec-keyvalue §1.1).
@@ -47,8 +45,8 @@ def redirect_of(request: web.BaseRequest) -> web.Response | None:
         return None
     location = quote_from_bytes(cleaned.encode("utf-8", "surrogateescape"), safe="/:~,;=@!$&'()*+%")
     if request.query_string:
-        location += "?" + request.raw_path.partition("?")[2]
-    return web.Response(status=307, headers={"Location": location})
+        location += "?" + request.query_string
+    return Response(status=307, headers={"Location": location})
 
 
 def clean_path(path: str) -> str:

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import AsyncIterator, Iterator
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.ahead import BLOCK, gathered
@@ -20,7 +20,7 @@ KEYWORD = "blobstore"
 _REFERENCE = re.compile(r"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?")
 
 
-async def get_blob(call: Call) -> web.StreamResponse:
+async def get_blob(call: Call) -> Response:
     """Answer the contents behind a reference."""
     if len(call.parts) < 2 and not call.path.endswith("/"):
         raise InvalidInputError("GET /blobstore requires reference")
@@ -43,10 +43,11 @@ def _get(store: BlobStore, reference: str) -> tuple[int, Iterator[bytes]] | None
     return store.get(base64.urlsafe_b64decode(reference))
 
 
-async def post_blob(call: Call) -> web.StreamResponse:
+async def post_blob(call: Call) -> Response:
     """Store the body; answer its reference. Large bodies go to the disk as they come."""
     check_size(call, 0)
-    store, parts, size = _store(call), [b""], 0
+    store, size = _store(call), 0
+    parts: list[bytes | bytearray] = []
     body = pieces(call)
     async with call.runtime.admit(2 * BLOCK):
         async for piece in body:
@@ -58,7 +59,7 @@ async def post_blob(call: Call) -> web.StreamResponse:
     return json_member("reference", reference)
 
 
-async def _stream(call: Call, store: BlobStore, start: bytes, body: AsyncIterator[bytes]) -> str:
+async def _stream(call: Call, store: BlobStore, start: bytes, body: AsyncIterator[bytes | bytearray]) -> str:
     writer = await call.offload(store.writer)
     try:
         await write_pieces(call, writer.write, start, body)
@@ -67,7 +68,7 @@ async def _stream(call: Call, store: BlobStore, start: bytes, body: AsyncIterato
         await call.offload(writer.close)
 
 
-async def refuse_blob(_call: Call) -> web.StreamResponse:
+async def refuse_blob(_call: Call) -> Response:
     """Answer any other verb."""
     raise InvalidInputError("can only do GET and POST actions on blobstore endpoint")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.http import responses
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
 
 
-async def post_merge(call: Call) -> web.StreamResponse:
+async def post_merge(call: Call) -> Response:
     """Create a version with several parents. The repo is that of the first parent, as in DVID."""
     members = struct_members(await receive_json(call), texts=("mergetype", "note"), lists=("parents",))
     repo, parents = _parents(call, members)
@@ -26,7 +26,7 @@ async def post_merge(call: Call) -> web.StreamResponse:
     return responses.json_member("child", child.uuid)
 
 
-async def post_resolve(call: Call) -> web.StreamResponse:
+async def post_resolve(call: Call) -> Response:
     """Merge versions; where instances conflict, the first parent that has the value wins."""
     members = struct_members(await receive_json(call), texts=("note",), lists=("data", "parents"))
     names = members.get("data") or ()
@@ -41,7 +41,7 @@ async def post_resolve(call: Call) -> web.StreamResponse:
     return responses.json_member("child", child.uuid)
 
 
-async def get_conflicts(call: Call) -> web.StreamResponse:
+async def get_conflicts(call: Call) -> Response:
     """Answer what a merge of `parents` (query, separated by commas) would leave in conflict; nothing is changed."""
     refs = [ref for ref in call.query.get("parents", "").split(",") if ref]
     repo, parents = _parents(call, {"parents": refs})

@@ -1,6 +1,6 @@
 """Routes about versions: note, log, lock, children."""
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http import responses
@@ -10,12 +10,12 @@ from dvidzarr.http.jsonbody import receive_json, receive_optional_json, struct_m
 from dvidzarr.server.routes_repos import log_lines
 
 
-async def get_note(call: Call) -> web.StreamResponse:
+async def get_note(call: Call) -> Response:
     """Answer the version's note."""
     return responses.json_value({"note": call.version.note})
 
 
-async def post_note(call: Call) -> web.StreamResponse:
+async def post_note(call: Call) -> Response:
     """Replace the version's note."""
     note = text_member(await receive_optional_json(call), "note")
     if note is None:
@@ -26,12 +26,12 @@ async def post_note(call: Call) -> web.StreamResponse:
     return responses.empty()
 
 
-async def get_log(call: Call) -> web.StreamResponse:
+async def get_log(call: Call) -> Response:
     """Answer the version's log."""
     return responses.json_value({"log": list(call.version.log)})
 
 
-async def post_log(call: Call) -> web.StreamResponse:
+async def post_log(call: Call) -> Response:
     """Append lines to the version's log."""
     lines = await log_lines(call)
     await call.offload(
@@ -40,12 +40,12 @@ async def post_log(call: Call) -> web.StreamResponse:
     return responses.empty()
 
 
-async def get_status(call: Call) -> web.StreamResponse:
+async def get_status(call: Call) -> Response:
     """Answer whether the version is locked."""
     return responses.json_value({"Locked": call.version.locked})
 
 
-async def post_commit(call: Call) -> web.StreamResponse:
+async def post_commit(call: Call) -> Response:
     """Lock the version for good; a non-empty note replaces the old one."""
     members = struct_members(await receive_json(call), texts=("note",), lists=("log",))
     note, log = str(members.get("note", "")), list(members.get("log", ()))
@@ -55,14 +55,14 @@ async def post_commit(call: Call) -> web.StreamResponse:
     return responses.json_member("committed", version.uuid)
 
 
-async def post_newversion(call: Call) -> web.StreamResponse:
+async def post_newversion(call: Call) -> Response:
     """Create a child on the same branch."""
     members = await _child_members(call)
     child = await call.offload(lambda: call.repo.new_version(call.version, author=call.author, **members))
     return responses.json_member("child", child.uuid)
 
 
-async def post_branch(call: Call) -> web.StreamResponse:
+async def post_branch(call: Call) -> Response:
     """Create a child on a new branch; on the parent's own branch this is `newversion`."""
     members = await _child_members(call, "branch")
     name = members.pop("branch", None)
@@ -77,7 +77,7 @@ async def post_branch(call: Call) -> web.StreamResponse:
     return responses.json_member("child", child.uuid)
 
 
-async def post_tag(call: Call) -> web.StreamResponse:
+async def post_tag(call: Call) -> Response:
     """Create a locked child whose UUID is the tag."""
     members = struct_members(await receive_optional_json(call), texts=("tag", "note"))
     tag, note = str(members.get("tag", "")), str(members.get("note", ""))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import StorageError
 from dvidzarr.http import responses
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from dvidzarr.server.runtime import Runtime
 
 
-async def get_livez(_call: Call) -> web.StreamResponse:
+async def get_livez(_call: Call) -> Response:
     """Answer that the event loop turns; nothing else is looked at."""
     return responses.text("ok\n")
 
 
-async def get_readyz(call: Call) -> web.StreamResponse:
+async def get_readyz(call: Call) -> Response:
     """Answer whether requests may be sent here: not while stopping, nor when the store cannot be read.
 
     Damaged repos do not count: the others are served, and a restart would not mend them. They are named.
@@ -34,7 +34,7 @@ async def get_readyz(call: Call) -> web.StreamResponse:
     return responses.text(report)
 
 
-async def get_metrics(call: Call) -> web.StreamResponse:
+async def get_metrics(call: Call) -> Response:
     """Answer all figures in the text format of Prometheus, of all processes of the server."""
     runtime = cast("Runtime", call.runtime)
     body = await call.offload(metrics.exposition, runtime)
@@ -51,8 +51,12 @@ def _look(catalog: "Catalog") -> str:
     return f"ok\n{broken}"
 
 
-def _unready(why: str) -> web.Response:
-    return web.Response(status=503, text=f"{why}\n", headers={"Retry-After": "5"})
+def _unready(why: str) -> Response:
+    return Response(
+        f"{why}\n".encode(),
+        status=503,
+        headers={"Content-Type": "text/plain; charset=utf-8", "Retry-After": "5"},
+    )
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError, VersionLockedError
 from dvidzarr.http import responses
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
 
 
-async def get_repos_info(call: Call) -> web.StreamResponse:
+async def get_repos_info(call: Call) -> Response:
     """Answer all repos by the UUID of their root."""
     return await call.offload(_repos_json, call.runtime.catalog)
 
 
-def _repos_json(catalog: "Catalog") -> web.Response:
+def _repos_json(catalog: "Catalog") -> Response:
     return responses.json_value({repo.root: repo_json(repo) for repo in catalog.repos})
 
 
-async def post_repos(call: Call) -> web.StreamResponse:
+async def post_repos(call: Call) -> Response:
     """Create a repo."""
     given = await receive_settings(call, "new repo")
     texts = {name: _text(given, name, "repos") for name in ("alias", "description", "passcode", "root")}
@@ -49,17 +49,17 @@ async def post_repos(call: Call) -> web.StreamResponse:
     return responses.json_member("root", await call.offload(create))
 
 
-async def head_repo(_call: Call) -> web.StreamResponse:
+async def head_repo(_call: Call) -> Response:
     """Answer 200: the dispatcher has found the repo."""
     return responses.text("")
 
 
-async def get_info(call: Call) -> web.StreamResponse:
+async def get_info(call: Call) -> Response:
     """Answer the repo that holds the version."""
     return responses.json_value(await call.offload(repo_json, call.repo))
 
 
-async def post_info(call: Call) -> web.StreamResponse:
+async def post_info(call: Call) -> Response:
     """Replace alias and description, whichever are given; a locked root does not matter."""
     given = await receive_settings(call, "POST repo")
     alias = _text(given, "alias", "repo/info")
@@ -71,7 +71,7 @@ async def post_info(call: Call) -> web.StreamResponse:
     return responses.empty()
 
 
-async def post_instance(call: Call) -> web.StreamResponse:
+async def post_instance(call: Call) -> Response:
     """Create an instance."""
     if call.version.locked and not call.overrules:
         raise VersionLockedError(f"New data instance cannot be created on locked node {call.version.uuid}")
@@ -87,7 +87,7 @@ async def post_instance(call: Call) -> web.StreamResponse:
     return responses.json_member("result", f"Added {name} [{kind}] to node {call.version.uuid}")
 
 
-async def post_rename(call: Call) -> web.StreamResponse:
+async def post_rename(call: Call) -> Response:
     """Rename an instance (an extension: DVID does this on its command line only)."""
     new = struct_members(await receive_json(call), texts=("name",)).get("name")
     if not isinstance(new, str) or not new:
@@ -96,14 +96,14 @@ async def post_rename(call: Call) -> web.StreamResponse:
     return responses.empty()
 
 
-async def delete_instance(call: Call) -> web.StreamResponse:
+async def delete_instance(call: Call) -> Response:
     """Delete an instance (an extension)."""
     _check_sure(call)
     await call.offload(lambda: call.repo.delete_instance(call.words["name"], author=call.author))
     return responses.empty()
 
 
-async def post_delete(call: Call) -> web.StreamResponse:
+async def post_delete(call: Call) -> Response:
     """Delete the repo (an extension; DVID's clients get 404 for `DELETE`: server/wrong-verbs-on-a-repo)."""
     _check_sure(call)
     passcode = call.query.get("passcode", "")
@@ -112,12 +112,12 @@ async def post_delete(call: Call) -> web.StreamResponse:
     return responses.empty()
 
 
-async def get_log(call: Call) -> web.StreamResponse:
+async def get_log(call: Call) -> Response:
     """Answer the repo's log."""
     return responses.json_value({"log": list(call.repo.log)})
 
 
-async def post_log(call: Call) -> web.StreamResponse:
+async def post_log(call: Call) -> Response:
     """Append lines to the repo's log."""
     lines = await log_lines(call)
     await call.offload(lambda: call.repo.append_log(lines, author=call.author))
@@ -132,7 +132,7 @@ async def log_lines(call: Call) -> list[str]:
     return lines
 
 
-async def get_branch_versions(call: Call) -> web.StreamResponse:
+async def get_branch_versions(call: Call) -> Response:
     """Answer the UUIDs of a branch, leaf first, down to the root."""
     branch = call.words["branch"]
     versions = call.repo.dag.branch_versions("" if branch == "master" else branch)

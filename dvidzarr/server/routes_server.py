@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.http import responses
@@ -43,13 +43,13 @@ _GROUPCACHE_COUNTS = (
 )
 
 
-async def get_help(call: Call) -> web.StreamResponse:
+async def get_help(call: Call) -> Response:
     """Answer the overview of routes and datatypes."""
     page = await call.offload(help_pages.overview, tuple(call.runtime.catalog.registry))
     return responses.text(page, "text/html")
 
 
-async def get_type_help(call: Call) -> web.StreamResponse:
+async def get_type_help(call: Call) -> Response:
     """Answer the help of a datatype."""
     name = call.words["type"]
     datatype = call.runtime.catalog.registry.get(name)
@@ -58,7 +58,7 @@ async def get_type_help(call: Call) -> web.StreamResponse:
     return responses.text(await call.offload(help_pages.type_help, datatype.help))
 
 
-async def get_load(call: Call) -> web.StreamResponse:
+async def get_load(call: Call) -> Response:
     """Answer how busy the server is. Members that only DVID's Go runtime has are 0."""
     runtime = _runtime(call)
     reads, writes = runtime.activity.rates()
@@ -79,19 +79,19 @@ async def get_load(call: Call) -> web.StreamResponse:
     return _pinged(call, responses.json_value(load))
 
 
-async def get_heartbeat(call: Call) -> web.StreamResponse:
+async def get_heartbeat(call: Call) -> Response:
     """Answer OK."""
     return _pinged(call, responses.text("OK"))
 
 
-async def get_user_latencies(call: Call) -> web.StreamResponse:
+async def get_user_latencies(call: Call) -> Response:
     """Answer how long the pings of all users, or of one, took."""
     activity = _runtime(call).activity
     user = call.query.get("u")
     return _pinged(call, responses.json_value(activity.pings_of(user) if user else activity.pings()))
 
 
-async def get_info(call: Call) -> web.StreamResponse:
+async def get_info(call: Call) -> Response:
     """Answer the server's properties; all values are texts."""
     runtime = _runtime(call)
     settings = runtime.settings
@@ -116,12 +116,12 @@ async def get_info(call: Call) -> web.StreamResponse:
     return responses.json_value(dict(sorted(info.items())))
 
 
-async def get_note(call: Call) -> web.StreamResponse:
+async def get_note(call: Call) -> Response:
     """Answer the configured note."""
     return responses.text(call.runtime.settings.server.note)
 
 
-async def get_types(call: Call) -> web.StreamResponse:
+async def get_types(call: Call) -> Response:
     """Answer the datatypes in use."""
     used = {
         i.datatype.name: i.datatype.url
@@ -131,29 +131,29 @@ async def get_types(call: Call) -> web.StreamResponse:
     return responses.json_value(dict(sorted(used.items())))
 
 
-async def get_compiled_types(call: Call) -> web.StreamResponse:
+async def get_compiled_types(call: Call) -> Response:
     """Answer all datatypes this server knows."""
     registry = call.runtime.catalog.registry
     return responses.json_value({name: registry[name].url for name in sorted(registry)})
 
 
-async def get_groupcache(_call: Call) -> web.StreamResponse:
+async def get_groupcache(_call: Call) -> Response:
     """Answer zeros: there is no distributed cache."""
     counts: dict[str, object] = dict.fromkeys(_GROUPCACHE_COUNTS, 0)
     return responses.json_value(counts | {"MainCache": _CACHE_STATS, "HotCache": _CACHE_STATS})
 
 
-async def get_config(call: Call) -> web.StreamResponse:
+async def get_config(call: Call) -> Response:
     """Answer the settings in force, as TOML."""
     return responses.text(settings_text(call.runtime.settings))
 
 
-async def get_token(_call: Call) -> web.StreamResponse:
+async def get_token(_call: Call) -> Response:
     """Refuse: this server hands out no tokens."""
     raise InvalidInputError('Auth token support requires env variable "DVID_JWT_SECRET_KEY" to be set')
 
 
-async def get_storage(call: Call) -> web.StreamResponse:
+async def get_storage(call: Call) -> Response:
     """Write a summary of the store to the log."""
     for repo in call.runtime.catalog.repos:
         facts = {"root": repo.root, "versions": len(repo.dag.versions), "instances": sorted(repo.instances)}
@@ -161,7 +161,7 @@ async def get_storage(call: Call) -> web.StreamResponse:
     return responses.text("Storage summary requested.  Check log for details.\n")
 
 
-async def post_settings(call: Call) -> web.StreamResponse:
+async def post_settings(call: Call) -> Response:
     """Change `gc` (kept for clients, without effect) and `throttle`."""
     given = await receive_settings(call, "'new'")
     runtime = _runtime(call)
@@ -177,12 +177,12 @@ async def post_settings(call: Call) -> web.StreamResponse:
     return responses.text("".join(lines))
 
 
-async def post_reload_auth(_call: Call) -> web.StreamResponse:
+async def post_reload_auth(_call: Call) -> Response:
     """Answer as DVID without an authorization file."""
     return responses.text('Reloaded authorizations from file "".\n')
 
 
-async def post_reload_blocklist(_call: Call) -> web.StreamResponse:
+async def post_reload_blocklist(_call: Call) -> Response:
     """Answer as DVID without a block list."""
     return responses.text('Reloaded block list from file "".\n')
 
@@ -236,7 +236,7 @@ def _runtime(call: Call) -> Runtime:
     return cast("Runtime", call.runtime)
 
 
-def _pinged(call: Call, response: web.Response) -> web.Response:
+def _pinged(call: Call, response: Response) -> Response:
     """Note the ping of a user."""
     if call.author.user:
         _runtime(call).activity.ping(call.author.user, int((time.monotonic() - call.started) * 1000))

@@ -12,10 +12,9 @@ from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
 from dvidzarr.server.audit import AuditLog
 from dvidzarr.server.batching import Batches
-from dvidzarr.server.connections import Gate
 from dvidzarr.server.fleet import Fleet
+from dvidzarr.server.httpserver import Gate
 from dvidzarr.server.meters import Meters
-from dvidzarr.server.watch import Watch
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -48,8 +47,7 @@ class Runtime:
         limits = settings.limits
         self.activity = Activity(self.fleet.board, self.fleet.number)
         self.meters = Meters()
-        self.gate = Gate(limits.max_connections, limits.header_timeout_s)
-        self.watch = Watch(limits.handler_timeout_s, limits.send_timeout_s)
+        self.gate = Gate(limits.max_connections)
         self.draining = False
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100

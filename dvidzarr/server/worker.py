@@ -23,12 +23,12 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
-from dvidzarr.server.app import LOG, event_loop, make_app, tune_memory
+from dvidzarr.server.app import LOG, event_loop, make_server, tune_memory
 from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
-from dvidzarr.server.connections import Gate
 from dvidzarr.server.fleet import Fleet, private_socket
 from dvidzarr.server.forwarding import Home
+from dvidzarr.server.httpserver import Gate
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.runtime import Runtime
 
@@ -69,10 +69,10 @@ class Order:
 class SharedGate(Gate):
     """The connections of one process, whose ends the supervisor learns from the board."""
 
-    def __init__(self, limit: int, header_timeout: float, row: memoryview) -> None:
+    def __init__(self, limit: int, row: memoryview) -> None:
         self._row = row
         self._open = 0
-        super().__init__(limit, header_timeout)
+        super().__init__(limit)
 
     @property
     def open(self) -> int:
@@ -100,11 +100,11 @@ class Worker:
         fleet = Fleet(order.read_only, order.number, order.count, board, self._home, folder)
         self._runtime = Runtime(catalog, settings, fleet)
         limits = settings.limits
-        self._runtime.gate = SharedGate(limits.max_connections, limits.header_timeout_s, self._row)
+        self._runtime.gate = SharedGate(limits.max_connections, self._row)
         self._patience = settings.storage.drain_timeout_s
         access = Access.of(settings.server, order.host, os.environ.get(ADMIN_TOKEN, ""))
-        self._server = make_app(self._runtime, access)
-        self._private = make_app(self._runtime, access, private=True)
+        self._server = make_server(self._runtime, access)
+        self._private = make_server(self._runtime, access, private=True)
         self._place = private_socket(folder, order.number)
         Path(self._place).unlink(missing_ok=True)  # of a process that was killed
         self._finishing = asyncio.Event()
@@ -177,7 +177,6 @@ class Worker:
         for server in (self._server, self._private):
             if server is self._private and self._order.number == 0:
                 await self._alone.wait()
-            server.pre_shutdown()
             await server.shutdown(max(0.0, until - time.monotonic()))
         for task in self._tasks:
             task.cancel()

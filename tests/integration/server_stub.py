@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import CorruptionError, NotFoundError
 from dvidzarr.http import responses
@@ -20,32 +20,32 @@ RECEIVED: list[bytes] = []
 """What arrived at the handlers that take bodies."""
 
 
-async def get_echo(call: Call) -> web.StreamResponse:
+async def get_echo(call: Call) -> Response:
     """Answer what the call knows."""
     facts = {"path": call.path, "parts": call.parts, "words": dict(call.words), "user": call.author.user}
     return responses.json_value(facts)
 
 
-async def post_exact(call: Call) -> web.StreamResponse:
+async def post_exact(call: Call) -> Response:
     """Take exactly as many bytes as the path says."""
     body = await receive_exact(call, int(call.words["size"]), lambda got: f"data was {got} bytes")
     RECEIVED.append(body.tobytes())
     return responses.empty()
 
 
-async def post_prefix(call: Call) -> web.StreamResponse:
+async def post_prefix(call: Call) -> Response:
     """Take the first bytes of a body."""
     body = await receive_at_least(call, int(call.words["size"]), "data ceased")
     RECEIVED.append(body.tobytes())
     return responses.empty()
 
 
-async def post_small(call: Call) -> web.StreamResponse:
+async def post_small(call: Call) -> Response:
     """Take a small body."""
     return responses.octets(await receive_small(call, 1000))
 
 
-async def get_stream(call: Call) -> web.StreamResponse:
+async def get_stream(call: Call) -> Response:
     """Stream slabs; fail at the one the query names."""
     count, size = int(call.words["count"]), int(call.words["size"])
     broken = int(call.query.get("fail", "-1"))
@@ -60,18 +60,18 @@ async def get_stream(call: Call) -> web.StreamResponse:
     return await responses.stream(call, slabs(), length)
 
 
-async def get_sleep(call: Call) -> web.StreamResponse:
+async def get_sleep(call: Call) -> Response:
     """Work for a while."""
     await call.offload(time.sleep, float(call.words["seconds"]))
     return responses.text("done")
 
 
-async def get_bug(call: Call) -> web.StreamResponse:
+async def get_bug(call: Call) -> Response:
     """Fail as a programming error does."""
     raise KeyError("secret detail")
 
 
-async def get_admin(call: Call) -> web.StreamResponse:
+async def get_admin(call: Call) -> Response:
     """Answer admins."""
     return responses.text("welcome")
 

@@ -3,29 +3,28 @@
 import asyncio
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import cast
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, cast
 
 import pytest
-from aiohttp import web
-from multidict import CIMultiDict
 
 from dvidzarr.core.errors import BusyError, ForbiddenError
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.request import Request
+from dvidzarr.http.response import Response
 from dvidzarr.server.access import Access, is_loopback
 from dvidzarr.server.activity import Activity
 from dvidzarr.server.admission import Admission, Throttle
 from dvidzarr.server.paths import clean_path, decoded_path, path_words, redirect_of
 
+if TYPE_CHECKING:
+    from dvidzarr.http.incoming import Body
+    from dvidzarr.http.writer import Writer
 
-def request(target: str = "/", method: str = "GET", **headers: str) -> web.BaseRequest:
-    query = target.partition("?")[2]
-    fields = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    facts = SimpleNamespace(
-        raw_path=target, method=method, headers=fields, query=dict(parse_qsl(query)), query_string=query
-    )
-    return cast("web.BaseRequest", facts)
+
+def request(target: str = "/", method: str = "GET", **headers: str) -> Request:
+    fields = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+    return Request(method, target, fields, cast("Body", None), cast("Writer", None))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_no_cors() -> None:
     )
 
 
-async def _handler(call: Call) -> web.StreamResponse:
+async def _handler(call: Call) -> Response:
     raise NotImplementedError
 
 

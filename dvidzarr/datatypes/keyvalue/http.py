@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.resources import read_resource
@@ -28,36 +28,36 @@ _SNIFFED = "text/plain; charset=utf-8"
 """What DVID's server makes of JSON whose type it was not told."""
 
 
-async def get_help(call: Call) -> web.StreamResponse:
+async def get_help(call: Call) -> Response:
     """Answer help."""
     return text(read_resource(call.instance.datatype.help).decode() + "\n")
 
 
-async def get_info(call: Call) -> web.StreamResponse:
+async def get_info(call: Call) -> Response:
     """Answer info."""
     view = await keyvalue_view(call)
     return json_value(instance_json(view.instance, view.version))
 
 
-async def get_keys(call: Call) -> web.StreamResponse:
+async def get_keys(call: Call) -> Response:
     """Answer all keys."""
     view = await keyvalue_view(call)
     return octets(await call.offload(lambda: json_texts(view.listed())), _JSON)
 
 
-async def get_range(call: Call) -> web.StreamResponse:
+async def get_range(call: Call) -> Response:
     """Answer the keys of a range, both ends inclusive."""
     first, last = ends(call)
     view = await keyvalue_view(call)
     return octets(await call.offload(lambda: json_texts(view.listed(first, last))), _JSON)
 
 
-async def get_mutations(call: Call) -> web.StreamResponse:
+async def get_mutations(call: Call) -> Response:
     """Answer what was asked for at this version, in order of writing."""
     return await _mutations(call, [call.named_version])
 
 
-async def get_mutations_range(call: Call) -> web.StreamResponse:
+async def get_mutations_range(call: Call) -> Response:
     """Answer what was asked for from a version up its first parents to another, the newest version first."""
     message = "expect beginning and end versions to follow 'mutations-range' endpoint"
     first, last = (call.repo.resolve(word) for word in call.require(message, "first", "last"))
@@ -68,7 +68,7 @@ async def get_mutations_range(call: Call) -> web.StreamResponse:
     return await _mutations(call, chain)
 
 
-async def _mutations(call: Call, versions: "list[Version]") -> web.StreamResponse:
+async def _mutations(call: Call, versions: "list[Version]") -> Response:
     view = await keyvalue_view(call)
 
     def pieces() -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import (
     BusyError,
@@ -61,10 +61,10 @@ async def _find(call: Call, view: "KeyValueView", key: bytes) -> "Place":
     return place
 
 
-async def get_key(call: Call) -> web.StreamResponse:
+async def get_key(call: Call) -> Response:
     """Answer a value, or the bytes of it that are asked for."""
     text = _key(call)
-    header = call.request.headers.get("Range", "")
+    header = call.request.headers.get("range", "")
     by_query = bool(call.query) and asks_by_query(call.query)
     if by_query and header:
         raise InvalidInputError("cannot combine Range header with byte_start/byte_end query parameters")
@@ -81,13 +81,13 @@ async def get_key(call: Call) -> web.StreamResponse:
     if wanted is not None:
         return await _send_slice(call, view, key, place, wanted)
     if place.length <= INLINE:
-        return web.Response(body=view.read(key, place), headers=_WITH_RANGES)
+        return Response(view.read(key, place), headers=_WITH_RANGES)
     return await gathered(call, view.read_pieces(key, place), length=place.length, headers=_RANGES)
 
 
 async def _send_slice(
     call: Call, view: "KeyValueView", key: bytes, place: "Place", wanted: Wanted
-) -> web.StreamResponse:
+) -> Response:
     headers = dict(_RANGES)
     if wanted.partial:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{place.length}"
@@ -96,21 +96,21 @@ async def _send_slice(
     return await gathered(call, parts, length=length, headers=headers, status=status)
 
 
-def _unsatisfiable(why: Unsatisfiable, place: "Place") -> web.Response:
+def _unsatisfiable(why: Unsatisfiable, place: "Place") -> Response:
     headers = {"Content-Range": f"bytes */{place.length}", "X-Content-Type-Options": "nosniff"}
     headers["Content-Type"] = "text/plain; charset=utf-8"
-    return web.Response(status=416, text=why.text + "\n", headers=headers)
+    return Response(f"{why.text}\n".encode(), status=416, headers=headers)
 
 
-async def head_key(call: Call) -> web.StreamResponse:
+async def head_key(call: Call) -> Response:
     """Answer whether a key exists; byte ranges are ignored."""
     text = _key(call)
     view = await keyvalue_view(call)
     await _find(call, view, key_bytes(text))
-    return web.Response(headers=_RANGES)
+    return Response(headers=_RANGES)
 
 
-async def post_key(call: Call) -> web.StreamResponse:
+async def post_key(call: Call) -> Response:
     """Set a value. Small ones that come at the same time share one write; large ones are on the disk before that."""
     key = key_bytes(_key(call))
     view = await keyvalue_view(call)
@@ -129,21 +129,19 @@ async def post_key(call: Call) -> web.StreamResponse:
 
 def _arrived(call: Call) -> bytes | None:
     """Return a small body that came together with the headers, without the cost of waiting; None if it did not."""
-    content = call.request.content
-    if content.is_eof() and content.exception() is None and content.total_bytes <= LOGGED:
-        return content.read_nowait()
-    return None
+    body = call.request.body
+    return body.arrived() if body.received <= LOGGED else None
 
 
 async def _received(call: Call, view: "KeyValueView") -> bytes | Blob:
     """Receive a value; one too large for the log becomes a blob, written while it comes beyond `_IN_MEMORY`."""
-    declared = call.request.content_length
+    declared = call.request.body.declared
     if declared is not None and declared <= LOGGED:
         return await receive_small(call, LOGGED)
     # what is gathered and the same once more in one piece
     async with call.runtime.admit(2 * _IN_MEMORY if declared is None else 2 * min(declared, _IN_MEMORY)):
         body = pieces(call)
-        parts: list[bytes] = []
+        parts: list[bytes | bytearray] = []
         size = 0
         async for piece in body:
             parts.append(piece)
@@ -154,7 +152,9 @@ async def _received(call: Call, view: "KeyValueView") -> bytes | Blob:
         return value if size <= LOGGED else await call.offload(view.write_blob, value)
 
 
-async def _streamed(call: Call, view: "KeyValueView", start: bytes, body: "AsyncIterator[bytes]") -> Blob:
+async def _streamed(
+    call: Call, view: "KeyValueView", start: bytes, body: "AsyncIterator[bytes | bytearray]"
+) -> Blob:
     writer = await call.offload(view.blob_writer)
     try:
         await write_pieces(call, writer.write, start, body)
@@ -168,7 +168,7 @@ async def put(call: Call, view: "KeyValueView", item: Put) -> None:
     await call.runtime.together((view.instance.id, view.version.id, view.overrule), view.put_all, item)
 
 
-async def delete_key(call: Call) -> web.StreamResponse:
+async def delete_key(call: Call) -> Response:
     """Delete a key in this version, whether it exists or not."""
     key = key_bytes(_key(call))
     view = await keyvalue_view(call)

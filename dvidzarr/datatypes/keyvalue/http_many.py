@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.keyvalue.byteranges import go_quote, slice_of
@@ -56,7 +56,7 @@ def ends(call: Call) -> tuple[bytes, bytes]:
     return first.encode("utf-8", "surrogateescape"), last.encode("utf-8", "surrogateescape")
 
 
-async def get_range_values(call: Call) -> web.StreamResponse:
+async def get_range_values(call: Call) -> Response:
     """Answer the keys of a range with their values."""
     form, media_type = _format(call)
     first, last = ends(call)
@@ -78,7 +78,7 @@ def _in_range(view: "KeyValueView", first: bytes, last: bytes) -> Iterator[Item]
             yield Item(key, place, 0, place.length)
 
 
-async def get_values(call: Call) -> web.StreamResponse:
+async def get_values(call: Call) -> Response:
     """Answer the keys that the body lists, in its order."""
     view = await keyvalue_view(call)
     count = 0
@@ -121,11 +121,11 @@ def _check_slices(view: "KeyValueView", items: Iterable[Item]) -> None:
             raise InvalidInputError(f"bad JSON for key {go_quote(key_text(item.key))} after byte range")
 
 
-async def post_values(call: Call) -> web.StreamResponse:
+async def post_values(call: Call) -> Response:
     """Set the keys of a `KeyValues` message: all of them, or none."""
     limit = min(_MAX_BATCH, call.runtime.settings.limits.max_request_bytes)
     view = await keyvalue_view(call)
-    expected = call.request.content_length
+    expected = call.request.body.declared
     # the body, the record and its frame
     async with call.runtime.admit(3 * (1 << 20 if expected is None else min(expected, limit))):
         body = await receive_small(call, limit)

@@ -5,7 +5,7 @@ import math
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.labelblk.http_raw import ROWS as RAW_ROWS
@@ -26,7 +26,7 @@ _SMALL_CHUNK = 1 << 18
 """Voxels of a chunk up to which one label is looked up without a hop to the pool."""
 
 
-async def get_label(call: Call) -> web.StreamResponse:
+async def get_label(call: Call) -> Response:
     """Answer label: the one at a voxel."""
     (text,) = call.require("DVID requires coord to follow 'label' command", "coord")
     x, y, z = parse_point3(text)
@@ -37,7 +37,7 @@ async def get_label(call: Call) -> web.StreamResponse:
     return octets(b'{"Label": %d}' % labels[0], "application/json")
 
 
-async def get_labels(call: Call) -> web.StreamResponse:
+async def get_labels(call: Call) -> Response:
     """Answer labels: those at the voxels that the body lists."""
     body = await receive_small(call)
     view = cast("LabelView", await voxel_view(call))
@@ -65,7 +65,7 @@ def _points_zyx(value: object) -> "np.ndarray":
     return np.array(points, np.int64).reshape(-1, 3)[:, ::-1]
 
 
-async def get_label_blocks(call: Call) -> web.StreamResponse:
+async def get_label_blocks(call: Call) -> Response:
     """Answer GET blocks: frames of an aligned box; a payload is a bare LZ4 block, or plain (§7.6)."""
     with throttle(call):
         view = await voxel_view(call)
@@ -80,12 +80,12 @@ async def get_label_blocks(call: Call) -> web.StreamResponse:
         return await answer_blocks(call, Form(view.blocks, framer(encode)), [aligned_span(call, view)])
 
 
-async def refuse_post_blocks(_call: Call) -> web.StreamResponse:
+async def refuse_post_blocks(_call: Call) -> Response:
     """Answer POST blocks."""
     raise InvalidInputError("DVID does not accept the post action on the 'blocks' endpoint")
 
 
-async def post_sync(call: Call) -> web.StreamResponse:
+async def post_sync(call: Call) -> Response:
     """Answer POST sync: become the half resolution of other label instances (§7.2)."""
     names = text_member(await receive_json(call), "sync")
     if names is None:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view, within_roi
@@ -39,7 +39,7 @@ _PACKED_SLACK = 1 << 16
 Encode = Callable[["np.ndarray[Any, Any]"], bytes]
 
 
-async def get_labels_raw(call: Call) -> web.StreamResponse:
+async def get_labels_raw(call: Call) -> Response:
     """Answer GET raw and GET isotropic."""
     shape = asked_shape(call)
     geometry = asked_geometry(call, shape)
@@ -49,7 +49,7 @@ async def get_labels_raw(call: Call) -> web.StreamResponse:
         return await _get_volume(call, geometry)
 
 
-async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
+async def _get_volume(call: Call, geometry: Geometry) -> Response:
     view = await voxel_view(call)
     size = view.instance.dtype.itemsize
     box = geometry.check(size, call.runtime.settings.limits.max_response_bytes).box
@@ -68,7 +68,7 @@ async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
         check_sides(box.shape)
     async with call.runtime.admit(2 * box.volume * size):
         body = await call.offload(_encoded, view, box, encode)
-        return web.Response(body=body, headers={"Content-Type": "application/octet-stream", **headers})
+        return Response(body, headers={"Content-Type": "application/octet-stream", **headers})
 
 
 def _encoded(view: "VoxelView", box: "Box", encode: Encode) -> bytes:
@@ -102,7 +102,7 @@ def _gzipped(produce: Produce) -> Produce:
     return packed
 
 
-async def post_labels_raw(call: Call) -> web.StreamResponse:
+async def post_labels_raw(call: Call) -> Response:
     """Answer POST raw: whole blocks, plain or compressed."""
     shape = asked_shape(call)
     if shape.is_plane:
@@ -132,7 +132,7 @@ _RECEIVERS: dict[str, Receive] = {
 }
 
 
-async def get_pseudocolor(call: Call) -> web.StreamResponse:
+async def get_pseudocolor(call: Call) -> Response:
     """Answer pseudocolor: a slice in which each label has a colour."""
     shape = asked_shape(call)
     if not shape.is_plane:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import orjson
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.geometry import Box
@@ -49,17 +49,17 @@ def _view(call: Call) -> "RoiView":
     return cast("RoiView", call.view)
 
 
-async def get_help(call: Call) -> web.StreamResponse:
+async def get_help(call: Call) -> Response:
     """Answer help."""
     return text(read_resource(call.instance.datatype.help).decode() + "\n")
 
 
-async def get_info(call: Call) -> web.StreamResponse:
+async def get_info(call: Call) -> Response:
     """Answer info."""
     return json_value(await call.offload(instance_json, call.instance, call.version))
 
 
-async def get_roi(call: Call) -> web.StreamResponse:
+async def get_roi(call: Call) -> Response:
     """Answer GET roi: all spans, sorted."""
     spans = await call.offload(_view(call).resolve)
     return await gathered(call, _spans_json(spans), _JSON)
@@ -74,7 +74,7 @@ def _spans_json(spans: Spans) -> Iterator[bytes]:
     yield b"]"
 
 
-async def post_roi(call: Call) -> web.StreamResponse:
+async def post_roi(call: Call) -> Response:
     """Answer POST roi: these spans replace those of the version; if one is refused, nothing changes."""
     await call.offload(_replace, call, await receive_small(call))
     return empty()
@@ -88,13 +88,13 @@ def _replace(call: Call, body: bytes) -> None:
     _view(call).replace(rows, call.author)
 
 
-async def delete_roi(call: Call) -> web.StreamResponse:
+async def delete_roi(call: Call) -> Response:
     """Answer DELETE roi: the version shows no spans any more."""
     await call.offload(_view(call).clear, call.author)
     return empty()
 
 
-async def get_mask(call: Call) -> web.StreamResponse:
+async def get_mask(call: Call) -> Response:
     """Answer mask: a byte per voxel, 1 inside."""
     words = call.require('"mask" must be followed by shape/size/offset', "dims", "size", "offset")
     refusal = InvalidInputError("Currently only 3d masks ('0_1_2' shape) is supported")
@@ -127,7 +127,7 @@ def _cut(box: Box, most: int) -> Iterator[Box]:
                 yield Box((z, y, x), tuple(map(min, stop, box.stop)))  # type: ignore[arg-type]
 
 
-async def post_ptquery(call: Call) -> web.StreamResponse:
+async def post_ptquery(call: Call) -> Response:
     """Answer POST ptquery: for each voxel x, y, z whether it is inside; works on locked versions, too."""
     body = await call.offload(_answers, _view(call), await receive_small(call))
     return octets(body, _JSON)
@@ -138,7 +138,7 @@ def _answers(view: "RoiView", body: bytes) -> bytes:
     return orjson.dumps(view.contains(points), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def get_partition(call: Call) -> web.StreamResponse:
+async def get_partition(call: Call) -> Response:
     """Answer partition: boxes of blocks that cover the region."""
     asked = call.query.get("batchsize", "")
     try:

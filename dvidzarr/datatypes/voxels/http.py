@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import Box
@@ -24,18 +24,18 @@ _FLOAT32_MAX = 3.4028234e38
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
-async def get_help(call: Call) -> web.StreamResponse:
+async def get_help(call: Call) -> Response:
     """Answer help."""
     return text(read_resource(call.instance.datatype.help).decode() + "\n")
 
 
-async def get_info(call: Call) -> web.StreamResponse:
+async def get_info(call: Call) -> Response:
     """Answer info."""
     view = await voxel_view(call)
     return json_value(instance_json(view.instance, view.version))
 
 
-async def get_metadata(call: Call) -> web.StreamResponse:
+async def get_metadata(call: Call) -> Response:
     """Answer metadata; its JSON ends with a newline."""
     view = await voxel_view(call)
     settings, extents = view.instance.settings, view.extents
@@ -43,7 +43,7 @@ async def get_metadata(call: Call) -> web.StreamResponse:
     return octets(go_json(metadata(view.instance.properties(extents), nd_axes)) + b"\n", _ND_DATA)
 
 
-async def post_extents(call: Call) -> web.StreamResponse:
+async def post_extents(call: Call) -> Response:
     """Answer POST extents: sets those of this version; a missing member counts as zero."""
     body = await receive_json(call)
     if not isinstance(body, dict):
@@ -70,7 +70,7 @@ def int32_point(value: object) -> tuple[int, int, int]:
     return (padded[0], padded[1], padded[2])
 
 
-async def post_resolution(call: Call) -> web.StreamResponse:
+async def post_resolution(call: Call) -> Response:
     """Answer POST resolution: sets VoxelSize for all versions."""
     numbers = await receive_json(call)
     if not (isinstance(numbers, list) and len(numbers) == _DIMENSIONS and all(map(_is_positive, numbers))):
@@ -87,7 +87,7 @@ def _set_resolution(view: "VoxelView", voxel_size_xyz: list[float], call: Call) 
     view.instance.set_resolution(voxel_size_xyz, author=call.author)
 
 
-async def get_rawkey(call: Call) -> web.StreamResponse:
+async def get_rawkey(call: Call) -> Response:
     """Answer rawkey, empty as DVID does: there are no keys that its help could mean (§6.11)."""
     if len(call.parts) > 1:
         raise InvalidInputError(

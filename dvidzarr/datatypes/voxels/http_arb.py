@@ -1,7 +1,7 @@
 """`arb`: slices in any orientation (spec-voxels §6.9)."""
 
 import numpy as np
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.arb import ArbPlane, Sampler
@@ -13,7 +13,7 @@ from dvidzarr.http.responses import octets
 from dvidzarr.wire.images import ImageFormat, encode_image
 
 
-async def get_arb(call: Call) -> web.StreamResponse:
+async def get_arb(call: Call) -> Response:
     """Answer arb, by GET or POST; `roi` is ignored."""
     message = '"arb" must be followed by top-left/top-right/bottom-left/res'
     *corners, res = call.require(message, "topleft", "topright", "bottomleft", "res")

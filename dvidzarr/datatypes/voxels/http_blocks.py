@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, ChunkSpan
@@ -111,7 +111,7 @@ _STORED_FORMS: dict[str, Encoder] = {
 }
 
 
-async def get_blocks(call: Call) -> web.StreamResponse:
+async def get_blocks(call: Call) -> Response:
     """Answer GET blocks: an x-run of bare blocks; absent ones are bytes of Background (§4.2)."""
     view = await voxel_view(call)
     coord, count = _run(call)
@@ -133,7 +133,7 @@ async def get_blocks(call: Call) -> web.StreamResponse:
     return await answer_blocks(call, Form(view.blocks, bare), [_span(coord, count)], size)
 
 
-async def post_blocks(call: Call) -> web.StreamResponse:
+async def post_blocks(call: Call) -> Response:
     """Answer POST blocks: an x-run of bare blocks, all or nothing; extents do not grow (§6.8)."""
     view = await voxel_view(call)
     coord, count = _run(call)
@@ -175,7 +175,7 @@ def _block_bytes(view: "VoxelView") -> int:
     return z * y * x * view.instance.dtype.itemsize
 
 
-async def get_subvolblocks(call: Call) -> web.StreamResponse:
+async def get_subvolblocks(call: Call) -> Response:
     """Answer GET subvolblocks: the blocks of an aligned box, by z, y, x."""
     with throttle(call):
         view = await voxel_view(call)
@@ -193,7 +193,7 @@ def aligned_span(call: Call, view: "VoxelView") -> ChunkSpan:
     return box.chunks(view.instance.chunk).check()
 
 
-async def get_specificblocks(call: Call) -> web.StreamResponse:
+async def get_specificblocks(call: Call) -> Response:
     """Answer GET specificblocks: listed blocks, in the order of the list; absent ones are left out."""
     view = await voxel_view(call)
     coords = _listed(call.query.get("blocks", ""))
@@ -228,7 +228,7 @@ def framer(encode: Encoder) -> Callable[[Block], Iterable["Buffer"]]:
 
 async def answer_blocks(
     call: Call, form: Form, spans: Sequence[ChunkSpan], length: int | None = None
-) -> web.StreamResponse:
+) -> Response:
     """Send the blocks of some spans: whole if they are few, else piece by piece as they are decoded."""
     found = chain.from_iterable(map(form.blocks, spans))  # lazy: resolved on the pool
     pieces = chain.from_iterable(map(form.parts, found))

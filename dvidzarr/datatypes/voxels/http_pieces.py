@@ -8,7 +8,7 @@ from dvidzarr.http.endpoint import Call, Effect, Endpoint, Handler
 from dvidzarr.http.params import is_throttle, parse_int
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from dvidzarr.http.response import Response
 
     from dvidzarr.datatypes.voxels.view import VoxelView
 
@@ -32,7 +32,7 @@ def row(
 ) -> Endpoint:
     """Return an endpoint that first refuses a bad `attenuation`: DVID checks it for every keyword (§6)."""
 
-    async def handle(call: Call) -> "web.StreamResponse":
+    async def handle(call: Call) -> "Response":
         check_attenuation(call.query.get("roi", ""), call.query.get("attenuation", ""))
         return await handler(call)
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aiohttp import web
+from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view, within_roi
@@ -68,7 +68,7 @@ def _limit(call: Call) -> int:
     return call.runtime.settings.limits.max_response_bytes
 
 
-async def get_voxels(call: Call) -> web.StreamResponse:
+async def get_voxels(call: Call) -> Response:
     """Answer GET raw and GET isotropic, which differ for planes only."""
     shape = asked_shape(call)
     if shape.is_plane:
@@ -77,7 +77,7 @@ async def get_voxels(call: Call) -> web.StreamResponse:
         return await _get_volume(call, asked_geometry(call, shape))
 
 
-async def get_slice(call: Call, asked: Geometry, samples: Samples | None = None) -> web.StreamResponse:
+async def get_slice(call: Call, asked: Geometry, samples: Samples | None = None) -> Response:
     """Answer the picture of a plane, from the instance's own samples or others."""
     view = await voxel_view(call)
     itemsize = view.instance.dtype.itemsize
@@ -95,7 +95,7 @@ async def get_slice(call: Call, asked: Geometry, samples: Samples | None = None)
         return octets(body, image.media_type)
 
 
-async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
+async def _get_volume(call: Call, geometry: Geometry) -> Response:
     view = await voxel_view(call)
     geometry.check(view.instance.dtype.itemsize, _limit(call))
     view = within_roi(call, view)
@@ -106,9 +106,7 @@ async def _get_volume(call: Call, geometry: Geometry) -> web.StreamResponse:
     return await send_box(call, view, geometry.box)
 
 
-async def send_box(
-    call: Call, view: "VoxelView", box: "Box", repack: Repack | None = None
-) -> web.StreamResponse:
+async def send_box(call: Call, view: "VoxelView", box: "Box", repack: Repack | None = None) -> Response:
     """Answer the plain bytes of a box; if it is large, piece by piece. `repack` makes other pieces of those."""
     size = box.volume * view.instance.dtype.itemsize
     if size > _WHOLE_BYTES or repack:
@@ -138,7 +136,7 @@ def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
 
 async def _stream_volume(
     call: Call, view: "VoxelView", box: "Box", size: int, repack: Repack | None
-) -> web.StreamResponse:
+) -> Response:
     """Send a box slab by slab; the reader resolves it once, so all slabs show one state."""
     reader = await call.offload(view.reader, box)
     dtype = view.instance.dtype
@@ -172,7 +170,7 @@ async def _stream_volume(
             asyncio.get_running_loop().call_later(2 * pool.keep_s, pool.purge)
 
 
-async def post_voxels(call: Call) -> web.StreamResponse:
+async def post_voxels(call: Call) -> Response:
     """Answer POST raw: whole blocks only. `mutate` changes nothing that is stored (§6.5)."""
     shape = asked_shape(call)
     if shape.is_plane:
@@ -183,7 +181,7 @@ async def post_voxels(call: Call) -> web.StreamResponse:
 
 async def post_box(
     call: Call, geometry: Geometry, receive: Receive, noun: str = "voxels", copies: int = 1
-) -> web.StreamResponse:
+) -> Response:
     """Store the voxels of a block-aligned box.
 
     Parameters
@@ -216,7 +214,7 @@ def _write(view: "VoxelView", box: "Box", voxels: "np.ndarray[Any, Any]", call: 
     view.write(box, voxels, author=call.author)
 
 
-async def refuse_isotropic_post(_call: Call) -> web.StreamResponse:
+async def refuse_isotropic_post(_call: Call) -> Response:
     """Answer POST isotropic."""
     raise InvalidInputError("can only POST 'raw' not 'isotropic' images")
 

@@ -1,0 +1,125 @@
+"""An answer on its way to the wire."""
+
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from wsgiref.handlers import format_date_time
+
+if TYPE_CHECKING:
+    from dvidzarr.http.request import Request
+
+Bytes = bytes | bytearray | memoryview
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_BODILESS = (204, 304)
+_JOINED_BYTES = 16 << 10
+"""Bodies up to so large are copied behind their headers: cheaper than to send two pieces."""
+
+
+class Response:
+    """Status, headers and body. Either the whole body is given, or it goes out in pieces: `begin`, `write`, in the end `send`.
+
+    Attributes
+    ----------
+    status
+        HTTP status.
+    headers
+        By name as sent, in the usual letter case. Content-Length, Connection, Date and Transfer-Encoding are added.
+    body
+        The whole body, unless it goes out in pieces.
+    close
+        Whether the connection must end with this answer.
+    begun
+        Whether its headers are on their way.
+    sent
+        Bytes of the body that were sent.
+    """
+
+    __slots__ = ("_chunked", "_head", "_request", "begun", "body", "close", "headers", "sent", "status")
+
+    def __init__(
+        self, body: Bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.status = status
+        self.headers: dict[str, str] = dict(headers) if headers else {}
+        self.body = body
+        self.close = False
+        self.begun = False
+        self.sent = 0
+        self._chunked = False
+        self._head = b""
+        self._request: Request | None = None
+
+    def send(self, request: "Request") -> None:
+        """Send it whole, or end an answer in pieces; `ConnectionResetError` if the client left."""
+        if self.begun:
+            self._finish()
+            return
+        body = memoryview(self.body).cast("B") if self.body else b""
+        size = len(body)
+        self._start(request, None if self.status in _BODILESS else size)
+        head = self._head
+        if not size or request.method == "HEAD":
+            request.writer.write((head,), len(head))
+            return
+        self.sent = size
+        pieces: tuple[Bytes, ...] = (b"".join((head, body)),) if size <= _JOINED_BYTES else (head, body)
+        request.writer.write(pieces, len(head) + size)
+
+    def begin(self, request: "Request", length: int | None) -> None:
+        """Fix the headers, which go out with the first piece; without a length the body is chunked."""
+        self._chunked = length is None and self.status not in _BODILESS
+        self._start(request, length)
+
+    async def write(self, piece: Bytes) -> None:
+        """Send a piece of the body, and wait while the client lags behind. Raises as `Writer.drain`."""
+        request = self._begun()
+        if not len(piece) or request.method == "HEAD":
+            return
+        head, self._head = self._head, b""
+        size = len(piece)
+        self.sent += size
+        pieces = (head, b"%x\r\n" % size, piece, b"\r\n") if self._chunked else (head, piece)
+        request.writer.write(pieces, len(head) + size)
+        await request.writer.drain()
+
+    def _finish(self) -> None:
+        request = self._begun()
+        end = self._head + (b"0\r\n\r\n" if self._chunked and request.method != "HEAD" else b"")
+        self._head, self._chunked = b"", False
+        if end:
+            request.writer.write((end,), len(end))
+
+    def _begun(self) -> "Request":
+        if self._request is None:
+            raise RuntimeError("the answer has not begun")
+        return self._request
+
+    def _start(self, request: "Request", length: int | None) -> None:
+        self.begun = request.begun = True
+        self._request = request
+        if self._chunked and request.is_old:  # it ends with the connection
+            self._chunked, self.close = False, True
+        request.keep_alive = request.keep_alive and not self.close
+        lines = [_STATUS_LINES.get(self.status) or f"HTTP/1.1 {self.status} Unknown\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
+        if length is not None:
+            lines.append(f"Content-Length: {length}\r\n")
+        elif self._chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        if not request.keep_alive:
+            lines.append("Connection: close\r\n")
+        elif request.is_old:
+            lines.append("Connection: keep-alive\r\n")
+        lines.append(_date_line(int(time.time())))
+        text = "".join(lines)
+        if text.count("\n") != len(lines) or text.count("\r") != len(lines):
+            raise ValueError(f"a line break in the headers of an answer: {self.headers!r}")
+        self._head = (text + "\r\n").encode("utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=2)
+def _date_line(now: int) -> str:
+    return f"Date: {format_date_time(now)}\r\n"

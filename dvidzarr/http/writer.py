@@ -1,0 +1,78 @@
+"""The way to a client: bytes go to the transport, and whoever sends faster than the client reads waits."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Writer:
+    """The sending side of one connection. Lives on one event loop.
+
+    Parameters
+    ----------
+    patience
+        Seconds that a client may take to make room for more.
+
+    Attributes
+    ----------
+    full
+        Whether the transport holds enough: time to `drain`.
+    sent
+        Bytes handed to the transport.
+    """
+
+    __slots__ = ("_patience", "_room", "_transport", "full", "sent")
+
+    def __init__(self, transport: asyncio.Transport, patience: float) -> None:
+        self.sent = 0
+        self.full = False
+        self._transport = transport
+        self._patience = patience
+        self._room: asyncio.Future[None] | None = None
+
+    def write(self, pieces: "Iterable[Buffer]", size: int) -> None:
+        """Send pieces of together `size` bytes; `ConnectionResetError` if the client left."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client left")
+        self.sent += size
+        self._transport.writelines(pieces)  # type: ignore[arg-type]  # any buffer does
+
+    async def drain(self) -> None:
+        """Wait until the transport takes more.
+
+        Raises
+        ------
+        ConnectionResetError
+            The client left.
+        TimeoutError
+            It reads nothing.
+        """
+        if not self.full:
+            return
+        self._room = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(self._patience):
+            await self._room
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client left")
+
+    def pause(self) -> None:
+        """Note that the transport holds enough."""
+        self.full = True
+
+    def resume(self) -> None:
+        """Note that the transport takes more, or nothing any more."""
+        self.full = False
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def invite(self) -> None:
+        """Tell a client that waits for it (`Expect: 100-continue`) to send its body."""
+        if not self._transport.is_closing():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._transport.abort()

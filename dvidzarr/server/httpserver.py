@@ -1,0 +1,153 @@
+"""The connections of one server: how many, how long they may take, and their end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from dvidzarr.http.request import Request
+from dvidzarr.server.connections import Connection
+
+if TYPE_CHECKING:
+    from dvidzarr.core.settings import LimitSettings
+
+Handler = Callable[[Request], Awaitable[object]]
+"""Answers a request; an error that it raises ends the connection."""
+
+LINGER_S = 2.0
+"""So long the rest of a refused body is read, so that its sender gets to see the answer."""
+
+_LOOKS = 8
+_LONGEST_PAUSE_S = 1.0
+_HEAD_LINES = 8
+"""All headers of a request may have so many times the bytes that one may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long, in seconds, and how much, in bytes.
+
+    Attributes
+    ----------
+    header_s, idle_s
+        From the first byte of a request to the end of its headers; from an answer to the next request.
+    body_s, body_rate
+        Without a byte of a body that is waited for; bytes per second once so much time was spent waiting.
+    handler_s, send_s
+        Without a byte in or out while an answer is made; while the client has to make room for it.
+    linger_s
+        For the rest of a body that is not wanted.
+    line_bytes, head_bytes
+        Of the target, and of one header; of all headers.
+    """
+
+    header_s: float
+    idle_s: float
+    body_s: float
+    body_rate: float
+    handler_s: float
+    send_s: float
+    line_bytes: int
+    linger_s: float = LINGER_S
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of all headers of a request."""
+        return _HEAD_LINES * self.line_bytes
+
+    @classmethod
+    def of(cls, settings: "LimitSettings") -> "Limits":
+        """Return what the settings say."""
+        return cls(
+            settings.header_timeout_s,
+            settings.idle_timeout_s,
+            settings.body_timeout_s,
+            settings.body_min_rate,
+            settings.handler_timeout_s,
+            settings.send_timeout_s,
+            settings.max_line_bytes,
+        )
+
+    @property
+    def pause_s(self) -> float:
+        """How often connections must be looked at."""
+        shortest = min(self.header_s, self.idle_s, self.body_s, self.handler_s, self.send_s, self.linger_s)
+        return min(_LONGEST_PAUSE_S, shortest / _LOOKS)
+
+
+class Gate:
+    """Counts the connections of one server, and what it refused or gave up; its event loop guards it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.open = 0
+        self.refused = 0
+        self.malformed = 0
+        self.given_up = 0
+
+
+class HttpServer:
+    """What makes a `Connection` of each that is accepted. Lives on one event loop.
+
+    One timer looks at all connections, so that a request pays for no timer of its own.
+    """
+
+    def __init__(self, handler: Handler, gate: Gate, limits: Limits, name: str) -> None:
+        self.handler = handler
+        self.gate = gate
+        self.limits = limits
+        self.name = name
+        self._connections: set[Connection] = set()
+        self.running: set[Request] = set()
+        """The requests that are being answered."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __call__(self) -> Connection:
+        """Return the protocol of a new connection."""
+        return Connection(self)
+
+    def add(self, connection: Connection) -> bool:
+        """Take a connection in; tell whether there may be so many."""
+        self._connections.add(connection)
+        self._empty.clear()
+        self.gate.open += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.limits.pause_s, self._look)
+        if self.gate.open > self.gate.limit:
+            self.gate.refused += 1
+            return False
+        return True
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._connections.discard(connection)
+        self.gate.open -= 1
+        if not self._connections:
+            self._empty.set()
+
+    async def shutdown(self, patience: float) -> None:
+        """Finish what runs, for at most so many seconds; nothing new is taken."""
+        for connection in tuple(self._connections):
+            connection.finish()
+        try:
+            async with asyncio.timeout(patience):
+                await self._empty.wait()
+        except TimeoutError:
+            for connection in tuple(self._connections):
+                connection.abort()
+        tasks = [request.task for request in self.running if request.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        now = monotonic()
+        for connection in tuple(self._connections):
+            connection.look(now)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.limits.pause_s, self._look) if self._connections else None
