@@ -5,9 +5,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.http.endpoint import Call
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import stream
 
 if TYPE_CHECKING:

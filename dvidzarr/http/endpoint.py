@@ -82,10 +82,17 @@ class Endpoint:
     effect: Effect
     home: bool = False
 
+    names: tuple[tuple[int, str], ...] = field(init=False, repr=False)
+    """Places and names of the values."""
+
+    def __post_init__(self) -> None:
+        named = [(at, word.strip("{}?")) for at, word in enumerate(self.words) if word.startswith("{")]
+        object.__setattr__(self, "names", tuple(named))
+
     def bind(self, parts: tuple[str, ...]) -> dict[str, str]:
         """Return the values of the named words that are present."""
-        pairs = zip(self.words, parts, strict=False)
-        return {name.strip("{}?"): part for name, part in pairs if name.startswith("{")}
+        count = len(parts)
+        return {name: parts[at] for at, name in self.names if at < count}
 
     def matches(self, parts: tuple[str, ...]) -> bool:
         """Tell whether a whole path fits this pattern."""
@@ -143,9 +150,9 @@ class EndpointTable:
         return call.bad_call()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that would triple the time it takes to make one
 class Call:
-    """One request, resolved: all that a handler may touch.
+    """One request, resolved: all that a handler may touch. Nobody changes it.
 
     Attributes
     ----------
@@ -249,7 +256,7 @@ class Call:
         return self.target
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
     """What a path names: a version of a repo and, maybe, an instance.
 

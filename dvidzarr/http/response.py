@@ -19,7 +19,7 @@ _JOINED_BYTES = 16 << 10
 
 
 class Response:
-    """Status, headers and body. Either the whole body is given, or it goes out in pieces: `begin`, `write`, in the end `send`.
+    """Status, headers and body, which is given whole or goes out in pieces: `begin`, `write` and, in the end, `send`.
 
     Attributes
     ----------

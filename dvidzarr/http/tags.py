@@ -1,11 +1,10 @@
 """The tags of an instance, for the datatypes that serve them (spec-server §5.5)."""
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.jsonbody import parse_json
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, json_value
 
 _MALFORMED = "Malformed JSON request in tags setter: "

@@ -1,10 +1,11 @@
 """The way to a client: bytes go to the transport, and whoever sends faster than the client reads waits."""
 
 import asyncio
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
 

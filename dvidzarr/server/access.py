@@ -78,10 +78,8 @@ class Access:
             trusted = self.local and self.anonymous_writes
             return trusted and not _is_foreign(request) and _names_loopback(request.headers.get("host"))
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        offered = [request.query.get("admintoken", "")]
-        if scheme.lower() == "bearer":
-            offered.append(bearer.strip())
-        matches = [hmac.compare_digest(_bytes(item), _bytes(self.token)) for item in offered]
+        offered = [request.query.get("admintoken", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        matches = [hmac.compare_digest(_bytes(item), _bytes(self.token)) for item in offered if item]
         return any(matches)
 
     def role(self, request: Request) -> str:

@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         if not self._server.add(self):
             self._transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; what is being answered finds out when it wants to send."""
         self._server.remove(self)
         self._last = True

@@ -174,7 +174,7 @@ class Dispatcher:
         return call
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Facts:
     request: Request
     path: str

@@ -18,9 +18,10 @@ def decoded_path(request: Request) -> str:
     PlainError
         400 for a broken escape.
     """
-    raw = target_of(request).encode("utf-8", "surrogateescape")
-    if b"%" not in raw:
-        return raw.decode("utf-8", "surrogateescape")
+    target = target_of(request)
+    if "%" not in target:
+        return target
+    raw = target.encode("utf-8", "surrogateescape")
     if _BAD_ESCAPE.search(raw):
         raise PlainError(400, "400 Bad Request: invalid URL escape")
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.jsonbody import receive_json, struct_members
+from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version

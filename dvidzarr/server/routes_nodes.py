@@ -1,12 +1,11 @@
 """Routes about versions: note, log, lock, children."""
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.jsonbody import receive_json, receive_optional_json, struct_members, text_member
+from dvidzarr.http.response import Response
 from dvidzarr.server.routes_repos import log_lines
 
 

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, cast
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import StorageError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
+from dvidzarr.http.response import Response
 from dvidzarr.server import gathering, metrics
 
 if TYPE_CHECKING:

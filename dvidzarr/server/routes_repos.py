@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import InvalidInputError, VersionLockedError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
@@ -17,6 +15,7 @@ from dvidzarr.http.jsonbody import (
     texts_member,
 )
 from dvidzarr.http.repojson import repo_json
+from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog

@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, cast
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.jsonbody import receive_settings, text_setting
 from dvidzarr.http.params import parse_int
+from dvidzarr.http.response import Response
 from dvidzarr.server import help as help_pages
 from dvidzarr.server.runtime import Runtime
 

@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import CorruptionError, NotFoundError
 from dvidzarr.http import responses
 from dvidzarr.http.body import receive_at_least, receive_exact, receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
+from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog

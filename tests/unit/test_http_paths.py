@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest

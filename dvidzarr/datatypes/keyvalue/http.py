@@ -5,8 +5,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes.keyvalue.formats import json_texts
@@ -17,6 +15,7 @@ from dvidzarr.http.ahead import gathered
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.params import is_throttle
 from dvidzarr.http.repojson import instance_json
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import go_json, json_value, octets, text
 from dvidzarr.http.tags import get_tags, post_tags
 

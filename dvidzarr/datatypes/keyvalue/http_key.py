@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, cast
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import (
     BusyError,
     InvalidInputError,
@@ -24,6 +22,7 @@ from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import check_size, pieces, receive_small, write_pieces
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty
 from dvidzarr.storage.documents import INLINE, LOGGED
 from dvidzarr.storage.words import Blob

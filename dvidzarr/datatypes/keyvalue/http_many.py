@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.keyvalue.byteranges import go_quote, slice_of
 from dvidzarr.datatypes.keyvalue.formats import (
@@ -24,6 +22,7 @@ from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, go_json
 from dvidzarr.wire.keyvalues import KeySlice, decode_key_values, decode_keys
 

@@ -5,7 +5,6 @@ import math
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.labelblk.http_raw import ROWS as RAW_ROWS
@@ -16,6 +15,7 @@ from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.jsonbody import parse_json, receive_json, text_member
 from dvidzarr.http.params import parse_point3, quoted
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets
 from dvidzarr.wire.compression import lz4_encode
 

@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view, within_roi
@@ -22,6 +21,7 @@ from dvidzarr.datatypes.voxels.http_raw import (
 from dvidzarr.http.body import receive_exact, receive_small
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.params import Geometry, quoted
+from dvidzarr.http.response import Response
 from dvidzarr.wire.compressedsegmentation import check_sides, encode_segmentation
 from dvidzarr.wire.compression import gzip_decode_within, gzip_encode, gzip_packer, lz4_decode, lz4_encode
 from dvidzarr.wire.murmur import pseudocolors

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import orjson
-from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.geometry import Box
@@ -16,6 +15,7 @@ from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.params import Geometry, parse_geometry, parse_int, parse_shape
 from dvidzarr.http.repojson import instance_json
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, json_value, octets, text
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from dvidzarr.http.response import Response
-
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.resources import read_resource
@@ -13,6 +11,7 @@ from dvidzarr.datatypes.voxels.info import axes, metadata
 from dvidzarr.http.endpoint import Call, EndpointTable
 from dvidzarr.http.jsonbody import receive_json
 from dvidzarr.http.repojson import instance_json
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, go_json, json_value, octets, text
 
 if TYPE_CHECKING:

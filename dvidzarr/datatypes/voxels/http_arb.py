@@ -1,7 +1,6 @@
 """`arb`: slices in any orientation (spec-voxels §6.9)."""
 
 import numpy as np
-from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.arb import ArbPlane, Sampler
@@ -9,6 +8,7 @@ from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view
 from dvidzarr.datatypes.voxels.slices import MAX_PICTURE_BYTES, parse_format
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import parse_float, parse_floats3
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import octets
 from dvidzarr.wire.images import ImageFormat, encode_image
 

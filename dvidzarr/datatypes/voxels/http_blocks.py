@@ -7,7 +7,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, ChunkSpan
@@ -17,6 +16,7 @@ from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import receive_at_least
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import block_refusal, parse_geometry, parse_int, quoted
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets
 from dvidzarr.wire.blockstream import frame_head
 from dvidzarr.wire.compression import gzip_encode, lz4_prefix, lz4_prefixed_encode, snappy_encode

@@ -8,9 +8,8 @@ from dvidzarr.http.endpoint import Call, Effect, Endpoint, Handler
 from dvidzarr.http.params import is_throttle, parse_int
 
 if TYPE_CHECKING:
-    from dvidzarr.http.response import Response
-
     from dvidzarr.datatypes.voxels.view import VoxelView
+    from dvidzarr.http.response import Response
 
 _MAX_ATTENUATION = 7
 

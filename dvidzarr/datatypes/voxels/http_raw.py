@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dvidzarr.http.response import Response
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view, within_roi
@@ -25,6 +24,7 @@ from dvidzarr.http.ahead import ahead
 from dvidzarr.http.body import receive_exact
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import Geometry, Shape, block_refusal, parse_geometry, parse_shape
+from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets, stream
 
 if TYPE_CHECKING:
