@@ -1,1 +1,1 @@
-"""The aiohttp application: assembly, the way of a request, and the routes above the instances."""
+"""Connections and processes, the way of a request, and the routes above the instances."""

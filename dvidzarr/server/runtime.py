@@ -44,15 +44,18 @@ class Runtime:
         self.catalog = catalog
         self.settings = settings
         self.fleet = fleet or Fleet(read_only=catalog.read_only)
-        limits = settings.limits
+        limits, count = settings.limits, self.fleet.count
+        # What is limited for the server as a whole is divided among its processes. Not so the cache of decoded chunks,
+        # which belongs to the catalog: all of them read the same chunks, and half a cache of each helps none.
+        budget = max(1, limits.in_flight_budget // count)
         self.activity = Activity(self.fleet.board, self.fleet.number)
         self.meters = Meters()
-        self.gate = Gate(limits.max_connections)
+        self.gate = Gate(-(-limits.max_connections // count))
         self.draining = False
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100
-        self.admission = Admission(limits.in_flight_budget, limits.queue_timeout_s)
-        self.buffers = BufferPool(min(_KEPT_BYTES, limits.in_flight_budget), _KEPT_S)
+        self.admission = Admission(budget, limits.queue_timeout_s)
+        self.buffers = BufferPool(min(_KEPT_BYTES, budget), _KEPT_S)
         audit_log = settings.server.audit_log
         self.audit = AuditLog(audit_log) if audit_log else None
         cores = settings.compute.thread_count

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +81,6 @@ def supervise(store: str, settings: Settings, ready: Ready | None = None) -> Non
             asyncio.Runner(loop_factory=event_loop()) as runner,
         ):
             runner.run(supervisor.run(ready))
-
-
-def share(settings: Settings) -> Settings:
-    """Return the settings of one process: what is limited for the server as a whole is divided.
-
-    Not so the cache of decoded chunks: all processes read the same chunks, and half a cache of each helps none.
-    """
-    count, limits = settings.server.workers, settings.limits
-    limits = replace(
-        limits,
-        max_connections=-(-limits.max_connections // count),
-        bytes_in_flight=max(1, limits.in_flight_budget // count),
-    )
-    return replace(settings, limits=limits)
 
 
 @dataclass(slots=True)
@@ -206,7 +192,7 @@ class Supervisor:
             count=self._settings.server.workers,
             folder=str(self._folder),
             board=self._board_file,
-            settings={key: value for key, value, _ in share(self._settings).items()},
+            settings={key: value for key, value, _ in self._settings.items()},
         )
 
     def _heard(self, process: _Process, report: dict[str, Any]) -> None:

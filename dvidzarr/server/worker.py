@@ -99,8 +99,7 @@ class Worker:
         self._row = board.row(order.number)
         fleet = Fleet(order.read_only, order.number, order.count, board, self._home, folder)
         self._runtime = Runtime(catalog, settings, fleet)
-        limits = settings.limits
-        self._runtime.gate = SharedGate(limits.max_connections, self._row)
+        self._runtime.gate = SharedGate(self._runtime.gate.limit, self._row)
         self._patience = settings.storage.drain_timeout_s
         access = Access.of(settings.server, order.host, os.environ.get(ADMIN_TOKEN, ""))
         self._server = make_server(self._runtime, access)

@@ -19,7 +19,9 @@ import dvidzarr
 from tests.integration.cli_process import COMMAND
 from tests.integration.server_process import served
 from tests.integration.workers_client import (
+    BLOCK,
     PATIENCE_S,
+    WORKERS,
     alive,
     new_instance,
     new_repo,
@@ -191,6 +193,38 @@ def test_rights_are_the_same_everywhere(tmp_path: Path) -> None:
             client.links[which].request("GET", "/api/server/info", headers={"Host": "elsewhere.example"})
             refused = client.links[which].getresponse()
             assert (refused.status, bool(refused.read())) == (421, True)
+
+
+def test_an_error_at_home_can_be_found_by_the_access_log_of_who_took_the_request(tmp_path: Path) -> None:
+    with served(tmp_path / "store", "--workers", WORKERS) as server, talking(server) as client:
+        root = new_repo(client)
+        new_instance(client, root, "uint8blk", "gray")
+        client.done(0, "POST", f"/api/node/{root}/gray/raw/0_1_2/64_64_64/0_0_0", bytes(BLOCK))
+        (folder,) = (tmp_path / "store").glob("repos/*/data/*/versions")
+        folder.rename(tmp_path / "aside")
+        folder.write_text("no folder")
+        place = f"/api/node/{root}/gray/raw/0_1_2/64_64_64/64_0_0"
+        for which in range(WORKERS):
+            assert client.ask(which, "POST", place, bytes(BLOCK))[0] == 500
+
+        def told(name: str, value: object) -> dict[str, int]:
+            lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+            return {line["request"]: line["worker"] for line in lines if line.get(name) == value}
+
+        wait_for(lambda: len(told("status", 500)) == WORKERS, "the access log")
+        wait_for(lambda: len(told("message", "storage failed")) == WORKERS, "the errors")
+        assert told("status", 500).keys() == told("message", "storage failed").keys()
+        assert set(told("status", 500).values()) == set(range(WORKERS))
+        assert set(told("message", "storage failed").values()) == {0}
+
+
+def test_limits_are_shown_as_they_were_set(tmp_path: Path) -> None:
+    words = ("--set", "limits.max_connections=60", "--set", "limits.bytes_in_flight=90000000")
+    with served(tmp_path / "store", "--workers", WORKERS, *words) as server, talking(server) as client:
+        for status, text in client.everywhere("/api/server/config"):
+            assert status == 200
+            assert b"max_connections = 60" in text
+            assert b"bytes_in_flight = 90000000" in text
 
 
 def test_a_taken_port_and_a_held_store_are_told(tmp_path: Path) -> None:

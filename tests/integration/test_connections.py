@@ -1,0 +1,285 @@
+"""HTTP/1.1 as bytes on a socket: order, ends, bodies nobody wants, old and odd clients."""
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from dvidzarr.core.settings import Settings
+from dvidzarr.server.app import running
+from tests.integration import server_stub
+
+NODE = f"/api/node/{server_stub.UUID}/thing"
+HOST = b"Host: localhost\r\n"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as url:
+        yield url
+
+
+@contextmanager
+def serving(**limits: object) -> Iterator[str]:
+    settings = Settings.load(env={}, overrides={f"limits.{name}": value for name, value in limits.items()})
+    with running(server_stub.stub(), settings) as url:
+        yield url
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as link:
+        yield link
+
+
+def asked(method: str, path: str, headers: bytes = b"", body: bytes = b"", version: str = "1.1") -> bytes:
+    return f"{method} {NODE}{path} HTTP/{version}\r\n".encode() + HOST + headers + b"\r\n" + body
+
+
+def sized(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n" % len(body)
+
+
+def all_of(link: socket.socket) -> bytes:
+    """Return everything until the other side closes."""
+    pieces = []
+    while piece := link.recv(1 << 20):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def sent_until_full(link: socket.socket, data: bytes) -> int:
+    """Send the same data until the other side reads no more; return how many bytes it took."""
+    sent = 0
+    try:
+        while sent < 64 * MIB:
+            sent += link.send(data)
+    except TimeoutError:
+        return sent
+    return sent
+
+
+def answers(link: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """Return (status, body) of so many answers; what comes beyond them fails."""
+    got, found = b"", []
+    while len(found) < count:
+        head, blank, rest = got.partition(b"\r\n\r\n")
+        size = re.search(rb"Content-Length: (\d+)", head)
+        if blank and size and len(rest) >= int(size[1]):
+            found.append((int(head.split()[1]), rest[: int(size[1])]))
+            got = rest[int(size[1]) :]
+            continue
+        piece = link.recv(1 << 16)
+        assert piece, (got, found)
+        got += piece
+    assert got == b""
+    return found
+
+
+def test_pipelined_requests_are_answered_in_order(url: str) -> None:
+    with connected(url) as link:
+        numbers = [str(number).encode() for number in range(200)]
+        link.sendall(
+            asked("GET", "/sleep/0.05")
+            + b"".join(asked("POST", "/small", sized(number), number) for number in numbers)
+        )
+        assert answers(link, 201) == [(200, b"done"), *((200, number) for number in numbers)]
+
+
+def test_pipelined_requests_do_not_pile_up(url: str) -> None:
+    """A client that only sends is not read on: what it sent waits in the kernel, not in memory."""
+    with connected(url) as link:
+        link.sendall(asked("GET", "/sleep/1"))
+        link.settimeout(0.5)
+        assert sent_until_full(link, asked("GET", "/echo") * 1000) < 64 * MIB
+        link.settimeout(20)
+        assert link.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_that_come_byte_by_byte(url: str) -> None:
+    text = asked("POST", "/small", b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n")
+    with connected(url) as link:
+        for _ in range(2):
+            for at in range(len(text)):
+                link.sendall(text[at : at + 1])
+            assert answers(link, 1) == [(200, b"abcde")]
+
+
+def test_a_body_and_the_next_request_in_one_piece(url: str) -> None:
+    body = b"x" * 900
+    text = asked("POST", "/small", sized(body), body)
+    with connected(url) as link:
+        link.sendall(text[:-100])
+        time.sleep(0.05)
+        link.sendall(text[-100:] + text + asked("GET", "/sleep/0"))
+        assert answers(link, 3) == [(200, body), (200, body), (200, b"done")]
+
+
+def test_a_client_that_sends_no_more_gets_its_answers(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(asked("GET", "/sleep/0.2") + asked("POST", "/small", sized(b"ab"), b"ab"))
+        link.shutdown(socket.SHUT_WR)
+        got = all_of(link)
+    assert got.count(b"HTTP/1.1 200") == 2
+    assert got.endswith(b"ab")
+
+
+def test_an_unwanted_body_is_read_so_that_the_answer_arrives(url: str) -> None:
+    body = b"y" * (3 * MIB)
+    with connected(url) as link:
+        link.sendall(asked("GET", "/echo", sized(body), body) + asked("GET", "/sleep/0"))
+        (first, _), second = answers(link, 2)
+        assert (first, second) == (200, (200, b"done"))
+
+
+def test_an_unwanted_body_that_never_ends_is_left(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(asked("GET", "/echo", b"Content-Length: 100000\r\n", b"some"))
+        started = time.monotonic()
+        assert all_of(link).startswith(b"HTTP/1.1 200")
+        assert 1 < time.monotonic() - started < 6
+
+
+def test_a_body_that_was_never_asked_for_does_not_hold_the_connection(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(asked("POST", "/exact/5", b"Content-Length: 7\r\nExpect: 100-continue\r\n"))
+        started = time.monotonic()
+        got = all_of(link)
+        assert got.startswith(b"HTTP/1.1 400")
+        assert b"100 Continue" not in got
+        assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_old_clients(url: str, keep: bool) -> None:
+    header = b"Connection: keep-alive\r\n" if keep else b""
+    with connected(url) as link:
+        link.sendall(asked("GET", "/sleep/0", header, version="1.0"))
+        if keep:
+            assert answers(link, 1) == [(200, b"done")]
+            link.sendall(asked("GET", "/sleep/0", version="1.0"))
+        got = all_of(link)
+        assert b"Connection: close" in got
+        assert got.endswith(b"done")
+
+
+def test_old_clients_get_long_answers_unchunked(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(asked("GET", "/stream/3/1000?chunked", version="1.0"))
+        head, _, body = all_of(link).partition(b"\r\n\r\n")
+        assert b"chunked" not in head
+        assert body == b"".join(bytes([number]) * 1000 for number in range(3))
+
+
+def test_head_has_the_length_and_no_body(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(b"HEAD /api/heartbeat HTTP/1.1\r\n" + HOST + b"\r\n")
+        link.sendall(asked("GET", "/sleep/0", b"Connection: close\r\n"))
+        got = all_of(link)
+    assert b"Content-Length: 2" in got.split(b"\r\n\r\n")[0]
+    assert got.split(b"\r\n\r\n", 1)[1].startswith(b"HTTP/1.1 200")
+
+
+def test_an_upgrade_is_not_done_but_the_request_is_answered(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(
+            asked("GET", "/sleep/0.1", b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"PRI * HTTP/2.0\r\n\r\n"
+        )
+        got = all_of(link)
+        assert got.count(b"HTTP/1.1 ") == 1
+        assert got.endswith(b"done")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        asked("GET", "/echo", HOST),
+        asked("POST", "/small", b"Content-Length: 1\r\nContent-Length: 2\r\n", b"ab"),
+        asked("POST", "/small", b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"),
+        asked("POST", "/small", b"Transfer-Encoding: chunked\r\n", b"zz\r\n"),
+        asked("POST", "/small", b"Transfer-Encoding: gzip, chunked, x\r\n", b"0\r\n\r\n"),
+        asked("GET", "/echo", b"X : y\r\n"),
+        asked("GET", "/echo", b" folded\r\n"),
+        asked("GET", "/echo", b"X: a\x00b\r\n"),
+        asked("GET", "/echo", version="2.0"),
+        b"GET /\x01 HTTP/1.1\r\n" + HOST + b"\r\n",
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused_and_ends_the_connection(url: str, text: bytes) -> None:
+    with connected(url) as link:
+        link.sendall(asked("GET", "/sleep/0.05") + text + asked("GET", "/sleep/0"))
+        got = all_of(link)
+    assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"200", b"400"], got
+
+
+@pytest.mark.parametrize("lines", [1, 5000])
+def test_headers_have_limits(url: str, lines: int) -> None:
+    size = 100_000 if lines == 1 else 200
+    with connected(url) as link:
+        headers = b"".join(b"X-%d: %s\r\n" % (number, b"v" * size) for number in range(lines))
+        try:
+            link.sendall(b"GET / HTTP/1.1\r\n" + headers + b"Y: z\r\n")
+            got = all_of(link)
+        except ConnectionResetError:  # it was closed while this side still sent
+            got = b""
+        assert got == b"" or got.startswith(b"HTTP/1.1 431")
+
+
+def test_headers_without_end_are_refused_not_gathered() -> None:
+    with serving(max_line_bytes=1024) as url, connected(url) as link:
+        link.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2000)
+        assert all_of(link).startswith(b"HTTP/1.1 431")
+
+
+def test_a_malformed_body_is_said_in_the_answer(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(asked("POST", "/small", b"Transfer-Encoding: chunked\r\n", b"3\r\nabcXX"))
+        got = all_of(link)
+    assert got.startswith(b"HTTP/1.1 400")
+    assert b"malformed body" in got
+
+
+def test_a_client_that_leaves_ends_its_request(url: str) -> None:
+    server_stub.RECEIVED.clear()
+    with connected(url) as link:
+        link.sendall(asked("POST", "/exact/9", b"Content-Length: 9\r\n", b"123"))
+    with connected(url) as link:
+        link.sendall(asked("GET", "/sleep/0.1"))
+        assert answers(link, 1) == [(200, b"done")]
+    assert server_stub.RECEIVED == []
+
+
+def test_a_reader_who_stops_for_a_while_gets_everything(url: str) -> None:
+    with connected(url) as link:
+        link.sendall(asked("GET", f"/stream/40/{MIB}") + asked("GET", "/sleep/0", b"Connection: close\r\n"))
+        time.sleep(0.5)
+        got = all_of(link)
+    body = b"".join(bytes([number]) * MIB for number in range(40))
+    assert got.partition(b"\r\n\r\n")[2].startswith(body)
+    assert got.endswith(b"done")
+
+
+def test_small_answers_wait_for_a_client_that_does_not_read() -> None:
+    """The answers of pipelined requests stay bounded by what the transport holds."""
+    with serving(send_timeout_s=0.4) as url, connected(url) as link:
+        text = asked("GET", "/echo") * 1000
+        stop = threading.Event()
+
+        def send() -> None:
+            try:
+                while not stop.is_set():
+                    link.sendall(text)
+            except OSError:
+                stop.set()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert stop.wait(15), "a client that reads nothing keeps its connection"
+        sender.join()
