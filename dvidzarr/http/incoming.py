@@ -66,20 +66,14 @@ class Body:
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came."""
-        self.received += len(data)
         self._expected = False
-        if self._dropping:
-            return
-        if self._target is not None:
-            self._fed = monotonic()
+        if self._target is not None and not self._dropping:
             take = min(len(data), len(self._target) - self._at)
-            self._target[self._at : self._at + take] = data if take == len(data) else data[:take]
-            self._at += take
-            if self._at < len(self._target):
-                return
-            self._target = None
+            self._target[self._at : self._at + take] = data[:take]
+            self.fill_room(take)
             data = data[take:]
-        if data:
+        self.received += len(data)
+        if data and not self._dropping:
             if self.declared is not None:
                 self._pieces.append(data)
             elif self._pieces:
@@ -89,7 +83,26 @@ class Body:
             self._held += len(data)
             if self._held > READ_AHEAD:
                 self._source.hold()
-        self._wake()
+            self._wake()
+
+    @property
+    def missing(self) -> int:
+        """How many of the declared bytes have not come."""
+        return (self.declared or 0) - self.received
+
+    def room(self) -> memoryview | None:
+        """Return memory that somebody waits to have filled with the next bytes, if there is any."""
+        target = self._target
+        return None if target is None else target[self._at : self._at + self.missing]
+
+    def fill_room(self, size: int) -> None:
+        """Note that so many bytes were put into it."""
+        self.received += size
+        self._at += size
+        self._fed = monotonic()
+        if self._target is not None and self._at == len(self._target):
+            self._target = None
+            self._wake()
 
     def end(self) -> None:
         """Note that all of it is here."""

@@ -49,7 +49,7 @@ class State(Enum):
     """The client, that shall read the last answer."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client. Lives on one event loop."""
 
     def __init__(self, server: "HttpServer") -> None:
@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._body: Body | None = None
         self._past_parser = False
+        self._room: memoryview | None = None
 
     # --- what the transport calls ----------------------------------------------------------------------------
 
@@ -114,19 +115,34 @@ class Connection(asyncio.Protocol):
         if self._state is State.FLUSH:
             self._proceed()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes shall lie: large bodies go straight to who wants them."""
+        self._room = self._body.room() if self._past_parser and self._body is not None else None
+        return self._server.buffer if self._room is None else self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Read on."""
         body = self._body
-        if self._past_parser and body is not None and body.declared is not None:
-            missing = body.declared - body.received
-            body.feed(data if len(data) <= missing else data[:missing])
+        if self._room is not None and body is not None:
+            body.fill_room(nbytes)
+            self._room = None
+            if not body.missing:
+                self._end_past_parser()
+            return
+        data = bytes(self._server.buffer[:nbytes])
+        if self._past_parser and body is not None:
+            missing = body.missing
+            body.feed(data[:missing])
             if len(data) < missing:
                 return
-            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
-            self.on_message_complete()
+            self._end_past_parser()
             data = data[missing:]
         if data and not self._last:
             self._parse(data)
+
+    def _end_past_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
+        self.on_message_complete()
 
     def _parse(self, data: bytes) -> None:
         if self._state is State.IDLE:

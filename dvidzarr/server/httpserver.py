@@ -18,6 +18,7 @@ Handler = Callable[[Request], Awaitable[object]]
 LINGER_S = 2.0
 """So long the rest of a refused body is read, so that its sender gets to see the answer."""
 
+_BUFFER_BYTES = 256 << 10
 _LOOKS = 8
 _LONGEST_PAUSE_S = 1.0
 _HEAD_LINES = 8
@@ -99,6 +100,8 @@ class HttpServer:
         self.limits = limits
         self.name = name
         self._connections: set[Connection] = set()
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        """Where bytes lie between the kernel and the parser, which copies them before anything else is read."""
         self.running: set[Request] = set()
         """The requests that are being answered."""
         self._timer: asyncio.TimerHandle | None = None
