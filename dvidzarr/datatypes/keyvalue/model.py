@@ -167,8 +167,9 @@ class KeyValueView(View, MutableMapping[str, bytes]):
 
     def find_now(self, key: bytes) -> tuple[bool, Place | None]:
         """Do as `find` if that needs no waiting (True, …), else (False, None): for event loops."""
-        dataset = self.instance.dataset
-        return dataset.documents.find_now(key, self.lineage()) if dataset.writable else (False, None)
+        if not self.instance.current:
+            return False, None
+        return self.instance.dataset.documents.find_now(key, self.lineage())
 
     def find_all(self, keys: Sequence[bytes]) -> list[Place | None]:
         """Return where the values of keys lie, all of one state."""
