@@ -25,6 +25,7 @@ from benchmarks.timing import Case, Figure, interleave, of_samples, single
 from benchmarks.volumes import BLOCK, GRAY, settings, voxels_of
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage.postings import Postings, Run, pack
 
 GROUP = "scaling"
@@ -38,6 +39,7 @@ _BRANCHES = 64
 _VERSIONS = 8
 _REBUILDS = 1
 _OPENINGS = 3
+_SETTLE_S = 600.0
 
 
 def run(folder: Path, report: Report, console: Console, *, full: bool) -> None:
@@ -68,6 +70,7 @@ def depth_curves(folder: Path, depths: Sequence[int]) -> list[Figure]:
                 "commit and new version", f"{depth}", partial(chain.grow, write=False), calls=_COMMITS
             )
             figures += interleave([grow], _SECONDS)
+        _quiet(catalog)
         views = {depth: chain.view(depth) for depth in depths}
         reads = [
             Case("read 64³ of the root", f"{depth}", partial(view.read, FIRST))
@@ -106,6 +109,7 @@ def branch_curves(folder: Path, rounds: Sequence[int]) -> list[Figure]:
         for depth in rounds:
             for tip in tips:
                 tip.grow_to(depth - 1)
+            _quiet(catalog)
             view = tips[-1].view(-1)
             case = Case(
                 "read 64³ of the root, 64 branches",
@@ -114,6 +118,12 @@ def branch_curves(folder: Path, rounds: Sequence[int]) -> list[Figure]:
             )
             figures += interleave([case], _SECONDS)
     return figures
+
+
+def _quiet(catalog: Catalog) -> None:
+    """Let the work in the background, which every commit leaves, come to its end."""
+    if not catalog.context.housekeeper.settle(_SETTLE_S):
+        raise TimeoutError(f"the work in the background took more than {_SETTLE_S} s")
 
 
 def postings_curves(counts: Sequence[int]) -> list[Figure]:
