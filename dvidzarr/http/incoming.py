@@ -1,7 +1,6 @@
 """The body of a request while it arrives."""
 
 import asyncio
-from collections import deque
 from time import monotonic
 from typing import Protocol
 
@@ -48,7 +47,7 @@ class Body:
         self.whole = declared == 0
         self._source = source
         self._expected = expected  # the client waits to be told to send
-        self._pieces: deque[bytes | bytearray] = deque()
+        self._pieces: list[bytes | bytearray] = []
         self._held = 0
         self._target: memoryview | None = None
         self._at = 0
@@ -58,9 +57,9 @@ class Body:
         self._since = self._fed = self._waited = 0.0
 
     @property
-    def coming(self) -> bool:
-        """Whether the rest can be expected: not from a client that was never told to send."""
-        return self._error is None and not self.whole and not self._expected
+    def is_lost(self) -> bool:
+        """Whether the rest cannot be expected: it is malformed, or the client was never told to send."""
+        return not self.whole and (self._error is not None or self._expected)
 
     # --- the connection's side -------------------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ class Body:
             if self.whole:
                 return b""
             await self._wait()
-        piece = self._pieces.popleft()
+        piece = self._pieces.pop(0)
         self._held -= len(piece)
         self._relax()
         return piece
@@ -168,13 +167,13 @@ class Body:
         """Receive into memory until it is full or the body ends; return how many bytes came. Raises as `piece`."""
         at = 0
         while self._pieces and at < len(target):
-            piece = self._pieces.popleft()
+            piece = self._pieces.pop(0)
             take = min(len(piece), len(target) - at)
             target[at : at + take] = piece[:take]
             at += take
             self._held -= take
             if take < len(piece):
-                self._pieces.appendleft(piece[take:])
+                self._pieces.insert(0, piece[take:])
         self._relax()
         if at == len(target) or self.whole:
             return at

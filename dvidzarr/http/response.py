@@ -37,7 +37,18 @@ class Response:
         Bytes of the body that were sent.
     """
 
-    __slots__ = ("_chunked", "_head", "_request", "begun", "body", "close", "headers", "sent", "status")
+    __slots__ = (
+        "_chunked",
+        "_head",
+        "_length",
+        "_request",
+        "begun",
+        "body",
+        "close",
+        "headers",
+        "sent",
+        "status",
+    )
 
     def __init__(
         self, body: Bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None
@@ -49,6 +60,7 @@ class Response:
         self.begun = False
         self.sent = 0
         self._chunked = False
+        self._length: int | None = None
         self._head = b""
         self._request: Request | None = None
 
@@ -71,15 +83,17 @@ class Response:
     def begin(self, request: "Request", length: int | None) -> None:
         """Fix the headers, which go out with the first piece; without a length the body is chunked."""
         self._chunked = length is None and self.status not in _BODILESS
+        self._length = length
         self._start(request, length)
 
     async def write(self, piece: Bytes) -> None:
         """Send a piece of the body, and wait while the client lags behind. Raises as `Writer.drain`."""
         request = self._begun()
-        if not len(piece) or request.method == "HEAD":
+        piece = memoryview(piece).cast("B") if piece else piece
+        size = len(piece)
+        if not size or request.method == "HEAD":
             return
         head, self._head = self._head, b""
-        size = len(piece)
         self.sent += size
         pieces = (head, b"%x\r\n" % size, piece, b"\r\n") if self._chunked else (head, piece)
         request.writer.write(pieces, len(head) + size)
@@ -87,6 +101,8 @@ class Response:
 
     def _finish(self) -> None:
         request = self._begun()
+        if self._length not in (None, self.sent) and request.method != "HEAD" and not request.writer.closed:
+            raise RuntimeError(f"an answer of {self._length} bytes ended after {self.sent}")
         end = self._head + (b"0\r\n\r\n" if self._chunked and request.method != "HEAD" else b"")
         self._head, self._chunked = b"", False
         if end:
@@ -102,7 +118,8 @@ class Response:
         self._request = request
         if self._chunked and request.is_old:  # it ends with the connection
             self._chunked, self.close = False, True
-        request.keep_alive = request.keep_alive and not self.close
+        # the rest of a body that will not come cannot be told from the next request
+        request.keep_alive = request.keep_alive and not self.close and not request.body.is_lost
         lines = [_STATUS_LINES.get(self.status) or f"HTTP/1.1 {self.status} Unknown\r\n"]
         lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
         if length is not None:

@@ -111,7 +111,7 @@ async def stream(
             await _send(response, first)
         async for slab in slabs:
             await _send(response, slab)
-    except (ConnectionError, TimeoutError):
+    except ConnectionError:
         raise
     except Exception:
         LOG.exception("failed while streaming", extra={"path": call.path})

@@ -12,11 +12,6 @@ if TYPE_CHECKING:
 class Writer:
     """The sending side of one connection. Lives on one event loop.
 
-    Parameters
-    ----------
-    patience
-        Seconds that a client may take to make room for more.
-
     Attributes
     ----------
     full
@@ -25,38 +20,33 @@ class Writer:
         Bytes handed to the transport.
     """
 
-    __slots__ = ("_patience", "_room", "_transport", "full", "sent")
+    __slots__ = ("_room", "_transport", "full", "sent")
 
-    def __init__(self, transport: asyncio.Transport, patience: float) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self.sent = 0
         self.full = False
         self._transport = transport
-        self._patience = patience
         self._room: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport.is_closing()
 
     def write(self, pieces: "Iterable[Buffer]", size: int) -> None:
         """Send pieces of together `size` bytes; `ConnectionResetError` if the client left."""
-        if self._transport.is_closing():
+        if self.closed:
             raise ConnectionResetError("the client left")
         self.sent += size
         self._transport.writelines(pieces)  # type: ignore[arg-type]  # any buffer does
 
     async def drain(self) -> None:
-        """Wait until the transport takes more.
-
-        Raises
-        ------
-        ConnectionResetError
-            The client left.
-        TimeoutError
-            It reads nothing.
-        """
+        """Wait until the transport takes more; `ConnectionResetError` if the client left, or was given up."""
         if not self.full:
             return
         self._room = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(self._patience):
-            await self._room
-        if self._transport.is_closing():
+        await self._room
+        if self.closed:
             raise ConnectionResetError("the client left")
 
     def pause(self) -> None:
@@ -71,7 +61,7 @@ class Writer:
 
     def invite(self) -> None:
         """Tell a client that waits for it (`Expect: 100-continue`) to send its body."""
-        if not self._transport.is_closing():
+        if not self.closed:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def abort(self) -> None:

@@ -66,7 +66,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or close it at once when there are too many."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-        self._writer = Writer(self._transport, self._limits.send_s)
+        self._writer = Writer(self._transport)
         peer = _prepared(transport)
         self._reader = Reader(self, self._limits, self._server.buffer, self._writer, peer)
         if not self._server.add(self):
@@ -82,7 +82,10 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Let a client that sends nothing more get the answers to what it sent."""
         self._reader.closed = self._half = True
-        return self._reader.body is None and (self._running is not None or bool(self._waiting))
+        if self._reader.body is None and (self._running is not None or self._waiting):
+            return True
+        self._enter(State.CLOSING)
+        return False
 
     def pause_writing(self) -> None:
         """Note that the transport holds enough."""
@@ -110,24 +113,27 @@ class Connection(asyncio.BufferedProtocol):
             self._enter(State.HEAD)
 
     def take(self, request: Request) -> None:
-        """Queue a request, which has its turn at once if none is being answered."""
+        """Queue a request."""
         self._waiting.append(request)
-        if self._running is None:
+
+    def parsed(self) -> bool:
+        """Begin what was queued if nothing is being answered; tell whether more may be read."""
+        if self._waiting and self._running is None:
             self._proceed()
         if self._waiting:
             self.hold()
+        return not self._waiting
 
     def body_ended(self) -> None:
         """Go on if only this was waited for."""
         if self._state is State.LINGER:
             self._proceed()
 
-    def refuse(self, error: PlainError | None) -> None:
+    def refuse(self, error: PlainError) -> None:
         """Take no more requests; tell a client that sends no HTTP, in its turn."""
-        if error is not None:
-            self._server.gate.malformed += 1
-            if self._reader.body is None:
-                self._farewell = error
+        self._server.gate.malformed += 1
+        if self._reader.body is None:
+            self._farewell = error
         if self._running is None:
             self._proceed()
 
@@ -153,7 +159,8 @@ class Connection(asyncio.BufferedProtocol):
         self._server.running.add(request)
         self._enter(State.ANSWER)
         self.go_on()
-        eager = {} if self._waiting else _EAGER  # one that ends at once begins the next, and that the next
+        # one that ends at once would begin the next, and that the next, while others wait
+        eager = {} if self._waiting or self._reader.has_more else _EAGER
         request.task = asyncio.Task(self._answer(request), loop=asyncio.get_running_loop(), **eager)
 
     async def _answer(self, request: Request) -> None:
@@ -173,13 +180,12 @@ class Connection(asyncio.BufferedProtocol):
             self._reader.closed = True
             self._waiting.clear()
             self._farewell = None
-        if request.body.whole:
-            self._proceed()
-        elif request.body.coming:
-            self._enter(State.LINGER)
-        else:
+        if request.body.is_lost:
             self._reader.closed = True
+        if request.body.whole or request.body.is_lost:
             self._proceed()
+        else:
+            self._enter(State.LINGER)
 
     def _say_farewell(self) -> None:
         if self._farewell is not None:
@@ -187,10 +193,13 @@ class Connection(asyncio.BufferedProtocol):
             answer.close = True
             answer.headers["Server"] = self._server.name
             answer.send(Request("GET", "", {}, Body(self, 0), self._writer))
+        # To close while the client still sends could take the answer away from it: it shall close, or run out of time.
+        self._end(politely=not self._half)
+
+    def _end(self, *, politely: bool = False) -> None:
         self._enter(State.CLOSING)
         self.go_on()
-        # To close while the client still sends could take the answer away from it: it shall close, or run out of time.
-        self._transport.close() if self._half else self._transport.write_eof()
+        self._transport.write_eof() if politely else self._transport.close()
 
     def _enter(self, state: State) -> None:
         self._state = state
@@ -210,6 +219,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._held and not self._waiting and not self._transport.is_closing():
             self._held = False
             self._transport.resume_reading()
+            self._reader.read_on()
 
     def invite(self) -> None:
         """Tell a client that waits for it to send its body."""
@@ -227,17 +237,15 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.abort()
         elif self._state is State.IDLE:
             if age > limits.idle_s:
-                self._transport.close()
+                self._end()
         elif self._state is State.LINGER:
             if age > limits.linger_s:
-                self._transport.close()
-        else:
-            size = self._transport.get_write_buffer_size()
-            if not self._moved(size, now) and age > (limits.send_s if size else limits.linger_s):
-                self._transport.abort()
+                self._end()
+        elif not self._is_read(now) and self._state is State.CLOSING and age > limits.linger_s:
+            self._transport.abort()
 
     def _look_at(self, request: Request | None, now: float) -> None:
-        if request is None:
+        if request is None or self._is_read(now):
             return
         limits = self._limits
         request.body.look(now, limits.body_s, limits.body_rate)
@@ -246,6 +254,16 @@ class Connection(asyncio.BufferedProtocol):
         if now - self._since > limits.handler_s:
             self._server.gate.given_up += 1
             request.give_up()
+
+    def _is_read(self, now: float) -> bool:
+        """Tell whether the client has something to read; end it if it does not read."""
+        if not self._writer.full:
+            return False
+        if not self._moved(self._transport.get_write_buffer_size(), now) and (
+            now - self._since > self._limits.send_s
+        ):
+            self._transport.abort()
+        return True
 
     def _moved(self, progress: int, now: float) -> bool:
         if progress == self._progress:
@@ -259,7 +277,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._running is not None:
             self._running.keep_alive = False
         elif self._state in (State.IDLE, State.HEAD):
-            self._transport.close()
+            self._end()
 
     def abort(self) -> None:
         """End at once."""

@@ -45,7 +45,7 @@ _HOP = frozenset(
 """Headers that concern one connection only."""
 
 _RENEWED = _HOP | {hdrs.CONTENT_LENGTH.lower(), hdrs.DATE.lower()}
-"""Headers of an answer that are written anew."""
+"""Headers that are written anew where the body is here, or passes."""
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 
@@ -87,7 +87,8 @@ class Home:
             async with self._session.request(
                 request.method,
                 _url(request),
-                headers=_without(_HOP, request.headers) | {REQUEST_ID: request.identity},
+                headers=_without(_HOP if arrived is None else _RENEWED, request.headers)
+                | {REQUEST_ID: request.identity},
                 data=body.pieces() if arrived is None else arrived,
                 chunked=True if arrived is None and request.body.declared is None else None,
                 expect100=arrived is None,

@@ -105,6 +105,7 @@ class HttpServer:
         self.running: set[Request] = set()
         """The requests that are being answered."""
         self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -122,7 +123,7 @@ class HttpServer:
         if self.gate.open > self.gate.limit:
             self.gate.refused += 1
             return False
-        return True
+        return not self._closing
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
@@ -133,6 +134,7 @@ class HttpServer:
 
     async def shutdown(self, patience: float) -> None:
         """Finish what runs, for at most so many seconds; nothing new is taken."""
+        self._closing = True
         for connection in tuple(self._connections):
             connection.finish()
         try:
@@ -149,8 +151,8 @@ class HttpServer:
             self._timer = None
 
     def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.limits.pause_s, self._look) if self._connections else None
         now = monotonic()
         for connection in tuple(self._connections):
             connection.look(now)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.limits.pause_s, self._look) if self._connections else None

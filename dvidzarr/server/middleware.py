@@ -73,11 +73,11 @@ class Front:
         _log(request, status, size, seconds)
 
     async def _served(self, request: Request) -> Response | None:
-        """Answer and send; None if the client left, or reads nothing."""
+        """Answer and send; None if the client left, or does not read."""
         try:
             response = await self._answer(request)
             response.send(request)
-        except (ConnectionError, TimeoutError) as error:
+        except ConnectionError as error:
             _let_go(error)
             request.abort()
             return None
@@ -98,7 +98,7 @@ class Front:
             if isinstance(error, StorageError):
                 LOG.exception("storage failed", extra={"request": identity, "path": path})
             response = responses.failure(error, path)
-        except (ConnectionError, TimeoutError):
+        except ConnectionError:
             raise  # the client left, or does not read
         except asyncio.CancelledError:
             if not request.given_up:

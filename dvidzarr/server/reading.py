@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 _ONLY_ONCE = ("host", "content-length", "transfer-encoding")
 
 
+_SLICE = 4 << 10
+"""Bytes that are parsed at once: what is parsed cannot wait in the kernel any more."""
+
+_MOST_HEADERS = 256
+_HEADER_EXTRA = len(": \r\n")
+
+
 class Owner(Source, Protocol):
     """The connection that is read from."""
 
@@ -26,13 +33,16 @@ class Owner(Source, Protocol):
         """Note the first byte of a request."""
 
     def take(self, request: Request) -> None:
-        """Answer a request whose headers are complete."""
+        """Queue a request whose headers are complete."""
+
+    def parsed(self) -> bool:
+        """Go on with what was queued; tell whether more may be read."""
 
     def body_ended(self) -> None:
         """Note that the body of the last request taken is whole."""
 
-    def refuse(self, error: PlainError | None) -> None:
-        """Take no more: what comes next cannot be read, or (None) is of a protocol that is not spoken here."""
+    def refuse(self, error: PlainError) -> None:
+        """Take no more: what comes next cannot be read."""
 
 
 class Reader:
@@ -43,7 +53,7 @@ class Reader:
     body
         The body that is being read.
     closed
-        Whether bytes are left alone from now on, but for those of `body`.
+        Whether no more requests are taken; `body` is read to its end.
     """
 
     def __init__(
@@ -56,17 +66,25 @@ class Reader:
         self._buffer = buffer
         self._writer = writer
         self._peer = peer
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._rest = b""
+        self._busy = False
         self._room: memoryview | None = None
         self._past_parser = False
         self._url = b""
         self._headers: dict[str, str] = {}
         self._head_bytes = 0
+        self._trailer_bytes = 0
 
     @property
     def in_head(self) -> bool:
         """Whether a request has begun whose headers are not complete."""
         return self._head_bytes > 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes are here that were not read yet."""
+        return bool(self._rest)
 
     # --- bytes -----------------------------------------------------------------------------------------------
 
@@ -81,102 +99,148 @@ class Reader:
         if self._room is not None and body is not None:
             body.fill_room(size)
             self._room = None
-            if not body.missing:
-                self._end_past_parser()
+            self._check_end(body)
             return
-        data = bytes(self._buffer[:size])
-        if self._past_parser and body is not None:
-            missing = body.missing
-            body.feed(data[:missing])
-            if size < missing:
-                return
-            self._end_past_parser()
-            data = data[missing:]
-        if data and not self.closed:
-            self._parse(data)
+        self._rest += bytes(self._buffer[:size])
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Read what is here, as far as the owner takes requests."""
+        if self._busy:  # called by what is called below
+            return
+        self._busy = True
+        try:
+            while self._rest:
+                self._pass_body()
+                if self.closed and self.body is None:
+                    self._rest = b""
+                elif self._rest:
+                    self._parse()
+                    self._pass_body()
+                if not self._owner.parsed():
+                    return
+        finally:
+            self._busy = False
 
     def lose(self) -> None:
         """Note that no more bytes will come."""
         self.closed = True
+        self._parser, self._rest, self._headers = None, b"", {}  # the parser refers to this object
         if self.body is not None:
             self.body.fail(ConnectionResetError("the client left"))
 
-    def _end_past_parser(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
-        self.on_message_complete()
+    def _pass_body(self) -> None:
+        """Hand on what belongs to a body of known size."""
+        body = self.body
+        if self._past_parser and body is not None and self._rest:
+            piece = self._rest[: body.missing]
+            self._rest = self._rest[len(piece) :]
+            body.feed(piece)
+            self._check_end(body)
 
-    def _parse(self, data: bytes) -> None:
-        self._owner.begun()
+    def _check_end(self, body: Body) -> None:
+        if not body.missing:
+            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for this body
+            self._end_body()
+
+    def _parse(self) -> None:
+        data, self._rest = self._rest[:_SLICE], self._rest[_SLICE:]
+        if self._parser is None:
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._close(None)  # the request itself is answered
+        except httptools.HttpParserUpgrade as upgrade:
+            self._rest = data[upgrade.args[0] :] + self._rest
+            self._pass_upgrade()
         except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            self._close(cause if isinstance(cause, PlainError) else _malformed(error))
+            if not isinstance(error.__context__, PlainError):
+                raise
+            self._refuse(error.__context__, str(error.__context__))
         except httptools.HttpParserError as error:
-            self._close(_malformed(error))
+            self._refuse(PlainError(400, f"400 Bad Request: {error}"), str(error))
         else:
             self._past_parser = self.body is not None and self.body.declared is not None
             if self.in_head:
                 self._head_bytes += len(data)
-                self._check_head()
+                if self._head_bytes > self._limits.head_bytes:
+                    self._refuse(_too_large("the headers have", self._limits.head_bytes), "")
 
-    def _check_head(self) -> None:
-        limit = self._limits.head_bytes
-        if self._head_bytes > limit:
-            self._close(PlainError(431, f"the headers have more than {limit} bytes"))
+    def _pass_upgrade(self) -> None:
+        """Go on as if no other protocol had been proposed; the parser left the body, if there is one, where it is."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._past_parser = self.body is not None
+        if self.body is not None and self.body.declared is None:
+            self._refuse(PlainError(400, "400 Bad Request"), "a chunked body cannot follow an upgrade")
 
-    def _close(self, error: PlainError | None) -> None:
+    def _refuse(self, error: PlainError, why: str) -> None:
         self.closed = True
-        if self.body is not None and error is not None:
-            self.body.fail(InvalidInputError(f"malformed body: {error}"))
+        self._parser, self._rest = None, b""
+        if self.body is not None:
+            self.body.fail(InvalidInputError(f"malformed body: {why}"))
         self._owner.refuse(error)
 
     # --- what the parser calls -------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        self._owner.begun()
         self._url = b""
         self._headers = {}
-        self._head_bytes = 1
+        self._head_bytes, self._trailer_bytes = 1, 0
 
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
         self._url += part
         if len(self._url) > self._limits.line_bytes:
-            raise PlainError(431, f"the target has more than {self._limits.line_bytes} bytes")
+            raise _too_large("the target has", self._limits.line_bytes)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        if len(name) + len(value) > self._limits.line_bytes:
-            raise PlainError(431, f"a header has more than {self._limits.line_bytes} bytes")
+        """Take a header; those that follow a body are left alone."""
+        size = len(name) + len(value)
+        if size > self._limits.line_bytes:
+            raise _too_large("a header has", self._limits.line_bytes)
+        if not self.in_head:
+            self._trailer_bytes += size + _HEADER_EXTRA
+            if self._trailer_bytes > self._limits.head_bytes:
+                raise _too_large("what follows the body has", self._limits.head_bytes)
+            return
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape")
         if key in self._headers:
             if key in _ONLY_ONCE:
                 raise PlainError(400, f"400 Bad Request: the header {key} stands twice")
             text = f"{self._headers[key]}, {text}"
+        elif len(self._headers) >= _MOST_HEADERS:
+            raise PlainError(431, f"there are more than {_MOST_HEADERS} headers")
+        if len(text) > self._limits.line_bytes:
+            raise _too_large(f"the header {key} has", self._limits.line_bytes)
         self._headers[key] = text
 
     def on_headers_complete(self) -> None:
         """Hand the request over; its body follows."""
         parser, headers = self._parser, self._headers
+        if self.closed or parser is None:
+            return
         version = parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise PlainError(400, f"400 Bad Request: HTTP/{version} is not spoken here")
+        encoding = headers.get("transfer-encoding")
+        if encoding is not None and encoding.lower() != "chunked":
+            raise PlainError(400, f"400 Bad Request: the transfer encoding {encoding!r} is not spoken here")
         self._head_bytes = 0
-        length = None if "transfer-encoding" in headers else int(headers.get("content-length") or 0)
-        expected = headers.get("expect", "").lower() == "100-continue"
-        body = self.body = Body(self._owner, length, expected=expected)
+        length = None if encoding is not None else int(headers.get("content-length") or 0)
+        is_old = version == "1.0"
+        expected = not is_old and headers.get("expect", "").lower() == "100-continue"
+        self.body = Body(self._owner, length, expected=expected)
+        method = parser.get_method().decode("ascii")
         request = Request(
-            parser.get_method().decode("ascii"),
+            method,
             self._url.decode("utf-8", "surrogateescape"),
             headers,
-            body,
+            self.body,
             self._writer,
             self._peer,
-            keep_alive=parser.should_keep_alive(),
-            is_old=version == "1.0",
+            keep_alive=parser.should_keep_alive() and method != "CONNECT",
+            is_old=is_old,
         )
         self._owner.take(request)
 
@@ -186,7 +250,12 @@ class Reader:
             self.body.feed(data)
 
     def on_message_complete(self) -> None:
-        """End the body."""
+        """End the body, unless it follows what the parser takes for the end."""
+        upgrade = self._parser is not None and self._parser.should_upgrade()
+        if self.body is not None and (not upgrade or self.body.whole):
+            self._end_body()
+
+    def _end_body(self) -> None:
         if self.body is not None:
             body, self.body = self.body, None
             self._past_parser = False
@@ -194,5 +263,5 @@ class Reader:
             self._owner.body_ended()
 
 
-def _malformed(error: Exception) -> PlainError:
-    return PlainError(400, f"400 Bad Request: {error}")
+def _too_large(what: str, limit: int) -> PlainError:
+    return PlainError(431, f"{what} more than {limit} bytes")

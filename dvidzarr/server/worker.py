@@ -41,7 +41,6 @@ GRACE_S = 5.0
 """So much longer than its requests may take to finish a process has to end."""
 
 _LOOK_S = 1.0
-_TURNS = 3
 _FOLLOW_S = 0.1
 """How often a follower reads on by itself, so that no request finds it far behind."""
 
@@ -169,10 +168,6 @@ class Worker:
         """Finish what runs; home answers the others until they are done."""
         LOG.info("stopping", extra={"active": self._runtime.activity.active})
         until = time.monotonic() + self._patience
-        for _ in range(
-            _TURNS
-        ):  # connections that came last begin to wait for a request: it is this that is ended
-            await asyncio.sleep(0)
         for server in (self._server, self._private):
             if server is self._private and self._order.number == 0:
                 await self._alone.wait()

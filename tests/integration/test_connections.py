@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -61,7 +61,7 @@ def sent_until_full(link: socket.socket, data: bytes) -> int:
     try:
         while sent < 64 * MIB:
             sent += link.send(data)
-    except TimeoutError:
+    except (TimeoutError, ConnectionResetError):
         return sent
     return sent
 
@@ -232,6 +232,83 @@ def test_headers_without_end_are_refused_not_gathered() -> None:
     with serving(max_line_bytes=1024) as url, connected(url) as link:
         link.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2000)
         assert all_of(link).startswith(b"HTTP/1.1 431")
+
+
+def test_the_body_of_a_request_that_proposes_an_upgrade_is_read(url: str) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    small, large = b"hello", b"z" * 900
+    text = asked("POST", "/small", upgrade + sized(small), small)
+    text += asked("POST", "/small", upgrade + sized(large), large)
+    with connected(url) as link:
+        for at in range(0, len(text), 100):
+            link.sendall(text[at : at + 100])
+        link.sendall(asked("GET", "/sleep/0", upgrade))
+        assert answers(link, 3) == [(200, small), (200, large), (200, b"done")]
+    with connected(url) as link:
+        link.sendall(
+            asked("POST", "/small", upgrade + b"Transfer-Encoding: chunked\r\n", b"1\r\na\r\n0\r\n\r\n")
+        )
+        assert re.findall(rb"HTTP/1.1 (\d+)", all_of(link)) == [b"400"]
+
+
+def test_headers_behind_a_body_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVID_ADMIN_TOKEN", "s3cret")
+    chunked, rights = b"Transfer-Encoding: chunked\r\n", b"Authorization: Bearer s3cret\r\n"
+    with serving() as url, connected(url) as link:
+        link.sendall(asked("GET", "/admin", chunked, b"0\r\n" + rights + b"\r\n"))
+        link.sendall(asked("GET", "/admin", chunked + rights, b"0\r\n\r\n"))
+        (first, _), second = answers(link, 2)
+        assert (first, second) == (400, (200, b"welcome"))
+
+
+@pytest.mark.parametrize("line", [b"a:\r\n", b"a%d: b\r\n"])
+@pytest.mark.parametrize("behind", [False, True])
+def test_many_headers_are_refused_in_no_time(url: str, line: bytes, behind: bool) -> None:
+    lines = b"".join(line % number if b"%" in line else line for number in range(200_000))
+    head = (
+        asked("POST", "/small", b"Transfer-Encoding: chunked\r\n", b"0\r\n")
+        if behind
+        else b"GET / HTTP/1.1\r\n"
+    )
+    with connected(url) as link:
+        started = time.monotonic()
+        link.sendall(head + lines + b"\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", all_of(link)) in ([b"431"], [b"400"])
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_on_its_way_arrives_while_the_server_stops(chunked: bool) -> None:
+    header = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: 6\r\n"
+    first, last = (b"3\r\nabc\r\n", b"3\r\ndef\r\n0\r\n\r\n") if chunked else (b"abc", b"def")
+    with ExitStack() as server:
+        url = server.enter_context(serving())
+        with connected(url) as link:
+            link.sendall(asked("POST", "/small", header, first))
+            time.sleep(0.2)
+            sender = threading.Timer(0.5, link.sendall, [last])
+            sender.start()
+            started = time.monotonic()
+            server.close()
+            assert time.monotonic() - started < 5
+            sender.join()
+            got = all_of(link)
+    assert got.startswith(b"HTTP/1.1 200")
+    assert got.endswith(b"abcdef")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_who_never_reads_loses_the_connection(half: bool) -> None:
+    with serving(send_timeout_s=0.3, idle_timeout_s=0.3, max_connections=1) as url, connected(url) as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(0.3)
+        sent_until_full(link, asked("GET", f"/stream/8/{MIB}"))
+        with suppress(OSError):  # it may be over already
+            link.shutdown(socket.SHUT_WR if half else socket.SHUT_RD)
+        time.sleep(1.5)
+        with connected(url) as other:
+            other.sendall(asked("GET", "/sleep/0"))
+            assert answers(other, 1) == [(200, b"done")]
 
 
 def test_nothing_is_said_after_the_last_answer(url: str) -> None:

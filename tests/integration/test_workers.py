@@ -194,6 +194,8 @@ def raw_exchange(url: str, head: str, body: bytes = b"") -> bytes:
         "Connection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         "POST /api/node/{root}/keys/key/c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
         "Connection: close\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+        "POST /api/node/{root}/keys/key/u HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
+        "Content-Length: 3\r\n\r\nabc",
         "POST /api/node/{root}/keys/tags HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nConnection: close\r\n\r\n{{",
         "POST /api/node/{root}/keys/key/d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
         "POST /api/node/{root}/keys/key/e HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
