@@ -24,7 +24,7 @@ from dvidzarr.repo.events import (
     VersionCommitted,
     WritesLost,
 )
-from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.chunkrecords import rows_of
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.postings import TOMBSTONE, unpack
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
@@ -165,7 +165,7 @@ def _documents(entry: Entry, about: Header) -> Iterator[Event]:
 
 
 def _chunks(entry: Entry, about: Header) -> Event:
-    keys, rows = ChunkStore.rows_of(entry.payload, 0, entry.sequence)
+    keys, rows = rows_of(entry.payload, 0, entry.sequence)
     coords, gone = unpack(keys), rows["flags"] & TOMBSTONE != 0
     return ChunksWritten(
         scale=entry.header["s"],

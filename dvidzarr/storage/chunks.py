@@ -5,10 +5,8 @@ there already goes to `rewrites/`, until its version is locked and finished. Des
 """
 
 import secrets
-import struct
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -20,30 +18,18 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Backend
 from dvidzarr.storage.cache import ChunkCache
+from dvidzarr.storage.chunkrecords import Receipt, count_of, row_tuples_of, rows_of
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
 from dvidzarr.storage.merging import Versions, choose, contested, rivals
-from dvidzarr.storage.postings import CONFLICT, ROW, TOMBSTONE, Postings, Row, pack, pack_one, unpack_one
+from dvidzarr.storage.postings import CONFLICT, TOMBSTONE, Postings, Row, is_few, pack_one, unpack_one
 
 T = TypeVar("T")
 
 _NUMBERS = count(1)
-_FIXED = struct.Struct("<I")
 
 
 class SupersededError(BusyError):
     """What was resolved can no longer be read: it was written again, longer ago than the grace period."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """An object that was written and awaits its record. `key` is "" for a tombstone."""
-
-    coord: ZYX
-    location: int
-    length: int
-    checksum: int
-    flags: int
-    key: str
 
 
 class ChunkStore:
@@ -115,41 +101,15 @@ class ChunkStore:
 
     def has_object(self, ordinal: int, coords: Sequence[ZYX]) -> list[bool]:
         """Tell, per chunk, whether the version itself recorded it before (then the next write is a rewrite)."""
-        return [row is not None for row in self.postings.own(map(pack_one, coords), ordinal)]
-
-    @staticmethod
-    def payload(receipts: Sequence[Receipt]) -> bytes:
-        """Return the columns of a `chunks` record: n, coordinates (z, y, x) i4, location i8, length, crc u4, flags u1."""
-        return b"".join(
-            (
-                _FIXED.pack(len(receipts)),
-                np.array([r.coord for r in receipts], "<i4").tobytes(),
-                np.array([r.location for r in receipts], "<i8").tobytes(),
-                np.array([(r.length, r.checksum) for r in receipts], "<u4").T.tobytes(),
-                np.array([r.flags for r in receipts], "u1").tobytes(),
-            )
-        )
-
-    @staticmethod
-    def rows_of(payload: memoryview, ordinal: int, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (keys, rows) of a `chunks` record."""
-        (number,) = _FIXED.unpack_from(payload)
-        if len(payload) != _FIXED.size + 29 * number:
-            raise CorruptionError(f"record {sequence} declares {number} chunks in {len(payload)} bytes")
-        at = _FIXED.size
-        coords = np.frombuffer(payload, "<i4", 3 * number, at).reshape(-1, 3)
-        rows = np.zeros(number, ROW)
-        rows["sequence"], rows["ordinal"], rows["origin"] = sequence, ordinal, ordinal
-        rows["location"] = np.frombuffer(payload, "<i8", number, at + 12 * number)
-        rows["length"] = np.frombuffer(payload, "<u4", number, at + 20 * number)
-        rows["checksum"] = np.frombuffer(payload, "<u4", number, at + 24 * number)
-        rows["flags"] = np.frombuffer(payload, "u1", number, at + 28 * number)
-        return pack(coords), rows
+        return [row is not None for row in self.postings.own([pack_one(at) for at in coords], ordinal)]
 
     def publish(self, payload: memoryview, ordinal: int, sequence: int) -> dict[str, int]:
         """Make the chunks of a record visible, all at once; return the rewrites it supersedes: object → chunk key."""
-        keys, rows = self.rows_of(payload, ordinal, sequence)
-        old = self.postings.publish(keys, rows, partial(self._inherits, ordinal))
+        inherits = partial(self._inherits, ordinal)
+        if is_few(count_of(payload, sequence)):
+            old = self.postings.publish_few(row_tuples_of(payload, ordinal, sequence), inherits)
+        else:
+            old = self.postings.publish(*rows_of(payload, ordinal, sequence), inherits)
         return {self.object_key(ordinal, (0, 0, 0), row[1]): key for key, row in old if row[1]}
 
     # --- reading ---------------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ class Dataset:
         def remove() -> None:
             with self.flushing:
                 store = self.arrays[scale]
-                own = store.postings.own(old.values(), ordinal)
+                own = store.postings.own(list(old.values()), ordinal)
                 live = {store.object_key(ordinal, (0, 0, 0), row[1]) for row in own if row is not None}
                 if self.log.unflushed_after is None or self.flushed >= upto:
                     self.context.backend.remove([name for name in old if name not in live])

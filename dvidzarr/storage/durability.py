@@ -11,9 +11,10 @@ from crc32c import crc32c
 
 from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import Author
+from dvidzarr.storage.chunkrecords import row_tuples_of
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import unpack
+from dvidzarr.storage.postings import unpack_one
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
 
 _logger = logging.getLogger("dvidzarr.storage")
@@ -104,13 +105,8 @@ def _objects(dataset: Dataset, entry: Entry) -> list[str]:
     if ordinal is None:
         return []
     store = dataset.arrays[entry.header["s"]]
-    keys, rows = store.rows_of(entry.payload, ordinal, entry.sequence)
-    coords = unpack(keys).tolist()
-    return [
-        store.object_key(ordinal, at, row[1])
-        for at, row in zip(coords, rows.tolist(), strict=True)
-        if not row[6]
-    ]
+    rows = row_tuples_of(entry.payload, ordinal, entry.sequence)
+    return [store.object_key(ordinal, unpack_one(key), row[1]) for key, row in rows if not row[6]]
 
 
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:
@@ -122,11 +118,8 @@ def _is_whole(dataset: Dataset, entry: Entry) -> bool:
         return True
     store = dataset.arrays[entry.header["s"]]
     ordinal = dataset.versions.ordinal_of(entry.header["v"])
-    keys, rows = store.rows_of(entry.payload, -1 if ordinal is None else ordinal, entry.sequence)
-    return all(
-        row[6] or store.problem(key, row) is None
-        for key, row in zip(keys.tolist(), rows.tolist(), strict=True)
-    )
+    rows = row_tuples_of(entry.payload, -1 if ordinal is None else ordinal, entry.sequence)
+    return all(row[6] or store.problem(key, row) is None for key, row in rows)
 
 
 def _has_blob(dataset: Dataset, key: str, checksum: int) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from dvidzarr.core.geometry import CHUNK_LIMIT
-from dvidzarr.storage.chunkkeys import unpack
-from dvidzarr.storage.runs import Run
+from dvidzarr.storage.chunkkeys import unpack, unpack_one
+from dvidzarr.storage.runs import Row, Run
 
 _PIECE = 1 << 20
 """Rows measured at a time, so that measuring needs little memory."""
@@ -17,7 +17,7 @@ class Hulls:
     """The highest chunk coordinates (z, y, x) that each version wrote, and which versions hide any chunk of others."""
 
     def __init__(self) -> None:
-        self._tops: dict[int, np.ndarray] = {}
+        self._tops: dict[int, tuple[int, ...]] = {}
         self._hiding: set[int] = set()
 
     @staticmethod
@@ -35,15 +35,21 @@ class Hulls:
         coords = unpack(keys)
         for axis in range(3):
             np.maximum.at(tops[:, axis], which, coords[:, axis])
-        for ordinal, top in zip(ordinals.tolist(), tops, strict=True):
-            self._raise(ordinal, top)
+        for ordinal, top in zip(ordinals.tolist(), tops.tolist(), strict=True):
+            self._raise(ordinal, tuple(top))
         self._hiding |= set(np.unique(rows["ordinal"][rows["flags"] != 0]).tolist())
 
     def add(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
         """Take in what a version wrote; `keys` must not be empty."""
-        self._raise(ordinal, unpack(keys).max(axis=0))
+        self._raise(ordinal, tuple(unpack(keys).max(axis=0).tolist()))
         if rows["flags"].any():
             self.hide(ordinal)
+
+    def add_one(self, key: int, row: Row) -> None:
+        """Take in one row."""
+        self._raise(row[2], unpack_one(key))
+        if row[6]:
+            self.hide(row[2])
 
     def hide(self, ordinal: int) -> None:
         """Note that a version hides chunks of its ancestors: it deleted them, or it is a merge in which they conflict."""
@@ -55,9 +61,9 @@ class Hulls:
             self._raise(ordinal, top)
         self._hiding |= other._hiding
 
-    def _raise(self, ordinal: int, top: np.ndarray) -> None:
+    def _raise(self, ordinal: int, top: tuple[int, ...]) -> None:
         known = self._tops.get(ordinal)
-        self._tops[ordinal] = top if known is None else np.maximum(known, top)
+        self._tops[ordinal] = top if known is None else tuple(map(max, known, top))
 
     def top(self, ordinals: frozenset[int]) -> tuple[np.ndarray | None, bool]:
         """Return the highest coordinates of these versions together, and whether none of them hides a chunk."""

@@ -19,18 +19,21 @@ class NewestRows:
         """Return how many rows were added."""
         return self._count
 
-    def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Take in rows; one replaces the older one of its version."""
-        for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
-            self._rows.setdefault(key, {})[row[2]] = row
-            self._count += 1
+    def add(self, key: int, row: Row) -> None:
+        """Take in a row; it replaces the older one of its version."""
+        self._rows.setdefault(key, {})[row[2]] = row
+        self._count += 1
 
-    def own(self, keys: np.ndarray, ordinal: int, rows: np.ndarray) -> None:
+    def find_own(self, key: int, ordinal: int) -> Row | None:
+        """Return the row of one key of that very version, None if there is none."""
+        return self._rows.get(key, _NO_ROWS).get(ordinal)
+
+    def offer_own(self, keys: np.ndarray, ordinal: int, rows: np.ndarray) -> None:
         """Replace, in place, each answer for which there is a row of that very version."""
         if not self._rows:
             return
         for index, key in enumerate(keys.tolist()):
-            row = self._rows.get(key, _NO_ROWS).get(ordinal)
+            row = self.find_own(key, ordinal)
             if row is not None:
                 rows[index] = row
 

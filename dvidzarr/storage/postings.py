@@ -9,7 +9,7 @@ copied a bounded number of times and neither readers nor writers wait for a larg
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
     "Postings",
     "Row",
     "Run",
+    "is_few",
     "pack",
     "pack_one",
     "pack_span",
@@ -38,6 +39,8 @@ __all__ = [
 _NEWEST_LIMIT = 1024
 _MANY = 64
 """A record of so many rows becomes a run at once."""
+_SINGLY = 8
+"""Fewer keys than this are looked up one after another: an array costs more than they do."""
 _RATIO = 32
 """A run is merged into the one before it unless that is more than so many times larger."""
 _AT_ONCE = 1 << 17
@@ -51,6 +54,11 @@ def present(rows: np.ndarray) -> np.ndarray:
     """Return which of the resolved rows hold a chunk (bool)."""
     there: np.ndarray = (rows["ordinal"] >= 0) & (rows["flags"] == 0)
     return there
+
+
+def is_few(chunks: int) -> bool:
+    """Tell whether a record of so many chunks is kept in the dictionary of the newest rows."""
+    return chunks < _MANY
 
 
 class Postings:
@@ -92,35 +100,47 @@ class Postings:
         `inherits` tells of a merge version whether what it shows follows from the version written: then what was
         derived for it is dropped in the same moment.
         """
-        if not len(keys):
-            return []
+        if is_few(len(keys)):
+            return self.publish_few(list(zip(keys.tolist(), rows.tolist(), strict=True)), inherits)
         ordinal = int(rows["ordinal"][0])
         with self._lock:
             before = self._own(keys, ordinal)
             known = before["ordinal"] >= 0
-            fresh = ~known | (
-                before["sequence"] < rows["sequence"]
-            )  # else replayed from before a cache's stamp
+            fresh = ~known | (before["sequence"] < rows["sequence"])  # else replayed, see `publish_few`
             old = list(zip(keys[known & fresh].tolist(), before[known & fresh].tolist(), strict=True))
-            runs = self._runs
-            self._add(keys[fresh], rows[fresh])
+            self._freeze()
+            self._runs = (*self._runs, Run.build(keys[fresh], rows[fresh]))
             self._hulls.add(ordinal, keys, rows)
-            if self._derived or self._deriving:
-                self._drop_derived(inherits)
-            changed = self._runs is not runs
-        if changed:
+            self._drop_derived(inherits)
+        self._compact()
+        return old
+
+    def publish_few(
+        self, entries: Sequence[tuple[int, Row]], inherits: Callable[[int], bool] = lambda _merge: False
+    ) -> list[tuple[int, Row]]:
+        """Do as `publish` with the (key, row) of a record that `is_few`."""
+        if not entries:
+            return []
+        old = []
+        with self._lock:
+            before = self._own_rows([key for key, _ in entries], entries[0][1][2])
+            for (key, row), own in zip(entries, before, strict=True):
+                if own is None or own[0] < row[0]:  # else replayed from before a cache's stamp
+                    self._newest.add(key, row)
+                    if own is not None:
+                        old.append((key, own))
+                self._hulls.add_one(key, row)
+            full = len(self._newest) > _NEWEST_LIMIT
+            if full:
+                self._freeze()
+            self._drop_derived(inherits)
+        if full:
             self._compact()
         return old
 
-    def _add(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        if len(keys) < _MANY:
-            self._newest.add(keys, rows)
-        if len(keys) >= _MANY or len(self._newest) > _NEWEST_LIMIT:
-            self._freeze()
-        if len(keys) >= _MANY:
-            self._runs = (*self._runs, Run.build(keys, rows))
-
     def _drop_derived(self, inherits: Callable[[int], bool]) -> None:
+        if not self._derived and not self._deriving:
+            return
         gone = {merge for merge in self._derived.keys() | self._deriving if inherits(merge)}
         if gone:
             self._deriving -= gone
@@ -137,16 +157,28 @@ class Postings:
         rows = np.full(len(keys), _NONE, ROW)
         for run in self._runs:
             run.offer_own(keys, ordinal, rows)
-        self._newest.own(keys, ordinal, rows)
+        self._newest.offer_own(keys, ordinal, rows)
         self._settled.correct(rows)
         return rows
 
-    def own(self, keys: Iterable[int], ordinal: int) -> list[Row | None]:
-        """Return, per key, the row that the version itself wrote, None if it did not."""
-        wanted = np.fromiter(keys, np.int64)
-        with self._lock:
-            rows = self._own(wanted, ordinal)
+    def _own_row(self, key: int, ordinal: int) -> Row | None:
+        row = self._newest.find_own(key, ordinal)
+        for run in () if row is not None else reversed(self._runs):
+            row = run.find_own(key, ordinal)
+            if row is not None:
+                break
+        return None if row is None else self._settled.corrected(row)
+
+    def _own_rows(self, keys: Sequence[int], ordinal: int) -> list[Row | None]:
+        if len(keys) < _SINGLY:
+            return [self._own_row(key, ordinal) for key in keys]
+        rows = self._own(np.array(keys, np.int64), ordinal)
         return [row if row[2] >= 0 else None for row in rows.tolist()]
+
+    def own(self, keys: Sequence[int], ordinal: int) -> list[Row | None]:
+        """Return, per key, the row that the version itself wrote, None if it did not."""
+        with self._lock:
+            return self._own_rows(keys, ordinal)
 
     # --- merging runs ----------------------------------------------------------------------------------------
 

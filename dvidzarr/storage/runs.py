@@ -115,6 +115,17 @@ class Run:
         best = int(ranks.argmax())
         return int(ranks[best]), low + best
 
+    def find_own(self, key: int, ordinal: int) -> Row | None:
+        """Return the row of one key of that very version, None if there is none."""
+        if ordinal not in self.writers:
+            return None
+        low, high = int(self.keys.searchsorted(key)), int(self.keys.searchsorted(key, "right"))
+        for row in self.rows[low:high]:
+            if row["ordinal"] == ordinal:
+                found: Row = row.item()
+                return found
+        return None
+
     def offer_own(self, keys: np.ndarray, ordinal: int, rows: np.ndarray) -> None:
         """Replace, in place, each answer for which this run has a row of that very version."""
         if ordinal not in self.writers:

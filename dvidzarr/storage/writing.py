@@ -13,7 +13,8 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.blobs import blob_key, write_blob
-from dvidzarr.storage.chunks import ChunkStore, Receipt
+from dvidzarr.storage.chunkrecords import Receipt, payload_of
+from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import IN_BLOB, Dataset
 from dvidzarr.storage.documents import LOGGED, Place
 from dvidzarr.storage.durability import is_fast, note_unflushed
@@ -84,7 +85,7 @@ def write_chunks(
             raise
         try:
             return dataset.append(
-                Kind.CHUNKS, version, author, {**header, "s": store.scale}, store.payload(receipts)
+                Kind.CHUNKS, version, author, {**header, "s": store.scale}, payload_of(receipts)
             )
         except (
             NoSpaceError,

@@ -75,14 +75,15 @@ def compare(postings: Postings, expected: Dictionary, versions: RandomVersions) 
         assert postings.visible(lineage).tolist() == sorted(shown)
 
 
-LAYERS = [(3, 64, 32, 1 << 17), (3, 3, 1, 1 << 17), (5, 4, 2, 3), (2, 2, 0, 1)]
-"""Newest rows, rows that become a run at once, ratio of runs, rows merged at once: many layers, few, merged late."""
+LAYERS = [(3, 64, 32, 1 << 17, 8), (3, 3, 1, 1 << 17, 2), (5, 4, 2, 3, 0), (2, 2, 0, 1, 1)]
+"""Many layers, few, merged late; own rows looked up one after another, and together."""
+_LIMITS = ("_NEWEST_LIMIT", "_MANY", "_RATIO", "_AT_ONCE", "_SINGLY")
 
 
 @pytest.fixture(autouse=True, scope="module", params=LAYERS)
 def layers(request: pytest.FixtureRequest) -> object:
     with pytest.MonkeyPatch.context() as patch:
-        for name, number in zip(("_NEWEST_LIMIT", "_MANY", "_RATIO", "_AT_ONCE"), request.param, strict=True):
+        for name, number in zip(_LIMITS, request.param, strict=True):
             patch.setattr(module, name, number)
         yield
 
