@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from dvidzarr.core.errors import (
@@ -228,18 +228,17 @@ class RepoBase:
         With `overrule` the lock does not count in a store opened with `full_write`.
         """
         self.catalog.become_writer()
-        with ExitStack() as stack:
-            stack.enter_context(self.gates.shared(("instance", instance.id)))
+        versioned = instance.versioned
+        gates = [("version", version.ordinal)] if versioned else []
+        with self.gates.shared(("instance", instance.id), *gates):
             self.check_instance(instance)
-            if instance.versioned:
-                stack.enter_context(self.gates.shared(("version", version.ordinal)))
-                if self.dag.versions[version.ordinal].locked:
-                    if not (overrule and self.catalog.full_write):
-                        raise VersionLockedError(
-                            f"version {version.uuid} is locked; write to a child version"
-                        )
-                    stack.enter_context(self.amending(instance, version))
-            yield
+            if not versioned or not self.dag.versions[version.ordinal].locked:
+                yield
+                return
+            if not (overrule and self.catalog.full_write):
+                raise VersionLockedError(f"version {version.uuid} is locked; write to a child version")
+            with self.amending(instance, version):
+                yield
 
     @contextmanager
     def amending(self, instance: Instance, version: Version) -> Iterator[None]:

@@ -22,6 +22,7 @@ MAGIC = b"DVZLOG1\n"
 HEADER_SIZE = 64
 _HEADER = struct.Struct("<8s16s16sQI")  # magic, store id, log id, first sequence, salt; then the checksum
 _FRAME = struct.Struct("<IIQI")
+_CHECKED, _NUMBERS = struct.Struct("<II"), struct.Struct("<QI")  # the two halves of a frame's head
 _RECORD = struct.Struct("<HII")
 _AFTER_CHECKSUM = 12
 _LEAST = _AFTER_CHECKSUM + _RECORD.size
@@ -124,8 +125,11 @@ def encode_record(kind: int, header: dict[str, Any], payload: bytes) -> bytes:
 
 def encode_frame(first: int, records: Sequence[bytes], salt: int) -> bytes:
     """Return the bytes of one frame whose first record has the sequence `first`."""
-    rest = b"".join((struct.pack("<QI", first, len(records)), *records))
-    return struct.pack("<II", len(rest), crc32c(rest, salt)) + rest
+    parts = (_NUMBERS.pack(first, len(records)), *records)
+    checksum = salt
+    for part in parts:
+        checksum = crc32c(part, checksum)
+    return b"".join((_CHECKED.pack(sum(map(len, parts)), checksum), *parts))
 
 
 def frame_end(data: memoryview, offset: int, expected: int, salt: int) -> int | None:

@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -55,7 +55,8 @@ class Log(Protocol):
 @dataclass(slots=True)
 class _Pending:
     records: Sequence[Record]
-    done: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event | None = None
+    """Set when the records are durable, or when `lead` is passed on; None for whoever need not wait."""
     lead: bool = False
     error: BaseException | None = None
     position: Position = START
@@ -225,19 +226,19 @@ class LocalLog(LogReader):
         with self._lock:
             self.check_writable()
             self._queue.append(item)
-            lead, self._leading = not self._leading, True
-        if not lead:
-            self._wait(item)
-            lead = item.lead
-        if lead:
+            if self._leading:
+                item.done = threading.Event()
+            self._leading = True
+        if item.done is None or self._wait(item, item.done):
             self._write_queue()
         if item.error is not None:
             raise item.error
         return item.position
 
-    def _wait(self, item: _Pending) -> None:
+    def _wait(self, item: _Pending, done: threading.Event) -> bool:
+        """Wait until the records are durable; True if the caller is to write them itself."""
         try:
-            item.done.wait()
+            done.wait()
         except BaseException:  # Ctrl-C: the record may be committed all the same; the lead must not be lost
             with self._lock:
                 if item in self._queue:
@@ -245,14 +246,19 @@ class LocalLog(LogReader):
                 elif not item.lead:
                     raise
                 item.lead = False
-                following = self._queue[0] if self._queue else None
-                if item.done.is_set() and following is not None:
-                    following.lead = True
-                    following.done.set()
-                elif item.done.is_set():
-                    self._leading = False
-                    self._idle.notify_all()
+                if done.is_set():
+                    self._pass_on(self._queue[0] if self._queue else None)
             raise
+        return item.lead
+
+    def _pass_on(self, item: _Pending | None) -> None:
+        """Let somebody who waits write the next frame, or nobody; the caller holds `_lock`."""
+        if item is not None and item.done is not None:
+            item.lead = True
+            item.done.set()
+        else:
+            self._leading = False
+            self._idle.notify_all()
 
     def check_writable(self) -> None:
         """Raise if records cannot be appended: the log is damaged, failed or closed."""
@@ -289,18 +295,12 @@ class LocalLog(LogReader):
             if self._failed is not None:
                 for item in self._queue:
                     item.error = StorageError(f"{self._prefix} takes no writes until restart: {self._failed}")
-                    item.done.set()
+                items = [*items, *self._queue]
                 self._queue.clear()
-            if self._queue:
-                self._queue[0].lead = True
-                following = self._queue[0].done
-            else:
-                self._leading, following = False, None
-                self._idle.notify_all()
+            self._pass_on(self._queue[0] if self._queue else None)
         for item in items:
-            item.done.set()
-        if following is not None:
-            following.set()
+            if item.done is not None:
+                item.done.set()
 
     def _commit(self, items: list[_Pending]) -> None:
         first = self._tail.sequence + 1
