@@ -1,5 +1,6 @@
 """Writing a box: cut it on the chunk grid; partly covered chunks are read, changed and written under their locks."""
 
+from operator import add, mul, sub
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def write_box(
 
     def chunk_of(index: int) -> np.ndarray:
         coord = coords[index]
-        low = tuple(at * size for at, size in zip(coord, grid, strict=True))
-        part = Box(low, tuple(a + size for a, size in zip(low, grid, strict=True))).intersect(box)  # type: ignore[arg-type]
+        low = tuple(map(mul, coord, grid))
+        part = Box(low, tuple(map(add, low, grid))).intersect(box)
         if part is None:
             raise InvalidInputError(f"chunk {coord} lies outside box {box}")
         piece = voxels[_slices(part, box.start)]
@@ -79,7 +80,7 @@ def write_box(
 
 
 def _slices(part: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, origin, strict=True))
+    return tuple(map(slice, map(sub, part.start, origin), map(sub, part.stop, origin)))
 
 
 def _current(store: ChunkStore, coord: ZYX, lineage: Lineage) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import floordiv, lt
 
 import numpy as np
 
@@ -28,8 +29,10 @@ class ChunkSpan:
 
     def coords(self) -> np.ndarray:
         """Return the chunk coordinates, int64 array of shape (count, 3), axes (z, y, x), x fastest."""
-        axes = [np.arange(a, b, dtype=np.int64) for a, b in zip(self.start, self.stop, strict=True)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        z, y, x = (np.arange(a, b, dtype=np.int64) for a, b in zip(self.start, self.stop, strict=True))
+        coords = np.empty((len(z), len(y), len(x), 3), np.int64)
+        coords[..., 0], coords[..., 1], coords[..., 2] = z[:, None, None], y[:, None], x
+        return coords.reshape(-1, 3)
 
     def box(self, chunk: ZYX) -> "Box":
         """Return the voxels of the chunks."""
@@ -82,14 +85,12 @@ class Box:
 
     def intersect(self, other: "Box") -> "Box | None":
         """Return the common box, None if there is none."""
-        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
-        stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
-        return Box(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None  # type: ignore[arg-type]
+        start, stop = tuple(map(max, self.start, other.start)), tuple(map(min, self.stop, other.stop))
+        return Box(start, stop) if all(map(lt, start, stop)) else None  # type: ignore[arg-type]
 
     def union(self, other: "Box") -> "Box":
         """Return the smallest box that holds both."""
-        start = tuple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
-        stop = tuple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        start, stop = tuple(map(min, self.start, other.start)), tuple(map(max, self.stop, other.stop))
         return Box(start, stop)  # type: ignore[arg-type]
 
     def is_aligned(self, chunk: ZYX) -> bool:
@@ -104,9 +105,8 @@ class Box:
 
     def chunks(self, chunk: ZYX) -> ChunkSpan:
         """Return the span of chunks that the box touches."""
-        start = tuple(a // c for a, c in zip(self.start, chunk, strict=True))
-        stop = tuple(-(-b // c) for b, c in zip(self.stop, chunk, strict=True))
-        return ChunkSpan(start, stop)  # type: ignore[arg-type]
+        (d, h, w), (c, b, a) = self.stop, chunk
+        return ChunkSpan(tuple(map(floordiv, self.start, chunk)), (-(-d // c), -(-h // b), -(-w // a)))
 
     def only_chunk(self, chunk: ZYX) -> ZYX | None:
         """Return the chunk that the box lies in; None if it is empty, touches several or lies beyond ±2²⁰."""
