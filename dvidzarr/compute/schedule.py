@@ -1,6 +1,7 @@
 """Threads that work off many chunks. One task per thread, never one per chunk."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -25,31 +26,40 @@ class Scheduler:
                 self._pools[name] = ThreadPoolExecutor(size, thread_name_prefix=f"dvidzarr-{name}")
             return self._pools[name]
 
-    def read(self, work: Callable[[int], None], count: int) -> None:
+    def read(self, work: Callable[[int], object], count: int) -> None:
         """Call `work(0)` … `work(count−1)`, in the calling thread and for more than a few in others too."""
+        self._drain("read", self._threads, min(self._threads, -(-count // _INLINE)), work, count)
+
+    def write(self, work: Callable[[int], T], count: int) -> list[T]:
+        """Return `[work(0), …, work(count−1)]`; all calls have ended when it returns or raises."""
+        results: dict[int, T] = {}
+
+        def keep(index: int) -> None:
+            results[index] = work(index)
+
+        self._drain("write", _WRITERS, min(_WRITERS, count), keep, count)
+        return [results[index] for index in range(count)]
+
+    def _drain(self, name: str, size: int, threads: int, work: Callable[[int], object], count: int) -> None:
+        """Let the calling thread and others of a pool take one index after the other; after a failure no more."""
         indices = iter(range(count))  # shared: whoever is free takes the next one
 
         def drain() -> None:
             for index in indices:
-                work(index)
+                try:
+                    work(index)
+                except BaseException:
+                    deque(indices, 0)
+                    raise
 
-        helpers = min(self._threads, -(-count // _INLINE)) - 1
-        futures = [self._pool("read", self._threads).submit(drain) for _ in range(helpers)]
+        futures = [self._pool(name, size).submit(drain) for _ in range(threads - 1)]
         try:
             drain()
-        finally:
-            wait(futures)
-        for future in futures:
+        finally:  # whoever has not begun yet would find nothing left
+            running = [future for future in futures if not future.cancel()]
+            wait(running)
+        for future in running:
             future.result()
-
-    def write(self, work: Callable[[int], T], count: int) -> list[T]:
-        """Return `[work(0), …, work(count−1)]`; all calls have ended when it returns or raises."""
-        if count <= 1:
-            return [work(index) for index in range(count)]
-        pool = self._pool("write", _WRITERS)
-        futures = [pool.submit(work, index) for index in range(count)]
-        wait(futures)
-        return [future.result() for future in futures]
 
     def close(self) -> None:
         """End the threads."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvidzarr.core.ids import Author
+from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.merging import CONFLICTING
 from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.writing import delete_document, write_chunks
@@ -152,7 +153,7 @@ def _delete(
                     lambda _: None,
                     author=author,
                     header={},
-                    run_all=lambda work, count: [work(index) for index in range(count)],
+                    run_all=in_turn,
                 )
         for key in keys:
             delete_document(dataset, version.ordinal, key, author, {})

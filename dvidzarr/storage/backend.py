@@ -1,9 +1,17 @@
 """The protocol of a place that keeps objects by key. Keys are built from our own ids and numbers, never from client text."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from dvidzarr.core.errors import InvalidInputError
+
+RunAll = Callable[[Callable[[int], Any], int], list[Any]]
+"""Calls a function with 0 … n−1, maybe in threads, and returns the results in order; all have ended when it raises."""
+
+
+def in_turn(work: Callable[[int], Any], count: int) -> list[Any]:
+    """Call `work(0)` … `work(count−1)` one after another: a `RunAll`."""
+    return [work(index) for index in range(count)]
 
 
 class Backend(Protocol):
@@ -27,8 +35,8 @@ class Backend(Protocol):
         """Create an object that must not exist; False if it does. With `sync` its bytes are durable on return."""
         ...
 
-    def sync(self, keys: Sequence[str], *, contents: bool = False) -> None:
-        """Make the names of created objects durable, with `contents` their bytes too."""
+    def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
+        """Make the names of created objects durable, with `contents` their bytes before."""
         ...
 
     def replace(self, key: str, data: bytes) -> None:

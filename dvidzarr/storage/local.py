@@ -5,12 +5,12 @@ import mmap
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from dvidzarr.core.errors import NoSpaceError, StorageError
-from dvidzarr.storage.backend import check_key
+from dvidzarr.storage.backend import RunAll, check_key, in_turn
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -222,24 +222,31 @@ class LocalBackend:
             os.makedirs(f"{self.root}/{folder}", exist_ok=True)
             self._check_folder(folder)
 
-    def sync(self, keys: Sequence[str], *, contents: bool = False) -> None:
-        """Sync the folders of these files, with `contents` the files first."""
+    def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
+        """Sync the folders of these files as `sync_folder` does, each once; with `contents` the files first."""
         if contents:
-            for key in keys:
-                self._sync_path(self.path(key), key, _READ)
-        touched = {key.rpartition("/")[0] for key in keys}
-        for folder in touched:
-            self.sync_folder(folder)
+            run_all(lambda index: self._sync_path(self.path(keys[index]), keys[index], _READ), len(keys))
+        self._sync_folders({key.rpartition("/")[0] for key in keys}, run_all)
 
     def sync_folder(self, folder: str) -> None:
         """Make the entries of a folder durable, and once per process the names of it and its ancestors."""
-        self._sync_path(f"{self.root}/{folder}", folder, _FOLDER)
-        fresh = set()
-        while folder and folder not in self._durable:
-            fresh.add(folder)
-            folder = folder.rpartition("/")[0]
-            self._sync_path(f"{self.root}/{folder}", folder, _FOLDER)
+        self._sync_folders({folder}, in_turn)
+
+    def _sync_folders(self, folders: set[str], run_all: RunAll) -> None:
+        fresh = self._not_durable(folders)
+        todo = list(folders.union(folder.rpartition("/")[0] for folder in fresh))
+        run_all(lambda index: self._sync_path(f"{self.root}/{todo[index]}", todo[index], _FOLDER), len(todo))
         self._durable |= fresh  # only now: others may rely on it from here on
+
+    def _not_durable(self, folders: Iterable[str]) -> set[str]:
+        """Return those of the folders and their ancestors whose names were not synced in this process yet."""
+        fresh: set[str] = set()
+        for folder in folders:
+            above = folder
+            while above and above not in self._durable and above not in fresh:
+                fresh.add(above)
+                above = above.rpartition("/")[0]
+        return fresh
 
     @staticmethod
     def _sync_path(path: str, key: str, flags: int) -> None:

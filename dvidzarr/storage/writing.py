@@ -4,7 +4,7 @@ The caller has passed the gates of the version and of the instance (see `repo.re
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from crc32c import crc32c
 
@@ -12,6 +12,7 @@ from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.backend import RunAll
 from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 """Large values are read in pieces of this many bytes."""
-
-T = TypeVar("T")
-RunAll = Callable[[Callable[[int], Any], int], list[Any]]
-"""Calls a function with 0 … n−1, maybe in threads, and returns the results in order; all have ended when it raises."""
 
 ChunkOf = Callable[[int], "np.ndarray | Encoded | None"]
 """Gives the i-th chunk of a write: an array, encoded bytes, or None for a deletion. Called under the chunks' locks."""
@@ -76,8 +73,7 @@ def write_chunks(
             receipts = run_all(write, len(coords))
             keys = [receipt.key for receipt in receipts if receipt.key]
             if sync:
-                per_folder = list({key.rpartition("/")[0]: key for key in keys}.values())
-                run_all(lambda index: backend.sync([per_folder[index]]), len(per_folder))
+                backend.sync(keys, run_all=run_all)
             else:
                 note_unflushed(dataset, keys)
         except BaseException:

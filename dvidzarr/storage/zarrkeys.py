@@ -17,6 +17,7 @@ from dvidzarr.core.errors import CorruptionError, FormatError, InvalidInputError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.codecs import Encoded
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.documents import Place
@@ -201,7 +202,7 @@ class VersionKeys:
             lambda _: encoded,
             author=self.source.author,
             header=self.source.header(coord if encoded is not None and scale == 0 else None),
-            run_all=lambda work, count: [work(index) for index in range(count)],
+            run_all=in_turn,
         )
 
     def _put_document(self, name: bytes, value: bytes) -> None:

@@ -51,9 +51,8 @@ def _never_again(store: ChunkStore, version: int, coords: Sequence[Any]) -> list
     return [False] * len(coords)
 
 
-def _only_this_folder(backend: LocalBackend, folder: str) -> None:
-    backend._durable.add(folder)
-    _sync_folder(backend, folder)
+def _none_is_fresh(backend: LocalBackend, folders: Iterable[str]) -> set[str]:
+    return set()
 
 
 def _not_of_logs(backend: LocalBackend, folder: str) -> None:
@@ -91,7 +90,7 @@ def _remove_at_once(dataset: Dataset, scale: int, ordinal: int, old: dict[str, i
     dataset.context.backend.remove(list(old))
 
 
-def _sync_names_only(backend: LocalBackend, keys: Sequence[str], *, contents: bool = False) -> None:
+def _sync_names_only(backend: LocalBackend, keys: Sequence[str], **_: object) -> None:
     _sync(backend, keys)
 
 
@@ -136,7 +135,7 @@ class _RecordFirst:
     def patches(self) -> Patches:
         """Return what to replace."""
 
-        def sync(backend: LocalBackend, keys: Sequence[str], *, contents: bool = False) -> None:
+        def sync(backend: LocalBackend, keys: Sequence[str], **_: object) -> None:
             self._late.extend(keys)
 
         def append(dataset: Dataset, *args: Any) -> Any:  # noqa: ANN401 - as it is called
@@ -159,7 +158,7 @@ FULL: dict[str, Callable[[], Patches]] = {
     "the log is not synced": lambda: [(AppendFile, "sync", _nothing)],
     "the record comes before the objects": lambda: _RecordFirst().patches(),
     "a failed append is not taken back": lambda: [(LocalLog, "_take_back", _nothing)],
-    "ancestors of folders are not synced": lambda: [(LocalBackend, "sync_folder", _only_this_folder)],
+    "ancestors of folders are not synced": lambda: [(LocalBackend, "_not_durable", _none_is_fresh)],
     "names of segments are not synced": lambda: [(LocalBackend, "sync_folder", _not_of_logs)],
     "the name of the store is not synced": lambda: [
         (LocalBackend, "make_root", lambda backend: backend.make_folder("repos"))
