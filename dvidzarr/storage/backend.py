@@ -51,6 +51,10 @@ class Backend(Protocol):
         """Remove objects; absent ones are passed over."""
         ...
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Give back memory that is spent on objects which hardly anybody will read again; they stay."""
+        ...
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder, at any depth, in no order."""
         ...

@@ -99,9 +99,9 @@ class ChunkStore:
                 raise CorruptionError(f"{key} exists, though its name was just drawn")
         return Receipt(coord, location, len(encoded.data), encoded.checksum, 0, key)
 
-    def has_object(self, ordinal: int, coords: Sequence[ZYX]) -> list[bool]:
-        """Tell, per chunk, whether the version itself recorded it before (then the next write is a rewrite)."""
-        return [row is not None for row in self.postings.own([pack_one(at) for at in coords], ordinal)]
+    def own(self, ordinal: int, coords: Sequence[ZYX]) -> list[Row | None]:
+        """Return, per chunk, what the version itself recorded before, None if nothing; else a write is a rewrite."""
+        return self.postings.own([pack_one(coord) for coord in coords], ordinal)
 
     def publish(self, payload: memoryview, ordinal: int, sequence: int) -> dict[str, int]:
         """Make the chunks of a record visible, all at once; return the rewrites it supersedes: object → chunk key."""

@@ -20,7 +20,7 @@ from dvidzarr.storage.dataset import IN_BLOB, Dataset
 from dvidzarr.storage.documents import LOGGED, Place
 from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
-from dvidzarr.storage.postings import TOMBSTONE, pack_one
+from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one
 from dvidzarr.storage.words import Blob, Value, batch_record
 
 if TYPE_CHECKING:
@@ -55,40 +55,59 @@ def write_chunks(
     StorageError
         An object or the log could not be made durable: nothing was acknowledged.
     """
-    sync = not is_fast(dataset)
-    done: list[Receipt] = []
+    backend = dataset.context.backend
     with dataset.stripes.hold((store.scale, pack_one(coord)) for coord in coords):
-        again = store.has_object(version, coords)
-
-        def write(index: int) -> Receipt:
-            chunk = chunk_of(index)
-            if chunk is None:
-                return Receipt(coords[index], 0, 0, 0, TOMBSTONE, "")
-            receipt = store.write_object(version, coords[index], chunk, again=again[index], sync=sync)
-            done.append(receipt)
-            return receipt
-
-        backend = dataset.context.backend
+        before = store.own(version, coords)
+        receipts = _create_objects(dataset, store, version, coords, chunk_of, before, run_all)
+        about, payload = {**header, "s": store.scale}, payload_of(receipts)
         try:
-            receipts = run_all(write, len(coords))
-            keys = [receipt.key for receipt in receipts if receipt.key]
-            if sync:
-                backend.sync(keys, run_all=run_all)
-            else:
-                note_unflushed(dataset, keys)
-        except BaseException:
-            backend.remove([receipt.key for receipt in done])
-            raise
-        try:
-            return dataset.append(
-                Kind.CHUNKS, version, author, {**header, "s": store.scale}, payload_of(receipts)
-            )
+            position = dataset.append(Kind.CHUNKS, version, author, about, payload)
         except (
             NoSpaceError,
             BusyError,
-        ):  # surely not recorded; after any other failure the objects are left for gc
-            backend.remove(keys)
+        ):  # surely not recorded; after other failures the objects are left for gc
+            backend.remove([receipt.key for receipt in receipts if receipt.key])
             raise
+    if not is_fast(dataset):  # what is not on the disk yet cannot leave the memory
+        written = zip(coords, before, strict=True)
+        backend.forget([store.object_key(version, at, row[1]) for at, row in written if row and not row[6]])
+    return position
+
+
+def _create_objects(
+    dataset: Dataset,
+    store: ChunkStore,
+    version: int,
+    coords: Sequence[ZYX],
+    chunk_of: ChunkOf,
+    before: Sequence[Row | None],
+    run_all: RunAll,
+) -> list[Receipt]:
+    """Create the objects of a request, durable unless durability is `fast`; when that fails, none is left."""
+    sync = not is_fast(dataset)
+    backend = dataset.context.backend
+    done: list[Receipt] = []
+
+    def write(index: int) -> Receipt:
+        chunk = chunk_of(index)
+        if chunk is None:
+            return Receipt(coords[index], 0, 0, 0, TOMBSTONE, "")
+        again = before[index] is not None
+        receipt = store.write_object(version, coords[index], chunk, again=again, sync=sync)
+        done.append(receipt)
+        return receipt
+
+    try:
+        receipts = run_all(write, len(coords))
+        keys = [receipt.key for receipt in done]
+        if sync:
+            backend.sync(keys, run_all=run_all)
+        else:
+            note_unflushed(dataset, keys)
+    except BaseException:
+        backend.remove([receipt.key for receipt in done])
+        raise
+    return receipts
 
 
 def put_document(

@@ -124,6 +124,27 @@ def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> None:
     assert objects >= 24
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs posix_fadvise and /proc")
+@pytest.mark.parametrize(("durability", "expected"), [("full", 8), ("fast", 0)])
+def test_memory_is_not_spent_on_what_was_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, expected: int
+) -> None:
+    settings = Settings.load(env={}, overrides={"storage.durability": durability})
+    forgotten: list[str] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, *_: forgotten.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    new_store(tmp_path / "store", settings)
+    assert forgotten == []
+    with dvidzarr.open(tmp_path / "store", "w", settings) as catalog:
+        for value, place in ((2, "/0/c/"), (3, "/rewrites/")):
+            write(gray(catalog), value)
+            assert len(set(forgotten)) == expected
+            assert all(place in path for path in forgotten)
+            assert (gray(catalog).read(BOX) == value).all()
+            forgotten.clear()
+
+
 # --- full disks and broken disks -------------------------------------------------------------------------------
 
 

@@ -47,8 +47,8 @@ def _overwrite(backend: LocalBackend, key: str, data: bytes, *, sync: bool) -> b
     return True
 
 
-def _never_again(store: ChunkStore, version: int, coords: Sequence[Any]) -> list[bool]:
-    return [False] * len(coords)
+def _never_again(store: ChunkStore, version: int, coords: Sequence[Any]) -> list[None]:
+    return [None] * len(coords)
 
 
 def _none_is_fresh(backend: LocalBackend, folders: Iterable[str]) -> set[str]:
@@ -171,7 +171,7 @@ FULL: dict[str, Callable[[], Patches]] = {
     "a torn shared word is believed": lambda: [(LogReader, "_published", _published_whatever)],
     "chunks are overwritten": lambda: [
         (LocalBackend, "create", _overwrite),
-        (ChunkStore, "has_object", _never_again),
+        (ChunkStore, "own", _never_again),
     ],
 }
 
