@@ -95,7 +95,9 @@ class Catalog:
         store_id = read_store(backend) or create_store(backend, self._lock, create=mode != "r")
         cache_dir = Path(settings.storage.cache_dir or Path(path) / "cache") / store_id
         cache = ChunkCache(settings.cache.chunk_bytes)
-        self.context = StoreContext(backend, store_id, settings, cache_dir, cache, Housekeeper())
+        self.context = StoreContext(
+            backend, store_id, settings, cache_dir, cache, Housekeeper(), self.scheduler.write
+        )
         self.blobs = BlobStore(self)
         if mode == "w":
             self.become_writer()

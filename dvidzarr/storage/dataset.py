@@ -16,6 +16,7 @@ from dvidzarr.core.errors import CorruptionError, StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.core.settings import Settings
+from dvidzarr.storage.backend import RunAll
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.chunks import ChunkStore
@@ -46,6 +47,7 @@ class StoreContext:
     cache_dir: Path
     chunk_cache: ChunkCache
     housekeeper: Housekeeper
+    run_all: RunAll
 
 
 class Model(Protocol):

@@ -57,7 +57,7 @@ def flush(dataset: Dataset) -> None:
         keys = [dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))]
         try:
             present = [key for key in keys if backend.size(key) is not None]  # superseded ones may be gone
-            backend.sync(present, contents=True)
+            backend.sync(present, contents=True, run_all=dataset.context.run_all)
         except StorageError as error:  # a second try would succeed without anything being on the disk
             dataset.unflushed.extend(keys)
             dataset.log.refuse(f"what was acknowledged could not be synced: {error}")
@@ -94,7 +94,8 @@ def _sync_unflushed(dataset: Dataset) -> None:
     recent = [entry for entry in dataset.log.records() if entry.sequence > dataset.flushed]
     names = {name for entry in recent for name in _objects(dataset, entry)}
     backend = dataset.context.backend
-    backend.sync([name for name in names if backend.size(name) is not None], contents=True)
+    present = [name for name in names if backend.size(name) is not None]
+    backend.sync(present, contents=True, run_all=dataset.context.run_all)
 
 
 def _objects(dataset: Dataset, entry: Entry) -> list[str]:
