@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
@@ -21,6 +22,9 @@ from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.repo import Repo
 
 _CHUNKS = 150
+_TOGETHER = 8
+_FAR = 1 << 16
+"""Number of the first chunk that several threads write: those of one thread lie before it."""
 _INGESTS = 3
 _MODES = ("full", "fast")
 _CONFIG = {"BlockSize": ",".join([str(BLOCK)] * 3)}
@@ -85,8 +89,9 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
 
 
 def _in_process(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
-    one, rewrite, whole = [], [], []
+    one, rewrite, together, whole = [], [], [], []
     with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(_TOGETHER))
         for mode in _MODES:
             catalog = stack.enter_context(dvidzarr.open(plan.folder / f"write-{mode}", "w", settings(mode)))
             fresh = Fresh(catalog.create_repo("write"))
@@ -96,6 +101,9 @@ def _in_process(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
             who = f"dvidzarr, {mode}"
             one.append(Case("write 64³", who, _next_chunk(plan, write), chunk.nbytes, calls=_CHUNKS))
             rewrite.append(Case("write 64³ again", who, again, chunk.nbytes, calls=_CHUNKS))
+            several = partial(_at_once, pool, _next_chunk(plan, write, _FAR))
+            size = _TOGETHER * chunk.nbytes
+            together.append(Case(f"write {_TOGETHER} × 64³ at once", who, several, size, calls=_CHUNKS // 4))
             run = partial(fresh.ingest, plan.data.voxels)
             whole.append(
                 Case(f"ingest {plan.size}³", who, run, plan.data.voxels.nbytes, fresh.renew, calls=_INGESTS)
@@ -125,6 +133,7 @@ def _in_process(plan: Plan, chunk: np.ndarray) -> Iterator[list[Case]]:
         )
         yield one
         yield rewrite
+        yield together
         yield whole
 
 
@@ -162,9 +171,14 @@ class ZarrWriter:
             self._array[z : z + BLOCK] = self._voxels[z : z + BLOCK]
 
 
-def _next_chunk(plan: Plan, write: Callable[[Box], object]) -> Callable[[], object]:
+def _at_once(pool: ThreadPoolExecutor, write: Callable[[], object]) -> None:
+    for future in [pool.submit(write) for _ in range(_TOGETHER)]:
+        future.result()
+
+
+def _next_chunk(plan: Plan, write: Callable[[Box], object], first: int = 0) -> Callable[[], object]:
     """Return a function that writes one more chunk at each call: x fastest, as wide as the volume, endless in z."""
-    numbers, edge = count(), plan.size // BLOCK
+    numbers, edge = count(first), plan.size // BLOCK
 
     def run() -> None:
         number = next(numbers)
