@@ -57,7 +57,8 @@ class Scheduler:
             drain()
         finally:  # whoever has not begun yet would find nothing left
             running = [future for future in futures if not future.cancel()]
-            wait(running)
+            if running:
+                wait(running)
         for future in running:
             future.result()
 
