@@ -1,0 +1,72 @@
+"""Many chunks on threads: results in order, and nothing goes on after a failure."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dvidzarr.compute.schedule import Scheduler
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    made = Scheduler(2)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 100])
+def test_results_come_in_order(scheduler: Scheduler, count: int) -> None:
+    assert scheduler.write(lambda index: index * 3, count) == [index * 3 for index in range(count)]
+
+
+def test_many_threads_write(scheduler: Scheduler) -> None:
+    seen: set[int] = set()
+    ready = threading.Barrier(4)
+
+    def work(_: int) -> None:
+        seen.add(threading.get_ident())
+        ready.wait(30)
+
+    scheduler.write(work, 4)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+def test_a_failure_ends_it_and_nothing_runs_on(scheduler: Scheduler, way: str) -> None:
+    begun, running = [], set()
+
+    def work(index: int) -> None:
+        begun.append(index)
+        running.add(index)
+        try:
+            time.sleep(0.001)
+            if index == 5:
+                raise ValueError(f"chunk {index}")
+        finally:
+            running.discard(index)
+
+    with pytest.raises(ValueError, match="chunk 5"):
+        getattr(scheduler, way)(work, 5000)
+    assert not running
+    assert len(begun) < 2500
+
+
+def test_a_request_gets_on_while_others_have_all_threads(scheduler: Scheduler) -> None:
+    go, full = threading.Event(), threading.Barrier(16 + 2 + 1)
+
+    def slow(_: int) -> None:
+        full.wait(30)
+        go.wait(30)
+
+    others = [threading.Thread(target=scheduler.write, args=(slow, count)) for count in (16, 2)]
+    for other in others:  # two callers and, for them, the sixteen threads there are
+        other.start()
+    try:
+        full.wait(30)
+        assert scheduler.write(lambda index: index, 50) == list(range(50))
+    finally:
+        go.set()
+        for other in others:
+            other.join()
