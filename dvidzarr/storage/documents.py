@@ -26,8 +26,6 @@ _PENDING = 2000
 ONE_STATE = 2000
 """So many keys of a range are looked up in one go."""
 
-_SILENT = -1
-
 T = TypeVar("T")
 
 
@@ -202,7 +200,7 @@ class Documents:
             behind = rows[-1][:2] if len(rows) == _ROWS_AT_ONCE else None
         for merge in sorted(chain & derived.keys()):
             for key, place in derived[merge].items():
-                if words.get(key, (_SILENT, False))[0] < merge:
+                if words.get(key, (-1, False))[0] < merge:
                     words[key] = (merge, place is not None and place.state == VALUE)
         with self._lock:
             if self._lists.get(lineage.ordinal) is not fresh:
