@@ -1,5 +1,6 @@
 """Labels over HTTP: boxes in their encodings, beside constant bytes; blocks of an instance stored as JPEG; size on disk."""
 
+import shutil
 from collections.abc import Iterator
 from functools import partial
 
@@ -29,17 +30,32 @@ def cases(plan: Plan) -> Iterator[list[Case] | Figure]:
                 Case(f"GET labels {edge}³", "dvidzarr serve", over(paths, client.get), size),
                 Case(f"GET labels {edge}³", "constant bytes", partial(ceiling.get, f"/{size}"), size),
             ]
-        places = boxes(plan.size, BLOCK, aligned=True)
-        for words in _ENCODINGS:
-            paths = [raw_path(root, box, _SEGMENTS) + words for box in places]
-            who = f"dvidzarr serve, {words.partition('=')[2] or 'plain'}"
-            yield [
-                Case(f"GET labels {BLOCK}³ by encoding", who, over(paths, client.get), _ITEMSIZE * BLOCK**3)
-            ]
-        paths = [_block_path(root, box.start) for box in places]
-        yield [Case(f"GET subvolblocks {BLOCK}³", "dvidzarr serve, jpeg", over(paths, client.get), BLOCK**3)]
         client.close()
         ceiling.close()
+    yield from _encodings(plan, root)
+
+
+def _encodings(plan: Plan, root: str) -> Iterator[list[Case]]:
+    """Yield single blocks in their encodings: kept as they were sent, and encoded for each request."""
+    places = boxes(plan.size, BLOCK, aligned=True)
+    asked = {
+        f"GET labels {BLOCK}³, {words.partition('=')[2] or 'plain'}": (
+            [raw_path(root, box, _SEGMENTS) + words for box in places],
+            _ITEMSIZE * BLOCK**3,
+        )
+        for words in _ENCODINGS
+    } | {f"GET subvolblocks {BLOCK}³, jpeg": ([_block_path(root, box.start) for box in places], BLOCK**3)}
+    twin = plan.folder / "uncached"  # a store has one writer, and both servers are to have one
+    shutil.copytree(plan.folder / _SEGMENTS, twin)
+    with (
+        running(*serve(plan.folder / _SEGMENTS)) as first,
+        running(*serve(twin, "full", "--set", "cache.chunk_cache_mb=0")) as second,
+    ):
+        clients = {"dvidzarr serve": Client(first.url), "dvidzarr serve, nothing kept": Client(second.url)}
+        for name, (paths, size) in asked.items():
+            yield [Case(name, who, over(paths, each.get), size) for who, each in clients.items()]
+        for each in clients.values():
+            each.close()
 
 
 def _block_path(root: str, start: tuple[int, int, int]) -> str:

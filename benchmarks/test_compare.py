@@ -32,7 +32,7 @@ def plan(tmp_path: Path) -> Plan:
         (startup.cases, {"start to first answer, empty", "resident memory, idle and empty"}),
         (keys.cases, {"get a value of 200 B", "get a value of the root", "rebuild the index of keys"}),
         (lambda plan: served.cases(plan, build(plan)), {"GET 64³ aligned", "GET slice 128² png"}),
-        (labels.cases, {"labels on disk", "GET labels 64³ by encoding", "GET subvolblocks 64³"}),
+        (labels.cases, {"labels on disk", "GET labels 64³, googlegzip", "GET subvolblocks 64³, jpeg"}),
     ],
     ids=["depth", "writes", "startup", "keys", "served", "labels"],
 )

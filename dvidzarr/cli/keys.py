@@ -84,9 +84,9 @@ class RemoteKeys:
     def read(self, key: str) -> bytes:
         """Return a value; `NotFoundError` if there is none."""
         if _is_word(key):
-            return self._session.request("GET", *self._base, "key", key)
+            return self._session.fetch(*self._base, "key", key)
         wanted = bytes_head(1, len(raw(key))) + raw(key)
-        answer = self._session.request("GET", *self._base, "keyvalues", content=wanted)
+        answer = self._session.fetch(*self._base, "keyvalues", content=wanted)
         value = b"".join(bytes(found) for _, found in decode_key_values(memoryview(answer)))
         if (
             not value and key not in self.names()

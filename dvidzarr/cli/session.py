@@ -62,8 +62,21 @@ class Session:
             return answer.content
         raise self._error(answer)
 
-    def fetch(self, *words: str, params: Mapping[str, str], limit: int) -> bytes:
+    def fetch(
+        self,
+        *words: str,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        limit: int | None = None,
+    ) -> bytes:
         """Get what a copy needs; again while the server is busy, and after a broken connection.
+
+        Parameters
+        ----------
+        content
+            What the request says in its body.
+        limit
+            Bytes that the answer can have; None if it may be of any size.
 
         Raises
         ------
@@ -73,21 +86,23 @@ class Session:
         path, pause = _path(words), _FIRST_PAUSE_S
         for _ in range(TRIES - 1):
             try:
-                return self._fetched(path, params, limit)
+                return self._fetched(path, params, content, limit)
             except (BusyError, _BrokenError):
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-        return self._fetched(path, params, limit)
+        return self._fetched(path, params, content, limit)
 
-    def _fetched(self, path: str, params: Mapping[str, str], limit: int) -> bytes:
+    def _fetched(
+        self, path: str, params: Mapping[str, str] | None, content: bytes | None, limit: int | None
+    ) -> bytes:
         with (
             self._answering("GET", path),
-            self._http.stream("GET", self.url + path, params=dict(params)) as answer,
+            self._http.stream("GET", self.url + path, params=params, content=content) as answer,
         ):
             body = bytearray()
             for piece in answer.iter_bytes():
                 body += piece
-                if len(body) > max(limit, _ERROR_BYTES):
+                if limit is not None and len(body) > max(limit, _ERROR_BYTES):
                     raise StorageError(f"{self.url} sent more than the {limit} bytes that {path} can have")
             if answer.is_success:
                 return bytes(body)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Encode = Callable[[np.ndarray], bytes]
+"""Makes the bytes that are sent of voxels, (z, y, x)."""
+
 CHUNKS_PER_REQUEST = 1 << 22
 """Largest number of chunks that one request may touch."""
 _ATTEMPTS = 100
@@ -61,6 +64,21 @@ def read_inside(
         for at, size, low, high in zip(coord, grid, box.start, box.stop, strict=True)
     )
     return chunk[part].copy()  # a view would keep the whole chunk while a small answer is sent
+
+
+def encoded_chunk(
+    chunks: ChunkStore, coord: ZYX, lineage: Lineage, name: str, encode: Encode
+) -> np.ndarray | None:
+    """Return the bytes (uint8) that `encode` makes of one chunk, kept under the name of the encoding.
+
+    None if there is no such chunk, or it is written again right now.
+    """
+    key = pack_one(coord)
+    row = chunks.find(key, lineage)
+    try:
+        return None if row is None else chunks.encoded_as(name, encode, key, row, lineage)
+    except SupersededError:
+        return None
 
 
 class Reader:
@@ -184,6 +202,10 @@ class Reader:
     def lz4_blocks(self) -> Iterator[tuple[ZYX, "Buffer | None"]]:
         """Yield (chunk coordinate, its voxels as one bare LZ4 block, or None): as they lie on the store where they do so."""
         return self._each(self._lz4)
+
+    def encoded_blocks(self, name: str, encode: Encode) -> Iterator[tuple[ZYX, np.ndarray | None]]:
+        """Yield (chunk coordinate, the bytes that `encode` makes of it, or None), kept under the name of the encoding."""
+        return self._each(lambda key, row: self._chunks.encoded_as(name, encode, key, row, self._lineage))
 
     def _each(self, load: Callable[[int, Row], T | None]) -> Iterator[tuple[ZYX, T | None]]:
         held = dict(zip(self._keys.tolist(), self._rows.tolist(), strict=True))

@@ -98,7 +98,7 @@ class CacheSettings(_Section):
 
     @property
     def chunk_bytes(self) -> int:
-        """Size of the cache of decoded chunks in bytes."""
+        """Size of the cache of chunks in bytes."""
         return self.chunk_cache_mb * MIB
 
 

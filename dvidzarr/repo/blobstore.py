@@ -11,10 +11,10 @@ from dvidzarr.core.errors import ForbiddenError, StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.blobs import BlobWriter, remove_blob
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.documents import Place
 from dvidzarr.storage.durability import begin, flush
 from dvidzarr.storage.frames import Entry
 from dvidzarr.storage.merging import Unversioned
+from dvidzarr.storage.places import Place
 from dvidzarr.storage.words import Blob
 from dvidzarr.storage.writing import put_document, read_pieces
 from dvidzarr.wire.fnv import Fnv128

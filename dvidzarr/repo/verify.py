@@ -16,7 +16,7 @@ from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.repo.garbage import orphans
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.documents import DELETED
+from dvidzarr.storage.places import DELETED
 from dvidzarr.storage.postings import Run, unpack
 from dvidzarr.storage.repair import close_gap, gaps
 from dvidzarr.storage.writing import read_place

@@ -77,7 +77,11 @@ def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
         ("in_flight_bytes", "Bytes of large bodies and answers in memory", admission.held),
         ("in_flight_bytes_limit", "Most bytes of them at one time", admission.budget),
         ("requests_waiting", "Requests waiting for their share of these bytes", admission.waiting),
-        ("chunk_cache_chunks", "Decoded chunks in memory", len(runtime.catalog.context.chunk_cache)),
+        (
+            "chunk_cache_chunks",
+            "Chunks in memory, decoded or as they are sent",
+            len(runtime.catalog.context.chunk_cache),
+        ),
         ("draining", "1 while the server stops", int(runtime.draining)),
         ("full_write", "1 if administrators may write locked versions", int(runtime.catalog.full_write)),
     )

@@ -12,7 +12,7 @@ from dvidzarr.http.errors import PlainError
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import json_member
 from dvidzarr.repo.blobstore import BlobStore
-from dvidzarr.storage.documents import LOGGED
+from dvidzarr.storage.places import LOGGED
 
 KEYWORD = "blobstore"
 

@@ -1,4 +1,4 @@
-"""Decoded chunks kept in memory, least recently used first to go, and the files of disposable caches."""
+"""Chunks kept in memory, least recently used first to go, and the files of disposable caches."""
 
 import struct
 import threading
@@ -12,15 +12,18 @@ from crc32c import crc32c
 
 from dvidzarr.storage.runs import ROW, Run
 
-CacheKey = tuple[int, int, int]
-"""(array number, packed chunk key, sequence): a chunk version never changes, so nothing is ever invalidated."""
+CacheKey = tuple[int, int, int, str]
+"""(array number, packed chunk key, sequence, encoding; "" = decoded): a chunk version never changes, so nothing is ever
+invalidated."""
 
 
 _REMEMBERED = 8192
 
 
 class ChunkCache:
-    """Decoded chunks up to a number of bytes. Arrays in it are read-only. `_lock` guards the order and the size.
+    """Chunks, decoded or as they are sent, up to a number of bytes; arrays in it are read-only.
+
+    `_lock` guards the order and the size.
 
     A chunk that was asked for as a whole is kept from the second time on: who reads a volume through once needs none of
     them again, and memory that was never used before costs more than decoding a chunk (the kernel clears it page by page).

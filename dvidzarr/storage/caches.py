@@ -35,6 +35,7 @@ class DatasetCaches:
         self._documents: Documents | None = None
         self._opening = threading.Lock()
         self.owner = False
+        self._replaying = True
 
     def stamp(self, cursor: Cursor) -> dict[str, Any]:
         """Return what describes a state that reflects the log up to (at least) this cursor."""
@@ -122,8 +123,17 @@ class DatasetCaches:
         """The index of the documents, opened when first needed."""
         with self._opening:
             if self._documents is None:
-                self._documents = self._open() if self.owner else Documents(":memory:", self._versions)
+                self._documents = self._open() if self.owner else self._in_memory()
             return self._documents
+
+    def _in_memory(self) -> Documents:
+        return Documents(":memory:", self._versions, loading=self._replaying)
+
+    def replayed(self) -> None:
+        """Note that the log was read back: from now on the index is asked while it changes."""
+        self._replaying = False
+        if self._documents is not None:
+            self._documents.loaded()
 
     def _open(self) -> Documents:
         """Open the index; anew if the file is damaged, in memory if there is no room for one."""
@@ -131,12 +141,12 @@ class DatasetCaches:
         for _ in range(2):
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                return Documents(path, self._versions)
+                return Documents(path, self._versions, loading=self._replaying)
             except (OSError, sqlite3.DatabaseError) as error:
                 self._remove_index()
                 problem = error
         _logger.warning("%s: the index is kept in memory: %s", path, problem)
-        return Documents(":memory:", self._versions)
+        return self._in_memory()
 
     def take_over(self) -> None:
         """Become the owner: what was followed in memory replaces the files."""
@@ -153,7 +163,8 @@ class DatasetCaches:
                 _logger.warning("%s: the index is kept in memory: %s", self._folder, error)
 
     def drop(self) -> None:
-        """Forget the index and, as the owner, remove the files."""
+        """Forget the index and, as the owner, remove the files: the log must be read back."""
+        self._replaying = True
         self.close()
         if self.owner:
             self._state.remove()

@@ -164,7 +164,7 @@ class ChunkStore:
             None if the chunk was deleted since `resolve`. Raises `CorruptionError` if the bytes are not those recorded.
         """
         while True:
-            cached = self._cache.get((self._number, key, row[0]))
+            cached = self._cache.get((self._number, key, row[0], ""))
             if cached is not None:
                 if out is None:
                     return cached
@@ -189,7 +189,7 @@ class ChunkStore:
             if row[2] < 0 or row[6]:
                 return None
         if keep:
-            self._cache.put((self._number, key, row[0]), target, whole=whole)
+            self._cache.put((self._number, key, row[0], ""), target, whole=whole)
             if out is not None:
                 out[...] = target
                 return out
@@ -242,6 +242,28 @@ class ChunkStore:
         # Superseded since it was resolved, or damaged: this looks again, and raises if it is damage.
         chunk = self.read(key, row, lineage, exact=exact)
         return None if chunk is None else memoryview(self.codec.encode(chunk).data)
+
+    def encoded_as(
+        self, name: str, encode: Callable[[np.ndarray], bytes], key: int, row: Row, lineage: Lineage
+    ) -> np.ndarray | None:
+        """Return the bytes (uint8) that `encode` makes of one chunk; the cache keeps them under the name of the encoding.
+
+        As `read` with `exact`: None if the chunk was deleted.
+        """
+        place = (self._number, key, row[0], name)
+        packed = self._cache.get(place)
+        if packed is None:
+            chunk = self.read(key, row, lineage, exact=True)
+            if chunk is None:
+                return None
+            packed = np.frombuffer(encode(chunk), np.uint8)
+            self._cache.put(place, packed, whole=True)
+        return packed
+
+    def keeps(self, name: str, key: int, lineage: Lineage) -> bool:
+        """Tell whether `encoded_as` would find one chunk in the cache: for event loops."""
+        row = self.find(key, lineage) if self.is_complete(lineage.ordinal) else None
+        return row is not None and self._cache.get((self._number, key, row[0], name)) is not None
 
     def problem(self, key: int, row: Row) -> str | None:
         """Return what is wrong with the stored object of a chunk version, None if nothing is."""

@@ -21,13 +21,14 @@ from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.codecs import ChunkCodec
-from dvidzarr.storage.documents import DELETED, INLINE, VALUE, Documents, Place
+from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.frames import Entry, Kind, Position
 from dvidzarr.storage.housekeeper import Housekeeper
 from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.merging import Versions
+from dvidzarr.storage.places import DELETED, INLINE, VALUE, Place
 from dvidzarr.storage.words import DOCUMENT_KINDS, Word, words_of
 
 IN_BLOB = -1
@@ -125,6 +126,7 @@ class Dataset:
         self._load()
         self.log.recover() if writable else self.log.follow()
         self.skip_voided()
+        self.caches.replayed()
 
     def _load(self) -> None:
         loaded = self.caches.load()
@@ -157,6 +159,7 @@ class Dataset:
                 self.add_array(scale, codec)
             self._model.restore({})
             self.log.recover() if self.writable else self.log.follow()
+            self.caches.replayed()
             self.found_void = False
 
     def follow(self) -> None:

@@ -76,10 +76,8 @@ def _checkpoint(dataset: Dataset, upto: int) -> None:
 def _void_incomplete(dataset: Dataset) -> None:
     torn = [
         entry.sequence
-        for entry in dataset.log.records()
-        if entry.sequence > dataset.flushed
-        and entry.sequence not in dataset.voided
-        and not _is_whole(dataset, entry)
+        for entry in dataset.log.records(after=dataset.flushed)
+        if entry.sequence not in dataset.voided and not _is_whole(dataset, entry)
     ]
     if torn:
         _logger.warning(
@@ -91,7 +89,7 @@ def _void_incomplete(dataset: Dataset) -> None:
 
 def _sync_unflushed(dataset: Dataset) -> None:
     """Sync what a killed process left to the operating system, before a checkpoint vouches for it."""
-    recent = [entry for entry in dataset.log.records() if entry.sequence > dataset.flushed]
+    recent = dataset.log.records(after=dataset.flushed)
     names = {name for entry in recent for name in _objects(dataset, entry)}
     backend = dataset.context.backend
     present = [name for name in names if backend.size(name) is not None]

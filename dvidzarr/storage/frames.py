@@ -143,6 +143,12 @@ def frame_end(data: memoryview, offset: int, expected: int, salt: int) -> int | 
     return end if crc32c(data[offset + 8 : end], salt) == checksum else None
 
 
+def last_sequence(data: memoryview, offset: int) -> int:
+    """Return the sequence of the last record of a frame that `frame_end` found valid."""
+    _, _, first, count = _FRAME.unpack_from(data, offset)
+    return int(first) + int(count) - 1
+
+
 def decode_frame(data: memoryview, offset: int, segment: int, base: int = 0) -> list[Entry]:
     """Return the records of a frame that `frame_end` found valid; `data` starts at byte `base` of the segment."""
     length, _, sequence, count = _FRAME.unpack_from(data, offset)

@@ -14,6 +14,7 @@ from dvidzarr.storage.frames import (
     SegmentHeader,
     decode_frame,
     frame_end,
+    last_sequence,
     next_frame,
 )
 from dvidzarr.storage.local import LocalBackend, SharedWord
@@ -103,10 +104,10 @@ class LogReader:
             )
         return header
 
-    def records(self, upto: int | None = None) -> Iterator[Entry]:
-        """Yield the readable records from the first on, without applying them."""
-        sequence = 0
-        for segment in self._segments():
+    def records(self, upto: int | None = None, after: int = 0) -> Iterator[Entry]:
+        """Yield the readable records behind `after`, without applying them."""
+        segments, sequence = self._segments_behind(after)
+        for segment in segments:
             data = self._backend.get(self._key(segment)) or b""
             header = self._read_header(segment, data)
             view, offset = memoryview(data), HEADER_SIZE
@@ -118,12 +119,26 @@ class LogReader:
                         break
                     offset, sequence = found, int.from_bytes(view[found + 8 : found + 16], "little") - 1
                     continue
-                for entry in decode_frame(view, offset, segment):
+                sequence = last_sequence(view, offset)
+                for entry in decode_frame(view, offset, segment) if sequence > after else ():
                     if upto is not None and entry.sequence > upto:
                         return
-                    yield entry
-                    sequence = entry.sequence
+                    if entry.sequence > after:
+                        yield entry
                 offset = end
+
+    def _segments_behind(self, after: int) -> tuple[list[int], int]:
+        """Return the segments that can hold records behind `after`, and the last record before them."""
+        segments = self._segments()
+        for index in reversed(range(1, len(segments))):
+            header = self._read_header(segments[index], self._head(segments[index]))
+            if header is not None and header.first <= after + 1:
+                return segments[index:], header.first - 1
+        return segments, 0
+
+    def _head(self, segment: int) -> bytes:
+        size = self._backend.size(self._key(segment)) or 0
+        return self._backend.read_at(self._key(segment), 0, min(size, HEADER_SIZE))
 
     def value(self, segment: int, offset: int, length: int) -> bytes:
         """Return bytes of a payload by their place (`Entry.segment`, `Entry.offset`)."""

@@ -5,10 +5,9 @@ Writing them down many at a time costs a tenth of one by one, and a key that is 
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dvidzarr.storage.documents import Place
+from dvidzarr.storage.keyindex import KeyRow
+from dvidzarr.storage.places import Place
 
 KEPT = 2000
 """So many answers are kept: with values of at most 1 KiB in them, 3 MiB."""
@@ -24,7 +23,7 @@ class RecentWords:
         self._answers: OrderedDict[bytes, dict[int, Place | None]] = OrderedDict()
         self._kept = 0
 
-    def note(self, key: bytes, place: "Place") -> None:
+    def note(self, key: bytes, place: Place) -> None:
         """Take a version's word on a key; an older one does not replace a newer one of the same version."""
         words = self._pending.setdefault(key, {})
         known = words.get(place.ordinal)
@@ -35,11 +34,11 @@ class RecentWords:
         if key in self._answers:
             self._kept -= len(self._answers.pop(key))
 
-    def pending(self) -> Iterator[tuple[bytes, "Place"]]:
+    def pending(self) -> Iterator[KeyRow]:
         """Yield the pending words in the order of their keys: so the index is written from front to back."""
         for key in sorted(self._pending):
             for place in self._pending[key].values():
-                yield key, place
+                yield (key, *place)
 
     def written(self) -> None:
         """Forget the pending words: the index holds them now."""
@@ -50,7 +49,7 @@ class RecentWords:
         """Tell whether the index lacks a word on this key."""
         return key in self._pending
 
-    def answer(self, key: bytes, ordinal: int) -> "tuple[Place | None] | None":
+    def answer(self, key: bytes, ordinal: int) -> tuple[Place | None] | None:
         """Return (what a version sees of a key,), None if that is not known here. Its own word is what it sees."""
         word = self._pending[key].get(ordinal) if key in self._pending else None
         if word is not None:
@@ -61,7 +60,7 @@ class RecentWords:
         self._answers.move_to_end(key)
         return (answers[ordinal],)
 
-    def keep(self, key: bytes, ordinal: int, place: "Place | None") -> None:
+    def keep(self, key: bytes, ordinal: int, place: Place | None) -> None:
         """Remember what a version sees of a key until somebody writes that key, or others are asked for more lately."""
         answers = self._answers.setdefault(key, {})
         self._kept += ordinal not in answers

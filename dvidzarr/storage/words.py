@@ -8,13 +8,15 @@ keys and values in this order, those in blobs left out.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from crc32c import crc32c
 
 from dvidzarr.storage.frames import Entry, Kind
 
 DOCUMENT_KINDS = frozenset({Kind.PUT, Kind.DELETE, Kind.BATCH})
+
+_WITH_BLOB = 3  # members of an item behind the key's length
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,11 @@ Value = bytes | memoryview | Blob | None
 """What is written: bytes, a blob that exists already, or None for a deletion."""
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """One key of a record: the payload holds the key from `start`, the value from `value_start`.
 
     `length` is None for a deletion; `blob` is the id of the blob that holds the value, None if the payload does.
+    A tuple, because a log that is read back has millions.
     """
 
     start: int
@@ -57,9 +59,17 @@ def words_of(entry: Entry) -> Iterator[Word]:
     else:
         at = 0
         for size, *rest in header["items"]:
-            length, checksum, blob = (*rest, None, None, None)[:3]
-            yield Word(at, at + size, length, checksum or 0, blob)
-            at += size + (0 if blob is not None or length is None else length)
+            value_start = at + size
+            if not rest:
+                yield Word(at, value_start, None, 0, None)
+                at = value_start
+            elif len(rest) == _WITH_BLOB:
+                yield Word(at, value_start, *rest)
+                at = value_start
+            else:
+                length, checksum = rest
+                yield Word(at, value_start, length, checksum, None)
+                at = value_start + length
 
 
 def batch_record(writes: Sequence[tuple[bytes, Value]]) -> tuple[dict[str, Any], bytes]:

@@ -17,9 +17,9 @@ from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import IN_BLOB, Dataset
-from dvidzarr.storage.documents import LOGGED, Place
 from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
+from dvidzarr.storage.places import LOGGED, Place
 from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one
 from dvidzarr.storage.words import Blob, Value, batch_record
 

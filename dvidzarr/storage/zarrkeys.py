@@ -20,7 +20,7 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.codecs import Encoded
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.documents import Place
+from dvidzarr.storage.places import Place
 from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one, unpack
 from dvidzarr.storage.writing import delete_document, get_document, put_document, write_chunks
 

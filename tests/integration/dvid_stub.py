@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import lz4.block
 import numpy as np
 
+from dvidzarr.wire.keyvalues import decode_keys, key_value_head
+
 Coord = tuple[int, int, int]
 BLOCK = 8
 
@@ -41,17 +43,20 @@ class Dvid:
     instances
         Name → (type name, DVID's name of the numbers, compression as `info` words it).
     faults
-        Answers that are given first to requests for blocks: a status, "drop" (no answer), "cut" (half of one), or
-        bytes instead of the body.
+        Answers that are given first to requests for blocks and values: a status, "drop" (no answer), "cut" (half of
+        one), or bytes instead of the body.
+    values
+        What its key-value instances hold, at every version.
     pretends
         If not None, the body of every answer: that of a server of another kind.
     asked
-        Paths of all requests for blocks that were answered.
+        Paths of all requests for blocks and values that were answered.
     """
 
     nodes: dict[str, Node]
     instances: dict[str, tuple[str, str, str]]
     faults: list[int | str | bytes] = field(default_factory=list)
+    values: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     token: str = ""
     pretends: bytes | None = None
@@ -174,11 +179,19 @@ class Handler(BaseHTTPRequestHandler):
         elif keyword == "metadata":
             self._answer(200, json.dumps({"Axes": [], "Properties": extended}).encode() + b"\n")
         elif keyword == ("blocks" if self.dvid.instances[name][0] == "labelblk" else "subvolblocks"):
-            self._blocks(self.dvid.stream(uuid, name, rest[0], rest[1], compression))
+            self._unless_faulty(self.dvid.stream(uuid, name, rest[0], rest[1], compression))
+        elif keyword == "keys":
+            self._answer(200, json.dumps(sorted(self.dvid.values)).encode())
+        elif keyword == "key":
+            self._unless_faulty(self.dvid.values[rest[0]])
+        elif keyword == "keyvalues":
+            (wanted,) = decode_keys(self.rfile.read(int(self.headers["Content-Length"])))
+            value = self.dvid.values[wanted.key.decode()]
+            self._unless_faulty(key_value_head(wanted.key, len(value)) + value)
         else:
             self._answer(400, f"Bad API call ({self.path})\n".encode())
 
-    def _blocks(self, body: bytes) -> None:
+    def _unless_faulty(self, body: bytes) -> None:
         fault = self.dvid.faults.pop(0) if self.dvid.faults else None
         if isinstance(fault, int):
             self._answer(fault, b"Server already running 1 throttled operations (max = 1)\n\n")

@@ -182,6 +182,22 @@ def test_busy_and_broken_servers_are_asked_again(
     assert held(folder, "f" * 32, "gray") == wanted(dvid, ROOT, "gray")
 
 
+def test_busy_and_broken_servers_are_asked_again_for_values(
+    shell: Shell, tmp_path: Path, dvid: Dvid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dvidzarr.cli.session._FIRST_PAUSE_S", 0.01)
+    folder = tmp_path / "store"
+    shell.ok("new", "repo", folder, "--root", "f" * 32)
+    dvid.instances["notes"] = ("keyvalue", "", "none")
+    dvid.values = {"a": b"1" * 100, "c/d": b"2" * 100, "empty": b""}
+    dvid.faults += [503, "drop", "cut", "drop", 503]
+    with serving(dvid) as host:
+        shell.ok("ingest", folder, "ffff/notes", f"dvid://{host}/aaaa/notes")
+    assert not dvid.faults
+    with dvidzarr.open(folder, mode="r") as catalog:
+        assert dict(catalog.repos[0].instance("notes").at().items()) == dvid.values  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

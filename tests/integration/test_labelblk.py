@@ -172,6 +172,25 @@ def test_pseudocolor(seg: Segmentation) -> None:
     assert seg.ask("POST", "pseudocolor/xy/4_4/0_0_0").status_code == 400
 
 
+def test_a_block_that_is_asked_for_again_shows_the_last_write(seg: Segmentation) -> None:
+    """Whole blocks are kept as they were sent, each encoding by itself, and parts of blocks are not."""
+    path = "raw/0_1_2/16_16_16/16_0_0"
+    for _ in range(3):
+        labels = labels_of((16, 16, 32))
+        seg.ask("POST", "raw/0_1_2/32_16_16/0_0_0", labels.tobytes())
+        block = np.ascontiguousarray(labels[:, :, 16:])
+        for _ in range(4):
+            for name in ("google", "googlegzip"):
+                google = seg.get(f"{path}?compression={name}").content
+                assert np.array_equal(decode_segmentation(google, (16, 16, 16)), block)
+            packed = seg.get(f"{path}?compression=lz4").content
+            assert lz4.block.decompress(packed, uncompressed_size=block.nbytes) == block.tobytes()
+            google = seg.get("raw/0_1_2/16_16_16/8_0_0?compression=google").content
+            assert np.array_equal(decode_segmentation(google, (16, 16, 16)), labels[:, :, 8:24])
+    absent = seg.get("raw/0_1_2/16_16_16/16_0_64?compression=google").content
+    assert not decode_segmentation(absent, (16, 16, 16)).any()
+
+
 def test_blocks(seg: Segmentation) -> None:
     labels = labels_of((16, 16, 32))
     seg.ask("POST", "raw/0_1_2/32_16_16/0_0_0", labels.tobytes())

@@ -77,6 +77,21 @@ def test_replay_is_what_was_appended(records: list[Value]) -> None:
 
 
 @given(values, st.data())
+def test_records_behind_one_are_read_without_those_before(records: list[Value], data: st.DataObject) -> None:
+    with written(records) as (folder, _):
+        log = Replayed.recovered(folder).log
+        whole = list(log.records())
+        for after in range(len(records) + 1):
+            assert list(log.records(after=after)) == whole[after:]
+        firsts = [entry.sequence for entry in whole if entry.segment != whole[entry.sequence - 2].segment]
+        if len(firsts) > 1:
+            first = data.draw(st.sampled_from(firsts[1:]))
+            for segment in segments(folder)[: whole[first - 1].segment - 1]:
+                segment.unlink()
+            assert list(log.records(after=first - 1)) == whole[first - 1 :]
+
+
+@given(values, st.data())
 def test_cut_at_any_byte_the_whole_frames_stay(records: list[Value], data: st.DataObject) -> None:
     """Without the word of what was acknowledged (lost with the power), the end is a torn tail."""
     with written(records) as (folder, entries):

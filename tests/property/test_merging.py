@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvidzarr.storage.documents import DELETED, VALUE, Documents, Place
+from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.merging import CONFLICTING, NOTHING, choose
+from dvidzarr.storage.places import DELETED, VALUE, Place
 from tests.property.dags import RandomVersions, version_graphs
 from tests.stateful.model import Cells, ModelDag, Seen, merged
 

@@ -4,10 +4,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage import documents as module
-from dvidzarr.storage.documents import DELETED, VALUE, Documents, Place
+from dvidzarr.storage import keyindex
+from dvidzarr.storage.documents import Documents
+from dvidzarr.storage.places import DELETED, VALUE, Place
 from dvidzarr.storage.recent import KEPT, RecentWords
 
 ROOT = Lineage.root(0)
@@ -108,3 +112,44 @@ def test_what_is_kept_is_bounded() -> None:
     recent.note(b"0", value(0, 2, b"y"))
     assert recent.answer(b"0", 1) is None
     assert recent.answer(b"0", 0) == (value(0, 2, b"y"),)
+
+
+words = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2), st.booleans()), max_size=60)
+
+
+@given(words, st.integers(1, 4), st.integers(0, 60), st.sampled_from([1, 900, 1 << 20]))
+def test_a_log_that_is_read_back_shows_the_same(
+    written: list[tuple[str, int, bool]], together: int, asked_at: int, gathered: int
+) -> None:
+    """Records of one or several words, in any order of keys, gathered or not; somebody may ask before the end."""
+    plain, loading = (Documents(":memory:", Line(), loading=each) for each in (False, True))  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyindex, "_GATHERED", gathered)
+        for start in range(0, len(written), together):
+            record = [
+                (
+                    key.encode(),
+                    value(ordinal, start + 1, b"%d" % (start + place), VALUE if there else DELETED),
+                )
+                for place, (key, ordinal, there) in enumerate(written[start : start + together])
+            ]
+            plain.put_all(record)
+            loading.put_all(record)
+            if start <= asked_at < start + together:
+                assert shown(loading, b"a", CHILD) == shown(plain, b"a", CHILD)
+                assert loading.keys(OTHER) == plain.keys(OTHER)
+    loading.loaded()
+    for lineage in (ROOT, CHILD, OTHER):
+        assert loading.keys(lineage) == plain.keys(lineage)
+        assert list(loading.range(lineage)) == list(plain.range(lineage))
+    assert sorted(loading.all_rows()) == sorted(plain.all_rows())
+
+
+def test_words_read_back_reach_the_file_with_the_next_mark(tmp_path: Path) -> None:
+    index = Documents(str(tmp_path / "index"), Line(), loading=True)  # type: ignore[arg-type]
+    index.put_all((b"%d" % number, value(0, 1, b"v")) for number in range(100))
+    index.mark("here")
+    index.close()
+    again = Documents(str(tmp_path / "index"), Line())  # type: ignore[arg-type]
+    assert (again.stamp(), len(again.all_rows())) == ("here", 100)
+    again.close()

@@ -14,7 +14,7 @@ from dvidzarr.wire.tarstream import END, tar_header, tar_padding
 
 if TYPE_CHECKING:
     from dvidzarr.datatypes.keyvalue.model import KeyValueView
-    from dvidzarr.storage.documents import Place
+    from dvidzarr.storage.places import Place
 
 
 class BadValueError(InvalidInputError):

@@ -24,14 +24,14 @@ from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty
-from dvidzarr.storage.documents import INLINE, LOGGED
+from dvidzarr.storage.places import INLINE, LOGGED
 from dvidzarr.storage.words import Blob
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dvidzarr.datatypes.keyvalue.model import KeyValueView
-    from dvidzarr.storage.documents import Place
+    from dvidzarr.storage.places import Place
 
 _WITH_RANGES = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
 _RANGES = {"Accept-Ranges": "bytes"}

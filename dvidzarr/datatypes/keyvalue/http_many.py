@@ -28,7 +28,7 @@ from dvidzarr.wire.keyvalues import KeySlice, decode_key_values, decode_keys
 
 if TYPE_CHECKING:
     from dvidzarr.datatypes.keyvalue.model import KeyValueView
-    from dvidzarr.storage.documents import Place
+    from dvidzarr.storage.places import Place
 
 _MAX_BATCH = 1 << 30
 """Largest body of POST keyvalues: it becomes one log record."""

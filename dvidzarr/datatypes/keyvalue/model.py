@@ -9,7 +9,7 @@ from dvidzarr.core.ids import Author
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance, View
 from dvidzarr.storage.blobs import BlobWriter, remove_blob, write_blob
-from dvidzarr.storage.documents import Place
+from dvidzarr.storage.places import Place
 from dvidzarr.storage.words import Blob, Value
 from dvidzarr.storage.writing import (
     PIECE,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +25,6 @@ from dvidzarr.http.response import Response
 from dvidzarr.wire.compressedsegmentation import check_sides, encode_segmentation
 from dvidzarr.wire.compression import gzip_decode_within, gzip_encode, gzip_packer, lz4_decode, lz4_encode
 from dvidzarr.wire.murmur import pseudocolors
-
-if TYPE_CHECKING:
-    from dvidzarr.core.geometry import Box
-    from dvidzarr.datatypes.voxels.view import VoxelView
 
 _LZ4_LIMIT = 0x7E000000
 """The largest input of an LZ4 block."""
@@ -66,13 +62,11 @@ async def _get_volume(call: Call, geometry: Geometry) -> Response:
         raise InvalidInputError(f"an LZ4 block holds at most {_LZ4_LIMIT} bytes; ask for a smaller volume")
     if asked != "lz4":
         check_sides(box.shape)
+    headers = {"Content-Type": "application/octet-stream", **headers}
+    if view.keeps(box, asked):
+        return Response(view.encoded(box, asked, encode), headers=headers)
     async with call.runtime.admit(2 * box.volume * size):
-        body = await call.offload(_encoded, view, box, encode)
-        return Response(body, headers={"Content-Type": "application/octet-stream", **headers})
-
-
-def _encoded(view: "VoxelView", box: "Box", encode: Encode) -> bytes:
-    return encode(view.read(box, shared=True))
+        return Response(await call.offload(view.encoded, box, asked, encode), headers=headers)
 
 
 def _segmentation_gzip(labels: "np.ndarray[Any, Any]") -> bytes:

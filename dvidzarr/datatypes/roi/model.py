@@ -15,8 +15,8 @@ from dvidzarr.datatypes.roi.spans import Spans
 from dvidzarr.repo.config import text_setting
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance, View
-from dvidzarr.storage.documents import Place
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.places import Place
 from dvidzarr.storage.writing import put_document, read_place
 
 if TYPE_CHECKING:

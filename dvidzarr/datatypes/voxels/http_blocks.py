@@ -46,12 +46,12 @@ class Form:
     parts
         Makes the bytes of a block, nothing of an absent one.
     light
-        Whether that costs less than a hop to the pool.
+        Tells whether that costs less for a block than a hop to the pool.
     """
 
     blocks: Callable[[ChunkSpan], Iterable[tuple[ZYX, Any]]]
     parts: Callable[[Any], Iterable["Buffer"]]
-    light: bool = False
+    light: Callable[[ChunkSpan], bool] = lambda _span: False
 
 
 def _form(call: Call, view: "VoxelView") -> Form:
@@ -62,7 +62,13 @@ def _form(call: Call, view: "VoxelView") -> Form:
         return Form(
             view.lz4_blocks,
             partial(_lz4_frame, lz4_prefix(size)),
-            light=size <= _LIGHT_BYTES and view.is_ready,
+            light=lambda _span: size <= _LIGHT_BYTES and view.is_ready,
+        )
+    if encode is encode_block:
+        return Form(
+            lambda span: view.encoded_blocks(span, "jpeg", encode_block),
+            framer(memoryview),
+            light=lambda span: view.keeps(span.box(view.instance.chunk), "jpeg"),
         )
     return Form(view.blocks, framer(encode))
 
@@ -232,7 +238,7 @@ async def answer_blocks(
     """Send the blocks of some spans: whole if they are few, else piece by piece as they are decoded."""
     found = chain.from_iterable(map(form.blocks, spans))  # lazy: resolved on the pool
     pieces = chain.from_iterable(map(form.parts, found))
-    if form.light and len(spans) == 1 and spans[0].count == 1:
+    if len(spans) == 1 and spans[0].count == 1 and form.light(spans[0]):
         return octets(b"".join(pieces))
     return await gathered(call, pieces, length=length)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dvidzarr.compute.read import Reader, read_inside
+from dvidzarr.compute.read import Encode, Reader, encoded_chunk, read_inside
 from dvidzarr.compute.write import write_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
@@ -14,6 +14,7 @@ from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.instance import View
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.frames import Kind
+from dvidzarr.storage.postings import pack_one
 
 if TYPE_CHECKING:
     import dask.array
@@ -71,6 +72,23 @@ class VoxelView(View):
             return view.reader(box).read()
         return read_inside(self.chunks, coord, box, self.lineage(), shared=shared)
 
+    def encoded(self, box: Box, name: str, encode: Encode) -> bytes:
+        """Return what `encode` makes of a box; of one whole chunk it is kept under that name, for who asks again."""
+        coord = self._whole_chunk(box)
+        packed = None
+        if coord is not None:
+            packed = encoded_chunk(self.chunks, coord, self.lineage(), name, encode)
+        return encode(self.read(box, shared=True)) if packed is None else packed.tobytes()
+
+    def keeps(self, box: Box, name: str) -> bool:
+        """Tell whether a box is one whole chunk that is kept in that encoding: for event loops."""
+        coord = self._whole_chunk(box)
+        return coord is not None and self.chunks.keeps(name, pack_one(coord), self.lineage())
+
+    def _whole_chunk(self, box: Box) -> ZYX | None:
+        whole = self.roi is None and box.shape == self.instance.chunk
+        return box.only_chunk(self.instance.chunk) if whole else None
+
     @property
     def is_ready(self) -> bool:
         """Whether looking up chunks costs nothing but that: for event loops."""
@@ -79,6 +97,15 @@ class VoxelView(View):
     def blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate (z, y, x), decoded chunk or None if absent) for a span, x fastest."""
         return self.reader(span.box(self.instance.chunk)).blocks()
+
+    def encoded_blocks(
+        self, span: ChunkSpan, name: str, encode: Encode
+    ) -> Iterator[tuple[ZYX, np.ndarray | None]]:
+        """Yield (chunk coordinate (z, y, x), the bytes that `encode` makes of it or None if absent), x fastest.
+
+        They are kept under the name of the encoding, for who asks again.
+        """
+        return self.reader(span.box(self.instance.chunk)).encoded_blocks(name, encode)
 
     def lz4_blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, "Buffer | None"]]:
         """Yield (chunk coordinate (z, y, x), chunk as one bare LZ4 block or None if absent) for a span, x fastest."""

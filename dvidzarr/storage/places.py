@@ -1,0 +1,25 @@
+"""Where the values of documents lie: what a version's word on a key says."""
+
+from typing import NamedTuple
+
+INLINE = 1024
+"""Values up to this many bytes lie in the index itself; up to `LOGGED` in the log; larger ones in blobs."""
+LOGGED = 64 << 10
+
+VALUE, DELETED = 0, 1
+
+
+class Place(NamedTuple):
+    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (segment −1).
+
+    The order is that of the columns of the index. A tuple, because a look-up makes one per row.
+    """
+
+    ordinal: int
+    sequence: int
+    state: int
+    value: bytes | None
+    segment: int
+    start: int
+    length: int
+    checksum: int
