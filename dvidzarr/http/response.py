@@ -1,7 +1,7 @@
 """An answer on its way to the wire."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ class Response:
     headers
         By name as sent, in the usual letter case. Content-Length, Connection, Date and Transfer-Encoding are added.
     body
-        The whole body, unless it goes out in pieces.
+        The whole body, or pieces of it that lie apart in memory, unless it goes out piece by piece.
     close
         Whether the connection must end with this answer.
     begun
@@ -51,7 +51,11 @@ class Response:
     )
 
     def __init__(
-        self, body: Bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None
+        self,
+        body: Bytes | Sequence[Bytes] = b"",
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status = status
         self.headers: dict[str, str] = dict(headers) if headers else {}
@@ -69,15 +73,16 @@ class Response:
         if self.begun:
             self._finish()
             return
-        body = memoryview(self.body).cast("B") if self.body else b""
-        size = len(body)
+        parts = (self.body,) if isinstance(self.body, Bytes) else self.body
+        body = [memoryview(part).cast("B") for part in parts if part]
+        size = sum(map(len, body))
         self._start(request, None if self.status in _BODILESS else size)
         head = self._head
         if not size or request.method == "HEAD":
             request.writer.write((head,), len(head))
             return
         self.sent = size
-        pieces: tuple[Bytes, ...] = (b"".join((head, body)),) if size <= _JOINED_BYTES else (head, body)
+        pieces: Sequence[Bytes] = (b"".join((head, *body)),) if size <= _JOINED_BYTES else (head, *body)
         request.writer.write(pieces, len(head) + size)
 
     def begin(self, request: "Request", length: int | None) -> None:

@@ -1,7 +1,7 @@
 """Answers as DVID forms them."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import orjson
 
@@ -49,7 +49,7 @@ def text(body: str, content_type: str = "text/plain") -> Response:
     return Response(body.encode(), headers={"Content-Type": content_type})
 
 
-def octets(body: Bytes, content_type: str = "application/octet-stream") -> Response:
+def octets(body: Bytes | Sequence[Bytes], content_type: str = "application/octet-stream") -> Response:
     """Return bytes at once; above about 1 MiB use `stream`."""
     return Response(body, headers={"Content-Type": content_type})
 

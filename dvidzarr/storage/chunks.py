@@ -26,6 +26,8 @@ from dvidzarr.storage.postings import CONFLICT, TOMBSTONE, Postings, Row, is_few
 T = TypeVar("T")
 
 _NUMBERS = count(1)
+_STORED = "stored"
+"""What the cache calls chunks as they lie on the store."""
 
 
 class SupersededError(BusyError):
@@ -235,10 +237,17 @@ class ChunkStore:
 
     def encoded(self, key: int, row: Row, lineage: Lineage, *, exact: bool = False) -> memoryview | None:
         """Return one chunk as it lies on the store, found to be as recorded; the rest is as for `read`."""
-        buffer = memoryview(np.empty(row[4] + 1, np.uint8))
+        place = (self._number, key, row[0], _STORED)
+        kept = self._cache.get(place)
+        if kept is not None:
+            return memoryview(kept)
+        buffer = np.empty(row[4] + 1, np.uint8)
         data = buffer[: row[4]]
-        if self._fetch(key, row, buffer) is None and self.codec.is_whole(data, row[5]):
-            return data
+        if self._fetch(key, row, memoryview(buffer)) is None and self.codec.is_whole(
+            memoryview(data), row[5]
+        ):
+            self._cache.put(place, data, whole=True)
+            return memoryview(data)
         # Superseded since it was resolved, or damaged: this looks again, and raises if it is damage.
         chunk = self.read(key, row, lineage, exact=exact)
         return None if chunk is None else memoryview(self.codec.encode(chunk).data)

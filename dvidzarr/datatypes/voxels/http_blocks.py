@@ -239,7 +239,7 @@ async def answer_blocks(
     found = chain.from_iterable(map(form.blocks, spans))  # lazy: resolved on the pool
     pieces = chain.from_iterable(map(form.parts, found))
     if len(spans) == 1 and spans[0].count == 1 and form.light(spans[0]):
-        return octets(b"".join(pieces))
+        return octets([memoryview(piece) for piece in pieces])
     return await gathered(call, pieces, length=length)
 
 
