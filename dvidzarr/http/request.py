@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from dvidzarr.http.writer import Writer
 
 
+REQUEST_ID = "X-Request-Id"
+"""Header by which one process of a server tells another how it calls a request in its logs."""
+
+
 class Request:
     """One request of a connection, and the way back for its answer. Lives on one event loop.
 

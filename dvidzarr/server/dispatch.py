@@ -8,6 +8,7 @@ from dvidzarr.core.ids import Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target, by_first_word
 from dvidzarr.http.errors import PlainError, not_found
+from dvidzarr.http.params import is_throttle
 from dvidzarr.http.request import Request
 from dvidzarr.http.response import Response
 from dvidzarr.server import (
@@ -19,7 +20,6 @@ from dvidzarr.server import (
     routes_server,
 )
 from dvidzarr.server.access import Access
-from dvidzarr.server.forwarding import belongs_home
 from dvidzarr.server.paths import path_words
 from dvidzarr.server.runtime import Runtime
 from dvidzarr.server.tables import table_of
@@ -127,7 +127,7 @@ class Dispatcher:
             )
         call.request.operation = row.operation
         home = self._runtime.fleet.home
-        if home is not None and belongs_home(row, call):
+        if home is not None and _belongs_home(row, call):
             return await home.forward(call)
         try:
             return await row.handler(call)
@@ -181,6 +181,11 @@ class _Facts:
     headers: dict[str, str]
     is_admin: bool
     started: float
+
+
+def _belongs_home(row: Endpoint, call: Call) -> bool:
+    """Tell whether only the process that writes can answer: throttled requests are counted for the whole server there."""
+    return row.home or row.effect in ("write", "admin") or is_throttle(call.query.get("throttle"))
 
 
 def _options(words: tuple[str, ...], rows: list[Endpoint]) -> Response:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dvidzarr.server.board import Board
-from dvidzarr.server.forwarding import Home
+
+if TYPE_CHECKING:
+    from dvidzarr.server.forwarding import Home
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Fleet:
     number: int = 0
     count: int = 1
     board: Board = field(default_factory=Board)
-    home: Home | None = None
+    home: "Home | None" = None
     folder: Path | None = None
 
     def others(self) -> dict[int, str]:

@@ -1,7 +1,6 @@
 """Requests that another process must answer: handed on over its private socket, bodies and answers as they flow.
 
-Which those are is decided here, from the route table: what writes or administers, what a row says lives `home`, and
-throttled requests, whose slots are counted for the server as a whole. Nothing is buffered beyond what is on its way: a slow
+Which those are the dispatcher decides. Nothing is buffered beyond what is on its way: a slow
 client slows the other process down, one that leaves ends the request there. A body that has not arrived yet is announced
 (`Expect: 100-continue`) and read when the other process wants it: what is refused before is never asked of the client.
 """
@@ -21,10 +20,9 @@ from aiohttp import (
 from yarl import URL
 
 from dvidzarr.http.body import pieces
-from dvidzarr.http.endpoint import Call, Endpoint
+from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
-from dvidzarr.http.params import is_throttle
-from dvidzarr.http.request import Request
+from dvidzarr.http.request import REQUEST_ID, Request
 from dvidzarr.http.response import Response
 from dvidzarr.server.paths import target_of
 
@@ -34,9 +32,6 @@ _CONNECT_S = 10.0
 
 _AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE)
 """What the session would add to requests that lack it."""
-
-REQUEST_ID = "X-Request-Id"
-"""Header that tells the other process how this one calls the request in its logs."""
 
 _HOP = frozenset(
     name.lower()
@@ -48,11 +43,6 @@ _RENEWED = _HOP | {hdrs.CONTENT_LENGTH.lower(), hdrs.DATE.lower()}
 """Headers that are written anew where the body is here, or passes."""
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
-
-
-def belongs_home(row: Endpoint, call: Call) -> bool:
-    """Tell whether only the process that writes can answer."""
-    return row.home or row.effect in ("write", "admin") or is_throttle(call.query.get("throttle"))
 
 
 class Home:

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
-
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
@@ -25,6 +23,9 @@ async def asked(others: Mapping[int, str]) -> dict[int, bytes]:
 
 
 async def _ask(path: str) -> bytes | None:
+    # a server of one process never gets here
+    from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector  # noqa: PLC0415
+
     timeout = ClientTimeout(total=_PATIENCE_S)
     try:
         async with (

@@ -10,11 +10,10 @@ from traceback import clear_frames
 from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.http import responses
 from dvidzarr.http.errors import PlainError
-from dvidzarr.http.request import Request
+from dvidzarr.http.request import REQUEST_ID, Request
 from dvidzarr.http.response import Response
 from dvidzarr.server.access import SAFE_METHODS, Access
 from dvidzarr.server.dispatch import Dispatcher
-from dvidzarr.server.forwarding import REQUEST_ID
 from dvidzarr.server.paths import decoded_path, redirect_of
 from dvidzarr.server.runtime import Runtime
 

@@ -42,7 +42,7 @@ def test_the_package_loads_quickly() -> None:
 
 
 def test_the_server_starts_without_the_libraries_of_batch_work() -> None:
-    assert loaded_by("dvidzarr.server.app") & (HEAVY - {"aiohttp"}) == set()
+    assert loaded_by("dvidzarr.server.app") & HEAVY == set()
 
 
 def test_the_command_line_loads_only_the_command_that_runs() -> None:
