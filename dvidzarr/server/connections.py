@@ -241,11 +241,11 @@ class Connection(asyncio.BufferedProtocol):
         elif self._state is State.LINGER:
             if age > limits.linger_s:
                 self._end()
-        elif not self._is_read(now) and self._state is State.CLOSING and age > limits.linger_s:
+        elif not self._has_unread(now) and self._state is State.CLOSING and age > limits.linger_s:
             self._transport.abort()
 
     def _look_at(self, request: Request | None, now: float) -> None:
-        if request is None or self._is_read(now):
+        if request is None or self._has_unread(now):
             return
         limits = self._limits
         request.body.look(now, limits.body_s, limits.body_rate)
@@ -255,15 +255,12 @@ class Connection(asyncio.BufferedProtocol):
             self._server.gate.given_up += 1
             request.give_up()
 
-    def _is_read(self, now: float) -> bool:
-        """Tell whether the client has something to read; end it if it does not read."""
-        if not self._writer.full:
-            return False
-        if not self._moved(self._transport.get_write_buffer_size(), now) and (
-            now - self._since > self._limits.send_s
-        ):
+    def _has_unread(self, now: float) -> bool:
+        """Tell whether the client has to make room for something; end it if it does not read."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent and not self._moved(unsent, now) and now - self._since > self._limits.send_s:
             self._transport.abort()
-        return True
+        return unsent > 0
 
     def _moved(self, progress: int, now: float) -> bool:
         if progress == self._progress:

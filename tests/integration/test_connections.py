@@ -347,6 +347,20 @@ def test_a_reader_who_stops_for_a_while_gets_everything(url: str) -> None:
     assert got.endswith(b"done")
 
 
+def test_who_reads_the_last_answer_late_gets_all_of_it(url: str) -> None:
+    with ExitStack() as stack:
+        links = []
+        for size in range(
+            100_000, 6_000_000, 60_000
+        ):  # of some, a little stays with the server: the kernel is full
+            link = stack.enter_context(connected(url))
+            link.sendall(asked("GET", f"/stream/1/{size}", b"Connection: close\r\n"))
+            links.append((size, link))
+        time.sleep(4)
+        for size, link in links:
+            assert len(all_of(link).partition(b"\r\n\r\n")[2]) == size
+
+
 def test_small_answers_wait_for_a_client_that_does_not_read() -> None:
     """The answers of pipelined requests stay bounded by what the transport holds."""
     with serving(send_timeout_s=0.4) as url, connected(url) as link:
