@@ -290,6 +290,9 @@ def lines_of(file: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
+_WRITES_BEFORE_A_KILL = 20
+
+
 def crash_and_compare(store: Path, cycles: int) -> None:
     file = store.parent / "events.jsonl"
     acknowledged: list[str] = []
@@ -298,8 +301,10 @@ def crash_and_compare(store: Path, cycles: int) -> None:
             served(store, DVIDZARR_EVENTS_JSON_LINES=str(file)) as server,
             httpx.Client(timeout=20) as client,
         ):
-            threading.Timer(0.5 + cycle % 3 * 0.2, server.process.send_signal, [signal.SIGKILL]).start()
+            end = threading.Timer(0.2 + cycle % 3 * 0.2, server.process.send_signal, [signal.SIGKILL])
             for number in range(100_000):
+                if number == _WRITES_BEFORE_A_KILL:
+                    end.start()
                 key = f"{cycle}-{number}"
                 try:
                     client.post(
@@ -316,7 +321,7 @@ def crash_and_compare(store: Path, cycles: int) -> None:
         assert running.caught_up()
     told = [key for line in lines_of(file) if line["event"] == "KeysPut" for key, _ in line["keys"]]  # type: ignore[attr-defined]
     first = list(dict.fromkeys(told))
-    assert len(acknowledged) > 20 * cycles
+    assert len(acknowledged) >= _WRITES_BEFORE_A_KILL * cycles
     assert [key for key in first if key in set(acknowledged)] == acknowledged
     assert len(first) <= len(acknowledged) + cycles
 
