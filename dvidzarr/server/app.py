@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
-from dvidzarr.server.httpserver import Gate, HttpServer, Limits
+from dvidzarr.server.httpserver import Gate, HttpServer
 from dvidzarr.server.listening import BACKLOG, listening
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import SERVER_NAME, Front
@@ -48,9 +48,9 @@ def make_server(runtime: Runtime, access: Access, *, private: bool = False) -> H
     `private` is for requests that another process of this server took, and counts. Bodies stay as they came: DVID ignores
     a request's Content-Encoding, and decoding hides bombs.
     """
-    limits = Limits.of(runtime.settings.limits)
+    limits = runtime.settings.limits
     if private:
-        limits, gate = replace(limits, idle_s=_PRIVATE_IDLE_S), Gate(sys.maxsize)
+        limits, gate = replace(limits, idle_timeout_s=_PRIVATE_IDLE_S), Gate(sys.maxsize)
     else:
         gate = runtime.gate
     return HttpServer(Front(runtime, access, counted=not private), gate, limits, SERVER_NAME)

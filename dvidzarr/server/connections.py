@@ -24,6 +24,10 @@ LOG = logging.getLogger("dvidzarr.server")
 _EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
+LINGER_S = 2.0
+"""So long the rest of a refused body is read, so that its sender gets to see the answer."""
+
+
 class State(Enum):
     """What a connection does, or waits for."""
 
@@ -233,32 +237,32 @@ class Connection(asyncio.BufferedProtocol):
         if self._state is State.ANSWER:
             self._look_at(self._running, now)
         elif self._state is State.HEAD:
-            if age > limits.header_s:
+            if age > limits.header_timeout_s:
                 self._transport.abort()
         elif self._state is State.IDLE:
-            if age > limits.idle_s:
+            if age > limits.idle_timeout_s:
                 self._end()
         elif self._state is State.LINGER:
-            if age > limits.linger_s:
+            if age > LINGER_S:
                 self._end()
-        elif not self._has_unread(now) and self._state is State.CLOSING and age > limits.linger_s:
+        elif not self._has_unread(now) and self._state is State.CLOSING and age > LINGER_S:
             self._transport.abort()
 
     def _look_at(self, request: Request | None, now: float) -> None:
         if request is None or self._has_unread(now):
             return
         limits = self._limits
-        request.body.look(now, limits.body_s, limits.body_rate)
+        request.body.look(now, limits.body_timeout_s, limits.body_min_rate)
         if self._moved(request.progress, now) or request.given_up:
             return
-        if now - self._since > limits.handler_s:
+        if now - self._since > limits.handler_timeout_s:
             self._server.gate.given_up += 1
             request.give_up()
 
     def _has_unread(self, now: float) -> bool:
         """Tell whether the client has to make room for something; end it if it does not read."""
         unsent = self._transport.get_write_buffer_size()
-        if unsent and not self._moved(unsent, now) and now - self._since > self._limits.send_s:
+        if unsent and not self._moved(unsent, now) and now - self._since > self._limits.send_timeout_s:
             self._transport.abort()
         return unsent > 0
 

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from dvidzarr.http.request import Request
-from dvidzarr.server.connections import Connection
+from dvidzarr.server.connections import LINGER_S, Connection
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import LimitSettings
@@ -15,66 +14,11 @@ if TYPE_CHECKING:
 Handler = Callable[[Request], Awaitable[object]]
 """Answers a request; an error that it raises ends the connection."""
 
-LINGER_S = 2.0
-"""So long the rest of a refused body is read, so that its sender gets to see the answer."""
-
 _BUFFER_BYTES = 256 << 10
 _LOOKS = 8
+"""How often a connection is looked at within the time it has."""
+
 _LONGEST_PAUSE_S = 1.0
-_HEAD_LINES = 8
-"""All headers of a request may have so many times the bytes that one may have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long, in seconds, and how much, in bytes.
-
-    Attributes
-    ----------
-    header_s, idle_s
-        From the first byte of a request to the end of its headers; from an answer to the next request.
-    body_s, body_rate
-        Without a byte of a body that is waited for; bytes per second once so much time was spent waiting.
-    handler_s, send_s
-        Without a byte in or out while an answer is made; while the client has to make room for it.
-    linger_s
-        For the rest of a body that is not wanted.
-    line_bytes, head_bytes
-        Of the target, and of one header; of all headers.
-    """
-
-    header_s: float
-    idle_s: float
-    body_s: float
-    body_rate: float
-    handler_s: float
-    send_s: float
-    line_bytes: int
-    linger_s: float = LINGER_S
-
-    @property
-    def head_bytes(self) -> int:
-        """Bytes of all headers of a request."""
-        return _HEAD_LINES * self.line_bytes
-
-    @classmethod
-    def of(cls, settings: "LimitSettings") -> "Limits":
-        """Return what the settings say."""
-        return cls(
-            settings.header_timeout_s,
-            settings.idle_timeout_s,
-            settings.body_timeout_s,
-            settings.body_min_rate,
-            settings.handler_timeout_s,
-            settings.send_timeout_s,
-            settings.max_line_bytes,
-        )
-
-    @property
-    def pause_s(self) -> float:
-        """How often connections must be looked at."""
-        shortest = min(self.header_s, self.idle_s, self.body_s, self.handler_s, self.send_s, self.linger_s)
-        return min(_LONGEST_PAUSE_S, shortest / _LOOKS)
 
 
 class Gate:
@@ -94,10 +38,17 @@ class HttpServer:
     One timer looks at all connections, so that a request pays for no timer of its own.
     """
 
-    def __init__(self, handler: Handler, gate: Gate, limits: Limits, name: str) -> None:
+    def __init__(self, handler: Handler, gate: Gate, limits: "LimitSettings", name: str) -> None:
         self.handler = handler
         self.gate = gate
         self.limits = limits
+        waits = (
+            limits.header_timeout_s,
+            limits.idle_timeout_s,
+            limits.body_timeout_s,
+            limits.handler_timeout_s,
+        )
+        self._pause_s = min(_LONGEST_PAUSE_S, min(*waits, limits.send_timeout_s, LINGER_S) / _LOOKS)
         self.name = name
         self._connections: set[Connection] = set()
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -119,7 +70,7 @@ class HttpServer:
         self._empty.clear()
         self.gate.open += 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.limits.pause_s, self._look)
+            self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._look)
         if self.gate.open > self.gate.limit:
             self.gate.refused += 1
             return False
@@ -152,7 +103,7 @@ class HttpServer:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.limits.pause_s, self._look) if self._connections else None
+        self._timer = loop.call_later(self._pause_s, self._look) if self._connections else None
         now = monotonic()
         for connection in tuple(self._connections):
             connection.look(now)

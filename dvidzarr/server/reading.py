@@ -13,16 +13,18 @@ from dvidzarr.http.incoming import Body, Source
 from dvidzarr.http.request import Request
 
 if TYPE_CHECKING:
+    from dvidzarr.core.settings import LimitSettings
     from dvidzarr.http.writer import Writer
-    from dvidzarr.server.httpserver import Limits
 
 _ONLY_ONCE = ("host", "content-length", "transfer-encoding")
-
 
 _SLICE = 4 << 10
 """Bytes that are parsed at once: what is parsed cannot wait in the kernel any more."""
 
 _MOST_HEADERS = 256
+_HEAD_LINES = 8
+"""All headers of a request may have so many times the bytes that one may have."""
+
 _HEADER_EXTRA = len(": \r\n")
 
 
@@ -57,12 +59,13 @@ class Reader:
     """
 
     def __init__(
-        self, owner: Owner, limits: "Limits", buffer: memoryview, writer: "Writer", peer: str
+        self, owner: Owner, limits: "LimitSettings", buffer: memoryview, writer: "Writer", peer: str
     ) -> None:
         self.body: Body | None = None
         self.closed = False
         self._owner = owner
-        self._limits = limits
+        self._line_bytes = limits.max_line_bytes
+        self._head_limit = _HEAD_LINES * limits.max_line_bytes
         self._buffer = buffer
         self._writer = writer
         self._peer = peer
@@ -162,8 +165,8 @@ class Reader:
             self._past_parser = self.body is not None and self.body.declared is not None
             if self.in_head:
                 self._head_bytes += len(data)
-                if self._head_bytes > self._limits.head_bytes:
-                    self._refuse(_too_large("the headers have", self._limits.head_bytes), "")
+                if self._head_bytes > self._head_limit:
+                    self._refuse(_too_large("the headers have", self._head_limit), "")
 
     def _pass_upgrade(self) -> None:
         """Go on as if no other protocol had been proposed; the parser left the body, if there is one, where it is."""
@@ -191,18 +194,18 @@ class Reader:
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
         self._url += part
-        if len(self._url) > self._limits.line_bytes:
-            raise _too_large("the target has", self._limits.line_bytes)
+        if len(self._url) > self._line_bytes:
+            raise _too_large("the target has", self._line_bytes)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those that follow a body are left alone."""
         size = len(name) + len(value)
-        if size > self._limits.line_bytes:
-            raise _too_large("a header has", self._limits.line_bytes)
+        if size > self._line_bytes:
+            raise _too_large("a header has", self._line_bytes)
         if not self.in_head:
             self._trailer_bytes += size + _HEADER_EXTRA
-            if self._trailer_bytes > self._limits.head_bytes:
-                raise _too_large("what follows the body has", self._limits.head_bytes)
+            if self._trailer_bytes > self._head_limit:
+                raise _too_large("what follows the body has", self._head_limit)
             return
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape")
         if key in self._headers:
@@ -211,8 +214,8 @@ class Reader:
             text = f"{self._headers[key]}, {text}"
         elif len(self._headers) >= _MOST_HEADERS:
             raise PlainError(431, f"there are more than {_MOST_HEADERS} headers")
-        if len(text) > self._limits.line_bytes:
-            raise _too_large(f"the header {key} has", self._limits.line_bytes)
+        if len(text) > self._line_bytes:
+            raise _too_large(f"the header {key} has", self._line_bytes)
         self._headers[key] = text
 
     def on_headers_complete(self) -> None:

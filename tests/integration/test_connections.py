@@ -12,7 +12,7 @@ import pytest
 
 from dvidzarr.core.settings import Settings
 from dvidzarr.server.app import running
-from dvidzarr.server.httpserver import LINGER_S
+from dvidzarr.server.connections import LINGER_S
 from tests.integration import server_stub
 
 NODE = f"/api/node/{server_stub.UUID}/thing"
