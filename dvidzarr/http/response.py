@@ -106,7 +106,7 @@ class Response:
 
     def _finish(self) -> None:
         request = self._begun()
-        if self._length not in (None, self.sent) and request.method != "HEAD" and not request.writer.closed:
+        if self._length not in (None, self.sent) and request.method != "HEAD":
             raise RuntimeError(f"an answer of {self._length} bytes ended after {self.sent}")
         end = self._head + (b"0\r\n\r\n" if self._chunked and request.method != "HEAD" else b"")
         self._head, self._chunked = b"", False

@@ -115,7 +115,7 @@ async def stream(
         raise
     except Exception:
         LOG.exception("failed while streaming", extra={"path": call.path})
-        call.request.abort()
+        raise ConnectionAbortedError from None
     return response
 
 

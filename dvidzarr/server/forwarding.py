@@ -119,8 +119,8 @@ async def _send(call: Call, response: Response, answer: ClientResponse) -> None:
     try:
         async for piece in answer.content.iter_any():
             await response.write(piece)
-    except ClientError:  # the answer was cut off: its client must not take a part for the whole
-        call.request.abort()
+    except ClientError as error:  # the answer was cut off: its client must not take a part for the whole
+        raise ConnectionAbortedError from error
 
 
 def _url(request: Request) -> URL:
