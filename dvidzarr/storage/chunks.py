@@ -269,10 +269,10 @@ class ChunkStore:
             self._cache.put(place, packed, whole=True)
         return packed
 
-    def keeps(self, name: str, key: int, lineage: Lineage) -> bool:
-        """Tell whether `encoded_as` would find one chunk in the cache: for event loops."""
+    def kept_as(self, name: str, key: int, lineage: Lineage) -> np.ndarray | None:
+        """Return what `encoded_as` would find in the cache, None if nothing: for event loops."""
         row = self.find(key, lineage) if self.is_complete(lineage.ordinal) else None
-        return row is not None and self._cache.get((self._number, key, row[0], name)) is not None
+        return None if row is None else self._cache.get((self._number, key, row[0], name))
 
     def problem(self, key: int, row: Row) -> str | None:
         """Return what is wrong with the stored object of a chunk version, None if nothing is."""

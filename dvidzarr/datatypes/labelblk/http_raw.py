@@ -63,8 +63,9 @@ async def _get_volume(call: Call, geometry: Geometry) -> Response:
     if asked != "lz4":
         check_sides(box.shape)
     headers = {"Content-Type": "application/octet-stream", **headers}
-    if view.keeps(box, asked):
-        return Response(view.encoded(box, asked, encode), headers=headers)
+    kept = view.kept(box, asked)
+    if kept is not None:
+        return Response(kept, headers=headers)
     async with call.runtime.admit(2 * box.volume * size):
         return Response(await call.offload(view.encoded, box, asked, encode), headers=headers)
 

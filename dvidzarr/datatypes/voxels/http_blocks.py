@@ -68,7 +68,7 @@ def _form(call: Call, view: "VoxelView") -> Form:
         return Form(
             lambda span: view.encoded_blocks(span, "jpeg", encode_block),
             framer(memoryview),
-            light=lambda span: view.keeps(span.box(view.instance.chunk), "jpeg"),
+            light=lambda span: view.kept(span.box(view.instance.chunk), "jpeg") is not None,
         )
     return Form(view.blocks, framer(encode))
 

@@ -72,18 +72,19 @@ class VoxelView(View):
             return view.reader(box).read()
         return read_inside(self.chunks, coord, box, self.lineage(), shared=shared)
 
-    def encoded(self, box: Box, name: str, encode: Encode) -> bytes:
+    def encoded(self, box: Box, name: str, encode: Encode) -> bytes | memoryview:
         """Return what `encode` makes of a box; of one whole chunk it is kept under that name, for who asks again."""
         coord = self._whole_chunk(box)
         packed = None
         if coord is not None:
             packed = encoded_chunk(self.chunks, coord, self.lineage(), name, encode)
-        return encode(self.read(box, shared=True)) if packed is None else packed.tobytes()
+        return encode(self.read(box, shared=True)) if packed is None else memoryview(packed)
 
-    def keeps(self, box: Box, name: str) -> bool:
-        """Tell whether a box is one whole chunk that is kept in that encoding: for event loops."""
+    def kept(self, box: Box, name: str) -> memoryview | None:
+        """Return what `encoded` would, if that is kept already: for event loops."""
         coord = self._whole_chunk(box)
-        return coord is not None and self.chunks.keeps(name, pack_one(coord), self.lineage())
+        packed = None if coord is None else self.chunks.kept_as(name, pack_one(coord), self.lineage())
+        return None if packed is None else memoryview(packed)
 
     def _whole_chunk(self, box: Box) -> ZYX | None:
         whole = self.roi is None and box.shape == self.instance.chunk
