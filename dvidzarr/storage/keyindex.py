@@ -124,9 +124,7 @@ class KeyIndex:
     def _settle(self) -> None:
         """Write what was gathered: before anything is looked up."""
         if self._gathered:
-            self._gathered.sort(
-                key=itemgetter(0)
-            )  # stable: of several rows of a key the newest stays the last
+            self._gathered.sort(key=itemgetter(0))  # stable: of the rows of one key the newest stays last
             self.write(self._gathered)
             self._gathered, self._gathered_bytes = [], 0
 
