@@ -1,5 +1,6 @@
 """HTTP/1.1 as bytes on a socket: order, ends, bodies nobody wants, old and odd clients."""
 
+import gc
 import re
 import socket
 import threading
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dvidzarr.core.settings import Settings
+from dvidzarr.http.request import Request
 from dvidzarr.server.app import running
 from dvidzarr.server.connections import LINGER_S
 from tests.integration import server_stub
@@ -109,6 +111,7 @@ def test_pipelined_requests_do_not_pile_up(url: str) -> None:
         link.sendall(asked("GET", "/sleep/1"))
         link.settimeout(0.5)
         assert sent_until_full(link, asked("GET", "/echo") * 1000) < 64 * MIB
+        assert sum(isinstance(thing, Request) for thing in gc.get_objects()) < 500
         link.settimeout(20)
         assert link.recv(1000).startswith(b"HTTP/1.1 200")
 
@@ -163,6 +166,7 @@ def test_a_body_that_was_never_asked_for_does_not_hold_the_connection(url: str) 
         started = time.monotonic()
         got = all_of(link)
         assert got.startswith(b"HTTP/1.1 400")
+        assert b"Connection: close" in got
         assert b"100 Continue" not in got
         assert time.monotonic() - started < LINGER_S
 
@@ -197,8 +201,8 @@ def test_head_has_the_length_and_no_body(url: str) -> None:
     assert got.split(b"\r\n\r\n", 1)[1].startswith(b"HTTP/1.1 200")
 
 
-def test_an_upgrade_is_not_done_but_the_request_is_answered(url: str) -> None:
-    with connected(url) as link:
+def test_an_upgrade_is_not_done_but_the_request_is_answered() -> None:
+    with serving(header_timeout_s=0.5) as url, connected(url) as link:
         link.sendall(
             asked("GET", "/sleep/0.1", b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"PRI * HTTP/2.0\r\n\r\n"
         )
@@ -334,6 +338,7 @@ def test_a_malformed_body_is_said_in_the_answer(url: str) -> None:
         link.sendall(asked("POST", "/small", b"Transfer-Encoding: chunked\r\n", b"3\r\nabcXX"))
         got = all_of(link)
     assert got.startswith(b"HTTP/1.1 400")
+    assert b"Connection: close" in got
     assert b"malformed body" in got
 
 
@@ -369,6 +374,43 @@ def test_who_reads_the_last_answer_late_gets_all_of_it(url: str) -> None:
         time.sleep(4)
         for size, link in links:
             assert len(all_of(link).partition(b"\r\n\r\n")[2]) == size
+
+
+def test_a_blank_line_behind_a_body_begins_no_request() -> None:
+    with serving(header_timeout_s=0.3, idle_timeout_s=20) as url, connected(url) as link:
+        link.sendall(asked("POST", "/small", sized(b"ab"), b"ab"))
+        assert answers(link, 1) == [(200, b"ab")]
+        link.sendall(b"\r\n")
+        time.sleep(1)
+        link.sendall(asked("GET", "/sleep/0"))
+        assert answers(link, 1) == [(200, b"done")]
+
+
+def test_who_reads_slowly_but_steadily_gets_everything() -> None:
+    size, got = 10 * MIB, 0
+    with serving(send_timeout_s=1) as url, connected(url) as link:
+        link.sendall(asked("GET", f"/stream/1/{size}", b"Connection: close\r\n"))
+        while piece := link.recv(1 << 17):
+            got += len(piece)
+            time.sleep(len(piece) / (2 * MIB))  # a piece of the answer takes as long as the limit
+    assert got > size
+
+
+def test_a_connection_that_comes_while_the_server_stops_does_not_hold_it_up() -> None:
+    with ExitStack() as server:
+        url = server.enter_context(serving(header_timeout_s=30))
+        address = urlsplit(url)
+        links = [socket.socket() for _ in range(50)]
+        stop = threading.Thread(target=server.close)
+        started = time.monotonic()
+        for number, link in enumerate(links):
+            if number == 25:
+                stop.start()
+            link.connect_ex((address.hostname, address.port))
+        stop.join()
+        assert time.monotonic() - started < 10
+        for link in links:
+            link.close()
 
 
 def test_small_answers_wait_for_a_client_that_does_not_read() -> None:
