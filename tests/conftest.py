@@ -1,6 +1,7 @@
 """What all tests share: hypothesis profiles, a clean environment, the test data beside the checkout."""
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -12,6 +13,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Settings and rights of the person who runs the tests must not change what they see.
 for name in [name for name in os.environ if name.startswith("DVIDZARR_") or name == "DVID_ADMIN_TOKEN"]:
     del os.environ[name]
+
+# Programs that are started inherit an ignored SIGINT, of a shell that runs the tests in its background, say: then no
+# Ctrl-C would reach them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is slow: that is no fault of a test.
 _CALM = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

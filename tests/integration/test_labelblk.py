@@ -120,6 +120,19 @@ def test_google(seg: Segmentation) -> None:
         ("snappy", bytes(32768)),
         ("", bytes(32767)),
     ],
+    ids=[
+        "lz4 empty",
+        "lz4 garbage",
+        "lz4 too short",
+        "lz4 too long",
+        "not gzip",
+        "gzip too short",
+        "gzip too long",
+        "gzip truncated",
+        "gzip bomb",
+        "unknown",
+        "plain too short",
+    ],
 )
 def test_bad_bodies_store_nothing(seg: Segmentation, compression: str, body: bytes) -> None:
     answer = seg.ask("POST", f"raw/0_1_2/16_16_16/0_0_0?compression={compression}", body)
