@@ -47,6 +47,6 @@ def _payloads(chunks: int) -> Iterator[bytes]:
     """Yield the payloads of the records: one as it is written, with other coordinates (after the number of chunks)."""
     for first in range(0, chunks, _RECORD):
         count = min(_RECORD, chunks - first)
-        payload = bytearray(payload_of([Receipt((0, 0, 0), 0, _ENCODED, 0, 0, "")] * count))
+        payload = bytearray(payload_of([Receipt((0, 0, 0), 0, _ENCODED, 0, 0, None)] * count))
         np.frombuffer(payload, "<i4", 3 * count, 4)[:] = coords_of(first, count).ravel()
         yield bytes(payload)

@@ -44,7 +44,11 @@ def orphans(dataset: Dataset) -> list[str]:
     parts = ("versions", "rewrites", "blobs")
     present = [key for part in parts for key in backend.keys(f"{dataset.prefix}/{part}")]
     named = _named(dataset)
-    return sorted(key for key in present if key not in named and not key.endswith("/zarr.json"))
+    return sorted(
+        key
+        for key in present
+        if key not in named and not key.endswith("/zarr.json") and not dataset.packs.is_current(key)
+    )
 
 
 def _named(dataset: Dataset) -> set[str]:
@@ -52,8 +56,8 @@ def _named(dataset: Dataset) -> set[str]:
     for store in dataset.arrays.values():
         run = store.postings.snapshot()
         for coord, row in zip(unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
-            named.add(store.object_key(row[2], coord, row[1]))
-            named.add(store.object_key(row[2], coord, 0))
+            named.add(store.part(row[2], coord, row[1], row[4]).key)
+            named.add(store.part(row[2], coord, 0, row[4]).key)
     if dataset.caches.has_documents:
         places = (place for _, place in dataset.documents.all_rows() if place.segment == IN_BLOB)
         named |= {blob_key(dataset, (place.value or b"").decode()) for place in places}

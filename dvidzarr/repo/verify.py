@@ -14,6 +14,7 @@ import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.repo.garbage import orphans
+from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import DELETED
@@ -126,14 +127,17 @@ def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: 
     for key, coord, row in zip(run.keys.tolist(), unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
         if row[6]:
             continue
-        name = store.object_key(row[2], coord, row[1])
-        if deep:
-            problem = store.problem(key, row)
-        else:
-            size = backend.size(name)
-            problem = None if size == row[4] else f"the object has {size} bytes, {row[4]} are recorded"
+        part = store.part(row[2], coord, row[1], row[4])
+        problem = store.problem(key, row) if deep else _wrong_size(backend.size(part.key), part, row[4])
         if problem is not None:
-            yield Finding("error", name, f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}")
+            yield Finding("error", part.key, f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}")
+
+
+def _wrong_size(size: int | None, part: Part, length: int) -> str | None:
+    if part.length:
+        short = size is None or size < part.offset + length
+        return f"the pack has {size} bytes, {part.offset + length} are needed" if short else None
+    return None if size == length else f"the object has {size} bytes, {length} are recorded"
 
 
 def _documents(dataset: Dataset, *, deep: bool) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """The protocol of a place that keeps objects by key. Keys are built from our own ids and numbers, never from client text."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dvidzarr.core.errors import InvalidInputError
 
@@ -14,6 +14,18 @@ def in_turn(work: Callable[[int], Any], count: int) -> list[Any]:
     return [work(index) for index in range(count)]
 
 
+BLOCK = 4096
+"""Stretches that are discarded begin at multiples of this and own the rest of their last block: a disk gives back blocks."""
+
+
+class Part(NamedTuple):
+    """A stretch of an object; all of it if `length` is 0."""
+
+    key: str
+    offset: int = 0
+    length: int = 0
+
+
 class Backend(Protocol):
     """Objects by key, on a disk or in a bucket. `None` and `False` mean surely absent; anything else raises."""
 
@@ -23,8 +35,8 @@ class Backend(Protocol):
         """Return the whole object, None if it is surely absent."""
         ...
 
-    def read_into(self, key: str, buffer: memoryview) -> int | None:
-        """Fill `buffer` from the start of an object; return how many bytes came, None if it is surely absent."""
+    def read_into(self, key: str, buffer: memoryview, offset: int = 0) -> int | None:
+        """Fill `buffer` from an object; return how many bytes came, None if it is surely absent."""
         ...
 
     def read_at(self, key: str, offset: int, length: int) -> bytes:
@@ -51,8 +63,12 @@ class Backend(Protocol):
         """Remove objects; absent ones are passed over."""
         ...
 
-    def forget(self, keys: Sequence[str]) -> None:
-        """Give back memory that is spent on objects which hardly anybody will read again; they stay."""
+    def discard(self, parts: Sequence[Part]) -> None:
+        """Give back the room of objects and of stretches, which may read as zeros then; absent ones are passed over."""
+        ...
+
+    def forget(self, parts: Sequence[Part]) -> None:
+        """Give back memory that is spent on what hardly anybody will read again; it stays."""
         ...
 
     def keys(self, prefix: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dvidzarr.core.errors import CorruptionError
 from dvidzarr.core.geometry import ZYX
+from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import pack, pack_one
 from dvidzarr.storage.runs import ROW, Row
 
@@ -22,14 +23,14 @@ _BYTES = 29
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """An object that was written and awaits its record. `key` is "" for a tombstone."""
+    """A chunk that was written and awaits its record. `part` is where it lies, None for a tombstone."""
 
     coord: ZYX
     location: int
     length: int
     checksum: int
     flags: int
-    key: str
+    part: Part | None
 
 
 @lru_cache(64)

@@ -1,10 +1,9 @@
 """One chunked array in all its versions: objects on the store, found through postings. The fast path of every read.
 
 Every object is written once. The first write of a chunk in a version goes to its Zarr key; a chunk that has an object
-there already goes to `rewrites/`, until its version is locked and finished. Design: storage §4, §5.
+there already goes to a pack under `rewrites/`, until its version is locked and finished. Design: storage §4, §5.
 """
 
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,11 +15,12 @@ import numpy as np
 from dvidzarr.core.errors import BusyError, CorruptionError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.backend import Backend
+from dvidzarr.storage.backend import Backend, Part
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.chunkrecords import Receipt, count_of, row_tuples_of, rows_of
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
 from dvidzarr.storage.merging import Versions, choose, contested, rivals
+from dvidzarr.storage.packs import Batch, pack_of
 from dvidzarr.storage.postings import CONFLICT, TOMBSTONE, Postings, Row, is_few, pack_one, unpack_one
 
 T = TypeVar("T")
@@ -59,8 +59,6 @@ class ChunkStore:
         self._versions = versions
         self._cache = cache
         self._number = next(_NUMBERS)
-        self._boot = secrets.randbits(31) << 32 | 1 << 31
-        self._tickets = count(1)
         self._folders: dict[int, str] = {}
         self._local = threading.local()
         self._deriving = threading.RLock()
@@ -80,39 +78,41 @@ class ChunkStore:
         """Return the folder of the chunks that were written again in a version."""
         return f"{self._prefix}/rewrites/{self._versions.id_of(ordinal)}"
 
-    def object_key(self, ordinal: int, coord: Sequence[int], location: int) -> str:
-        """Return the key of the object that holds a chunk version."""
-        if location:
-            return f"{self.rewrites(ordinal)}/{self.scale}-{location:016x}"
-        return f"{self.folder(ordinal)}/c/{coord[0]}/{coord[1]}/{coord[2]}"
+    def part(self, ordinal: int, coord: Sequence[int], location: int, length: int) -> Part:
+        """Return where a chunk version lies: an object of its own, or a stretch of a pack."""
+        if not location:
+            return Part(f"{self.folder(ordinal)}/c/{coord[0]}/{coord[1]}/{coord[2]}")
+        return Part(*pack_of(self.rewrites(ordinal), location), length)
 
     # --- writing ---------------------------------------------------------------------------------------------
 
     def write_object(
-        self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, *, again: bool, sync: bool
+        self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, batch: Batch, *, again: bool, sync: bool
     ) -> Receipt:
-        """Encode a chunk and create its object; `again` if the version has one under the Zarr key."""
+        """Encode a chunk and create its object; put it into a pack if the version has one already (`again`).
+
+        With `sync` a new object is durable on return; what was put into packs is so after `batch.sync`.
+        """
         encoded = chunk if isinstance(chunk, Encoded) else self.codec.encode(chunk)
-        location, key = 0, self.object_key(ordinal, coord, 0)
-        if again or not self._backend.create(key, encoded.data, sync=sync):
-            location = self._boot + next(self._tickets)
-            key = self.object_key(ordinal, coord, location)
-            if not self._backend.create(key, encoded.data, sync=sync):
-                raise CorruptionError(f"{key} exists, though its name was just drawn")
-        return Receipt(coord, location, len(encoded.data), encoded.checksum, 0, key)
+        location, length = 0, len(encoded.data)
+        part = self.part(ordinal, coord, 0, length)
+        if again or not self._backend.create(part.key, encoded.data, sync=sync):
+            location = batch.append(encoded.data)
+            part = self.part(ordinal, coord, location, length)
+        return Receipt(coord, location, length, encoded.checksum, 0, part)
 
     def own(self, ordinal: int, coords: Sequence[ZYX]) -> list[Row | None]:
         """Return, per chunk, what the version itself recorded before, None if nothing; else a write is a rewrite."""
         return self.postings.own([pack_one(coord) for coord in coords], ordinal)
 
-    def publish(self, payload: memoryview, ordinal: int, sequence: int) -> dict[str, int]:
-        """Make the chunks of a record visible, all at once; return the rewrites it supersedes: object → chunk key."""
+    def publish(self, payload: memoryview, ordinal: int, sequence: int) -> list[tuple[int, Row]]:
+        """Make the chunks of a record visible, all at once; return what it supersedes in packs: (chunk key, row)."""
         inherits = partial(self._inherits, ordinal)
         if is_few(count_of(payload, sequence)):
             old = self.postings.publish_few(row_tuples_of(payload, ordinal, sequence), inherits)
         else:
             old = self.postings.publish(*rows_of(payload, ordinal, sequence), inherits)
-        return {self.object_key(ordinal, (0, 0, 0), row[1]): key for key, row in old if row[1]}
+        return [(key, row) for key, row in old if row[1]]
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -212,10 +212,11 @@ class ChunkStore:
         return buffer
 
     def _fetch(self, key: int, row: Row, buffer: memoryview) -> str | None:
-        """Read an object into a buffer one byte longer; return what is wrong with it, None if nothing is."""
+        """Read a chunk version into a buffer one byte longer; return what is wrong with it, None if nothing is."""
         length = row[4]
-        name = self.object_key(row[3], unpack_one(key), row[1])
-        read = self._backend.read_into(name, buffer)
+        part = self.part(row[3], unpack_one(key), row[1], length)
+        wanted = buffer[:length] if part.length else buffer  # of an object all is wanted: it may be too long
+        read = self._backend.read_into(part.key, wanted, part.offset)
         if read is None:
             return "the object is missing"
         if read != length:

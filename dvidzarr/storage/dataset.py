@@ -28,7 +28,9 @@ from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.merging import Versions
+from dvidzarr.storage.packs import Packs
 from dvidzarr.storage.places import DELETED, INLINE, VALUE, Place
+from dvidzarr.storage.runs import Row
 from dvidzarr.storage.words import DOCUMENT_KINDS, Word, words_of
 
 IN_BLOB = -1
@@ -82,6 +84,7 @@ class Dataset:
         self.versions = versions
         self.arrays: dict[int, ChunkStore] = {}
         self.stripes = Stripes()
+        self.packs = Packs(context.backend)
         self.writable = False
         self.finished: set[int] = set()
         """Ordinals of the versions whose chunks all lie under their Zarr keys."""
@@ -92,7 +95,7 @@ class Dataset:
         self.unflushed: deque[str] = deque()
         """Durability `fast`: objects that are not synced yet."""
         self.flushing = threading.Lock()
-        """Held while `unflushed` is worked off, and while superseded objects are removed."""
+        """Held while `unflushed` is worked off, and while superseded chunks are given back."""
         self.flush_soon: Callable[[], None] = lambda: None
         """Durability `fast`: called after each record that is not synced."""
         self.voided: frozenset[int] = frozenset()
@@ -265,27 +268,29 @@ class Dataset:
         self.finished.discard(ordinal)
         self.unfinished.add(ordinal)
         if old and self.writable:
-            self._remove_later(scale, ordinal, old, entry.sequence)
+            self._discard_later(scale, ordinal, old, entry.sequence)
 
-    def _remove_later(
-        self, scale: int, ordinal: int, old: dict[str, int], upto: int, wait: float = 0
+    def _discard_later(
+        self, scale: int, ordinal: int, old: list[tuple[int, Row]], upto: int, wait: float = 0
     ) -> None:
-        """Remove superseded objects (name → chunk key) once what superseded them, record `upto`, is safe.
+        """Give back superseded pieces of packs once what superseded them, record `upto`, is safe.
 
         A power loss may void that record, which brings them back: so look again before they go.
         """
 
-        def remove() -> None:
+        def discard() -> None:
             with self.flushing:
                 store = self.arrays[scale]
-                own = store.postings.own(list(old.values()), ordinal)
-                live = {store.object_key(ordinal, (0, 0, 0), row[1]) for row in own if row is not None}
+                live = {row[1] for row in store.postings.own([key for key, _ in old], ordinal) if row}
                 if self.log.unflushed_after is None or self.flushed >= upto:
-                    self.context.backend.remove([name for name in old if name not in live])
+                    gone = [row for _, row in old if row[1] not in live]
+                    self.context.backend.discard(
+                        [store.part(ordinal, (0, 0, 0), row[1], row[4]) for row in gone]
+                    )
                     return
-            self._remove_later(scale, ordinal, old, upto, self.context.settings.storage.flush_interval_s)
+            self._discard_later(scale, ordinal, old, upto, self.context.settings.storage.flush_interval_s)
 
-        self.later(("superseded", str(upto)), remove, wait)
+        self.later(("superseded", str(upto)), discard, wait)
 
     def later(self, name: tuple[str, ...], task: Callable[[], None], wait: float = 0) -> None:
         """Do something after the grace period in which readers may still use what they resolved before."""

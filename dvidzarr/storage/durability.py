@@ -6,6 +6,7 @@ objects are not whole are named by a `void` record before anything is served. De
 """
 
 import logging
+from collections.abc import Iterable
 
 from crc32c import crc32c
 
@@ -35,10 +36,10 @@ def begin(dataset: Dataset) -> None:
     if is_fast(dataset) or dataset.log.unflushed_after is not None:
         _checkpoint(dataset, dataset.log.tail.sequence)  # durable before anything is acknowledged that is not
     dataset.log.durable = not is_fast(dataset)
-    dataset.flush_soon = lambda: note_unflushed(dataset, [])
+    dataset.flush_soon = lambda: note_unflushed(dataset, ())
 
 
-def note_unflushed(dataset: Dataset, keys: list[str]) -> None:
+def note_unflushed(dataset: Dataset, keys: Iterable[str]) -> None:
     """Remember objects that are not synced yet, and flush soon."""
     dataset.unflushed.extend(keys)
     interval = dataset.context.settings.storage.flush_interval_s
@@ -54,7 +55,7 @@ def flush(dataset: Dataset) -> None:
     backend = dataset.context.backend
     with dataset.flushing:
         upto = dataset.log.tail.sequence
-        keys = [dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))]
+        keys = {dataset.unflushed.popleft() for _ in range(len(dataset.unflushed))}
         try:
             present = [key for key in keys if backend.size(key) is not None]  # superseded ones may be gone
             backend.sync(present, contents=True, run_all=dataset.context.run_all)
@@ -105,7 +106,7 @@ def _objects(dataset: Dataset, entry: Entry) -> list[str]:
         return []
     store = dataset.arrays[entry.header["s"]]
     rows = row_tuples_of(entry.payload, ordinal, entry.sequence)
-    return [store.object_key(ordinal, unpack_one(key), row[1]) for key, row in rows if not row[6]]
+    return [store.part(ordinal, unpack_one(key), row[1], row[4]).key for key, row in rows if not row[6]]
 
 
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:

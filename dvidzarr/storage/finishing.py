@@ -1,7 +1,7 @@
 """Finishing a locked version's overlay: afterwards it holds exactly what the version wrote, under plain Zarr keys.
 
-Chunks that were written again are linked over their Zarr keys; keys without a live entry are removed; one `finished`
-record says that this version's locations are its Zarr keys; then, after the grace period, its rewrites go. All steps
+Chunks that were written again are copied from their packs over their Zarr keys; keys without a live entry are removed; one
+`finished` record says that this version's locations are its Zarr keys; then, after the grace period, its packs go. All steps
 can be repeated: an interrupted finishing simply runs again. Design: storage §5.
 
 A version that is written although it is locked (a store opened with `full_write`) is unfinished again. Nobody writes it
@@ -32,6 +32,7 @@ def finish(dataset: Dataset, ordinal: int) -> None:
         _finish_array(dataset, store, ordinal)
     folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
     backend = dataset.context.backend
+    dataset.packs.end(folder)
     settled = list(backend.keys(folder))  # what is written there from now on is not
     done = dataset.append(Kind.FINISHED, ordinal, Author(), {})
     dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
@@ -43,8 +44,15 @@ def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
     keys, rows = store.postings.written_by(ordinal)
     live = rows["flags"] == 0
     again = live & (rows["location"] != 0)
-    for coord, location in zip(unpack(keys[again]).tolist(), rows["location"][again].tolist(), strict=True):
-        backend.promote(store.object_key(ordinal, coord, location), store.object_key(ordinal, coord, 0))
+    coords, found = unpack(keys[again]).tolist(), rows[again].tolist()
+
+    def copy(index: int) -> None:
+        row = found[index]
+        piece = store.part(ordinal, (0, 0, 0), row[1], row[4])
+        data = backend.read_at(*piece)
+        backend.replace(store.part(ordinal, coords[index], 0, row[4]).key, data)
+
+    dataset.context.run_all(copy, len(found))
     backend.remove(
         _orphans(f"{store.folder(ordinal)}/c/", backend.keys(f"{store.folder(ordinal)}/c"), keys[live])
     )

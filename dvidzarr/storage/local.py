@@ -1,21 +1,25 @@
 """A store in a folder. All file system calls of the engine are in this module, so that a simulated disk can stand in."""
 
+import ctypes
 import errno
 import mmap
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from dvidzarr.core.errors import NoSpaceError, StorageError
-from dvidzarr.storage.backend import RunAll, check_key, in_turn
+from dvidzarr.storage.backend import BLOCK, Part, RunAll, check_key, in_turn
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_KEEP_SIZE_PUNCH_HOLE = 1 | 2  # of Linux's linux/falloc.h
 
 
 def _fail(key: str, error: OSError) -> NoReturn:
@@ -29,8 +33,15 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give a stretch of a file back to the file system; nothing happens where that cannot be done."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+    if fallocate is not None:  # Linux
+        fallocate(fd, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
 class AppendFile:
-    """A file that grows: a log segment."""
+    """A file that grows: a log segment, a pack."""
 
     def __init__(self, path: str, key: str, *, create: bool) -> None:
         self._key = key
@@ -141,7 +152,7 @@ class LocalBackend:
         except OSError as error:
             _fail(key, error)
 
-    def read_into(self, key: str, buffer: memoryview) -> int | None:
+    def read_into(self, key: str, buffer: memoryview, offset: int = 0) -> int | None:
         """Fill `buffer` with one system call; return how many bytes came, None if the file is absent."""
         try:
             fd = os.open(self.path(key), _READ)
@@ -150,6 +161,8 @@ class LocalBackend:
         except OSError as error:
             _fail(key, error)
         try:
+            if offset:
+                os.lseek(fd, offset, os.SEEK_SET)
             return os.readv(fd, [buffer])
         except OSError as error:
             _fail(key, error)
@@ -220,7 +233,10 @@ class LocalBackend:
     def make_folder(self, folder: str) -> None:
         """Create a folder with its ancestors; refuse links on the way."""
         with self._making:
-            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+            try:
+                os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+            except OSError as error:
+                _fail(folder, error)
             self._check_folder(folder)
 
     def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
@@ -295,18 +311,32 @@ class LocalBackend:
             except OSError as error:
                 _fail(key, error)
 
-    def forget(self, keys: Sequence[str]) -> None:
-        """Let the page cache drop files that hardly anybody will read again."""
+    def discard(self, parts: Sequence[Part]) -> None:
+        """Remove files, and give back stretches of others; absent ones are passed over."""
+        self.remove([part.key for part in parts if not part.length])
+        for part in parts:
+            if part.length:
+                blocks = -(-part.length // BLOCK) * BLOCK
+                self._with_file(part._replace(length=blocks), os.O_RDWR, punch_hole)
+
+    def forget(self, parts: Sequence[Part]) -> None:
+        """Let the page cache drop what hardly anybody will read again."""
         advise = getattr(os, "posix_fadvise", None)
         if advise is None:  # macOS
             return
-        for key in keys:
-            with suppress(OSError):  # nothing but speed depends on it
-                fd = os.open(self.path(key), _READ)
-                try:
-                    advise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(fd)
+        for part in parts:
+            self._with_file(
+                part, os.O_RDONLY, lambda fd, at, size: advise(fd, at, size, os.POSIX_FADV_DONTNEED)
+            )
+
+    def _with_file(self, part: Part, access: int, act: Callable[[int, int, int], None]) -> None:
+        """Do something with a stretch of a file on which nothing but speed and room depends."""
+        with suppress(OSError):
+            fd = os.open(self.path(part.key), access | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                act(fd, part.offset, part.length)
+            finally:
+                os.close(fd)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder."""

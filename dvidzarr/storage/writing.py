@@ -12,13 +12,14 @@ from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.backend import RunAll
+from dvidzarr.storage.backend import Part, RunAll
 from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import IN_BLOB, Dataset
 from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
+from dvidzarr.storage.packs import Batch
 from dvidzarr.storage.places import LOGGED, Place
 from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one
 from dvidzarr.storage.words import Blob, Value, batch_record
@@ -56,9 +57,12 @@ def write_chunks(
         An object or the log could not be made durable: nothing was acknowledged.
     """
     backend = dataset.context.backend
-    with dataset.stripes.hold((store.scale, pack_one(coord)) for coord in coords):
+    with (
+        dataset.stripes.hold((store.scale, pack_one(coord)) for coord in coords),
+        dataset.packs.batch(store.rewrites(version)) as batch,
+    ):
         before = store.own(version, coords)
-        receipts = _create_objects(dataset, store, version, coords, chunk_of, before, run_all)
+        receipts = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_all)
         about, payload = {**header, "s": store.scale}, payload_of(receipts)
         try:
             position = dataset.append(Kind.CHUNKS, version, author, about, payload)
@@ -66,11 +70,11 @@ def write_chunks(
             NoSpaceError,
             BusyError,
         ):  # surely not recorded; after other failures the objects are left for gc
-            backend.remove([receipt.key for receipt in receipts if receipt.key])
+            backend.discard([receipt.part for receipt in receipts if receipt.part])
             raise
     if not is_fast(dataset):  # what is not on the disk yet cannot leave the memory
         written = zip(coords, before, strict=True)
-        backend.forget([store.object_key(version, at, row[1]) for at, row in written if row and not row[6]])
+        backend.forget([store.part(version, at, row[1], row[4]) for at, row in written if row and not row[6]])
     return position
 
 
@@ -81,31 +85,33 @@ def _create_objects(
     coords: Sequence[ZYX],
     chunk_of: ChunkOf,
     before: Sequence[Row | None],
+    batch: Batch,
     run_all: RunAll,
 ) -> list[Receipt]:
-    """Create the objects of a request, durable unless durability is `fast`; when that fails, none is left."""
+    """Store the chunks of a request, durably unless durability is `fast`; when that fails, none is left."""
     sync = not is_fast(dataset)
     backend = dataset.context.backend
-    done: list[Receipt] = []
+    done: list[Part] = []
 
     def write(index: int) -> Receipt:
         chunk = chunk_of(index)
         if chunk is None:
-            return Receipt(coords[index], 0, 0, 0, TOMBSTONE, "")
+            return Receipt(coords[index], 0, 0, 0, TOMBSTONE, None)
         again = before[index] is not None
-        receipt = store.write_object(version, coords[index], chunk, again=again, sync=sync)
-        done.append(receipt)
+        receipt = store.write_object(version, coords[index], chunk, batch, again=again, sync=sync)
+        if receipt.part:
+            done.append(receipt.part)
         return receipt
 
     try:
         receipts = run_all(write, len(coords))
-        keys = [receipt.key for receipt in done]
         if sync:
-            backend.sync(keys, run_all=run_all)
+            batch.sync()
+            backend.sync([part.key for part in done if not part.length], run_all=run_all)
         else:
-            note_unflushed(dataset, keys)
+            note_unflushed(dataset, {part.key for part in done})
     except BaseException:
-        backend.remove([receipt.key for receipt in done])
+        backend.discard(done)
         raise
     return receipts
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> None:
     if ran.returncode and not trace.exists():
         pytest.skip("strace cannot trace here")
     assert ran.returncode == 0, ran.stderr.decode()
-    unsynced, unnamed, acknowledged, objects = set(), set(), 0, 0
+    unsynced, unnamed, acknowledged, objects, pieces = set(), set(), 0, 0, 0
     for name, rest in completed_calls(trace.read_text()):
         if "ACKNOWLEDGED" in rest:
             if not name.startswith("begin"):
@@ -117,11 +117,13 @@ def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> None:
             unnamed.add(paths[-1].rpartition("/")[0])
         elif name in {"write", "pwrite64", "begin write", "begin pwrite64"} and paths:
             unsynced.add(paths[0])
+            pieces += "/rewrites/" in paths[0] and not name.startswith("begin")
         elif name in {"fsync", "fdatasync"} and paths:
             unsynced.discard(paths[0])
             unnamed.discard(paths[0])
     assert acknowledged == 4
-    assert objects >= 24
+    assert objects >= 17  # chunks, a pack, and chunks again under their Zarr keys
+    assert pieces == 16
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs posix_fadvise and /proc")
@@ -139,7 +141,7 @@ def test_memory_is_not_spent_on_what_was_written_again(
     with dvidzarr.open(tmp_path / "store", "w", settings) as catalog:
         for value, place in ((2, "/0/c/"), (3, "/rewrites/")):
             write(gray(catalog), value)
-            assert len(set(forgotten)) == expected
+            assert len(forgotten) == expected
             assert all(place in path for path in forgotten)
             assert (gray(catalog).read(BOX) == value).all()
             forgotten.clear()
@@ -264,6 +266,29 @@ def test_a_folder_is_relied_on_only_once_its_ancestors_are_synced(
     assert {"a/b/c", "a/b", "a", ""} <= set(synced)
 
 
+def is_log(fd: int) -> bool:
+    return "/log/" in os.readlink(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_pack_that_cannot_be_synced_is_given_up(tmp_path: Path, number: int) -> None:
+    new_store(tmp_path / "store", FULL)
+    with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+        view = gray(catalog)
+        write(view, 2)
+        with fault("fdatasync", 0, number, lambda fd: not is_log(fd)) as faulty, pytest.raises(StorageError):
+            write(view, 3)
+        assert faulty.hits == 1
+        assert (view.read(BOX) == 2).all()
+        write(view, 4)
+        assert len(list((tmp_path / "store").rglob("rewrites/*/*"))) == 2
+    with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
+        assert (gray(catalog).read(BOX) == 4).all()
+        assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_log_that_cannot_be_synced_takes_no_writes_until_restart(tmp_path: Path, number: int) -> None:
     new_store(tmp_path / "store", FULL, "gray", "other")
@@ -271,7 +296,7 @@ def test_a_log_that_cannot_be_synced_takes_no_writes_until_restart(tmp_path: Pat
         view = gray(catalog)
         view.read(BOX)
         write(gray(catalog, "other"), 2)
-        with fault("fdatasync", 0, number), pytest.raises(StorageError):
+        with fault("fdatasync", 0, number, is_log), pytest.raises(StorageError):
             write(view, 3)
         for _ in range(2):
             with pytest.raises(StorageError, match="until restart"):
@@ -310,21 +335,34 @@ def test_documents_on_a_full_disk(tmp_path: Path) -> None:
 # --- durability `fast` after a power loss ----------------------------------------------------------------------
 
 
+Stretch = tuple[str, int, int]
+"""Key of a file, and where in it something was written."""
+
+
+def lose(folder: Path, stretch: Stretch, chance: random.Random) -> None:
+    """Lose what was written to a file and not flushed."""
+    key, begin, end = stretch
+    path, how = folder / key, chance.choice(("name", "length", "bytes"))
+    if how == "name" and not begin:
+        path.unlink(missing_ok=True)
+    elif path.exists() and how == "length" and path.stat().st_size <= end:
+        os.truncate(path, begin)
+    elif path.exists():
+        with path.open("r+b") as file:
+            file.seek(begin)
+            file.write(bytes(end - begin))
+
+
 def lose_power(
-    source: Path, target: Path, chance: random.Random, at_risk: set[str], start: int, log_key: str
-) -> tuple[int, set[str]]:
-    """Copy a store as a power loss may leave it; return the length of the log that is left, and the lost objects."""
+    source: Path, target: Path, chance: random.Random, at_risk: set[Stretch], start: int, log_key: str
+) -> tuple[int, set[Stretch]]:
+    """Copy a store as a power loss may leave it; return the length of the log that is left, and what of objects is lost."""
     shutil.copytree(source, target)
     if chance.random() < 0.5:
         shutil.rmtree(target / "cache", ignore_errors=True)
-    lost = {key for key in at_risk if chance.random() < 0.3}
-    for key in lost:
-        path = target / key
-        how = chance.choice(("remove", "empty", "zeros"))
-        if how == "remove":
-            path.unlink()
-        else:
-            path.write_bytes(bytes(path.stat().st_size if how == "zeros" else 0))
+    lost = {stretch for stretch in sorted(at_risk) if chance.random() < 0.3}
+    for stretch in sorted(lost):
+        lose(target, stretch, chance)
     path = target / log_key
     cut = chance.randint(start, path.stat().st_size)
     if chance.random() < 0.3:
@@ -340,11 +378,16 @@ def lose_power(
     return cut, lost
 
 
-def prepare(folder: Path, chance: random.Random) -> tuple[int, int, list[tuple[int, int, set[str]]], str]:
+def sizes(folder: Path, keys: Iterable[str]) -> dict[str, int]:
+    """Return the sizes of those files that exist."""
+    return {key: (folder / key).stat().st_size for key in keys if (folder / key).exists()}
+
+
+def prepare(folder: Path, chance: random.Random) -> tuple[int, int, list[tuple[int, int, set[Stretch]]], str]:
     """Write some flushed and some unflushed requests.
 
-    Returns the flushed value, the end of the log then, (value, end in the log, objects) of each later request, and the
-    key of the log. The process is left as it is.
+    Returns the flushed value, the end of the log then, (value, end in the log, what was written to objects) of each later
+    request, and the key of the log. The process is left as it is.
     """
     catalog = dvidzarr.open(folder, "w", FAST)
     view = gray(catalog) if catalog.repos else None
@@ -359,9 +402,11 @@ def prepare(folder: Path, chance: random.Random) -> tuple[int, int, list[tuple[i
     start = (folder / key).stat().st_size
     later = []
     for value in range(100, 100 + chance.randint(1, 6)):
-        before = set(dataset.unflushed)
+        before = sizes(folder, dataset.context.backend.keys(f"{dataset.prefix}/rewrites"))
         write(view, value)
-        later.append((value, (folder / key).stat().st_size, set(dataset.unflushed) - before))
+        after = sizes(folder, set(dataset.unflushed))
+        grown = {(name, before.get(name, 0), size) for name, size in after.items()}
+        later.append((value, (folder / key).stat().st_size, grown))
     if chance.random() < 0.5:
         dataset.save_caches()
     assert catalog.context.housekeeper.settle()
@@ -420,7 +465,7 @@ def test_what_a_killed_process_left_is_synced_before_it_is_vouched_for(
     with dvidzarr.open(tmp_path / "copy", "w", FAST) as catalog:
         dataset = gray(catalog).instance.dataset
         assert dataset.flushed >= len(later)
-        assert {name for _, _, objects in later for name in objects} <= synced
+        assert {name for _, _, objects in later for name, _, _ in objects} <= synced
         assert key == f"{dataset.prefix}/log/00000001.log"
 
 
@@ -431,13 +476,14 @@ def test_nothing_is_removed_while_void_requests_are_dropped(
     new_store(tmp_path / "store", FAST)
     with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
         view = gray(catalog)
-        write(view, 2)  # an object under `rewrites/` from here on
+        write(view, 2)  # in a pack from here on
         flush(view.instance.dataset)
+        (pack,) = (path for path in (tmp_path / "store").rglob("rewrites/*/*"))
+        flushed = pack.stat().st_size
         write(view, 3)
-        lost = set(view.instance.dataset.unflushed)
+        assert set(view.instance.dataset.unflushed) == {str(pack.relative_to(tmp_path / "store"))}
         shutil.copytree(tmp_path / "store", tmp_path / "copy")
-    for name in lost:
-        (tmp_path / "copy" / name).write_bytes(b"")
+    os.truncate(tmp_path / "copy" / pack.relative_to(tmp_path / "store"), flushed)
     recover, replays = log.LocalLog.recover, []
 
     def slowly(this: log.LocalLog) -> None:

@@ -33,6 +33,8 @@ class _Open:
 class SimOs:
     """`os` over a `Disk`. `trace` lists the operations done so far."""
 
+    SEEK_SET = os.SEEK_SET
+
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.trace: list[Op] = []
@@ -232,11 +234,23 @@ class SimOs:
         """Read at an offset."""
         return self._content(fd)[offset : offset + length]
 
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        """Read from there on."""
+        assert whence == self.SEEK_SET
+        self._open[fd].position = offset
+        return offset
+
     def readv(self, fd: int, buffers: Sequence[memoryview]) -> int:
         """Read into one buffer."""
-        content = self._content(fd)[: len(buffers[0])]
+        start = self._open[fd].position
+        content = self._content(fd)[start : start + len(buffers[0])]
         buffers[0][: len(content)] = content
         return len(content)
+
+    def punch_hole(self, fd: int, offset: int, length: int) -> None:
+        """Put zeros where something is."""
+        left = len(self._content(fd)) - offset
+        self.do("write", self._open[fd].node, offset, bytes(max(0, min(length, left))))
 
     def fdopen(self, fd: int, mode: str, buffering: int) -> Reading:
         """Return a file object that closes `fd` at once: it was read whole."""
@@ -286,6 +300,7 @@ def mounted(system: SimOs) -> Iterator[None]:
     with (
         patch.object(local, "os", system),
         patch.object(local, "mmap", SimMmap(system)),
+        patch.object(local, "punch_hole", system.punch_hole),
         patch.object(locks, "os", system),
         patch.object(locks, "fcntl", SimFcntl()),
     ):

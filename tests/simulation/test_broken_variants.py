@@ -16,6 +16,8 @@ from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.local import AppendFile, LocalBackend
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.logreader import LogReader
+from dvidzarr.storage.packs import Pack
+from dvidzarr.storage.runs import Row
 from tests.simulation.crashes import crash
 
 SEEDS = 60
@@ -60,6 +62,11 @@ def _not_of_logs(backend: LocalBackend, folder: str) -> None:
         _sync_folder(backend, folder)
 
 
+def _not_of_packs(backend: LocalBackend, folder: str) -> None:
+    if "/rewrites/" not in folder:
+        _sync_folder(backend, folder)
+
+
 def _rename_unsynced(backend: LocalBackend, source: str, target: str) -> None:
     with patch.object(backend, "sync_folder", _nothing):
         _rename(backend, source, target)
@@ -68,8 +75,24 @@ def _rename_unsynced(backend: LocalBackend, source: str, target: str) -> None:
 _rename = LocalBackend._rename
 
 
-def _promote_by_renaming(backend: LocalBackend, source: str, target: str) -> None:
-    backend._rename(source, target)
+def _packs_first(dataset: Dataset, ordinal: int) -> None:
+    folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
+    backend = dataset.context.backend
+
+    def append(*args: Any) -> Any:  # noqa: ANN401 - as it is called
+        backend.remove(list(backend.keys(folder)))
+        return _append(dataset, *args)
+
+    with patch.object(dataset, "append", append):
+        _finish(dataset, ordinal)
+
+
+def _copy_unsynced(backend: LocalBackend, key: str, data: bytes) -> None:
+    with patch.object(backend, "create", lambda key, data, sync: _create(backend, key, data, sync=False)):
+        _replace(backend, key, data)
+
+
+_replace = LocalBackend.replace
 
 
 def _trusting_tail(log: LocalLog) -> None:
@@ -86,8 +109,11 @@ def _trusting_names(log: LocalLog) -> None:
         _open_tail(log)
 
 
-def _remove_at_once(dataset: Dataset, scale: int, ordinal: int, old: dict[str, int], *_: object) -> None:
-    dataset.context.backend.remove(list(old))
+def _discard_at_once(
+    dataset: Dataset, scale: int, ordinal: int, old: list[tuple[int, Row]], *_: object
+) -> None:
+    store = dataset.arrays[scale]
+    dataset.context.backend.discard([store.part(ordinal, (0, 0, 0), row[1], row[4]) for _, row in old])
 
 
 def _sync_names_only(backend: LocalBackend, keys: Sequence[str], **_: object) -> None:
@@ -164,7 +190,10 @@ FULL: dict[str, Callable[[], Patches]] = {
         (LocalBackend, "make_root", lambda backend: backend.make_folder("repos"))
     ],
     "promoted names are not synced": lambda: [(LocalBackend, "_rename", _rename_unsynced)],
-    "rewrites go before the version is finished": lambda: [(LocalBackend, "promote", _promote_by_renaming)],
+    "packs are not synced": lambda: [(Pack, "sync", _nothing)],
+    "names of packs are not synced": lambda: [(LocalBackend, "sync_folder", _not_of_packs)],
+    "packs go before the version is finished": lambda: [(base, "finish", _packs_first)],
+    "copies from packs are not synced": lambda: [(LocalBackend, "replace", _copy_unsynced)],
     "recovery trusts the page cache": lambda: [(LocalLog, "_open_tail", _trusting_tail)],
     "recovery trusts the names that it sees": lambda: [(LocalLog, "_open_tail", _trusting_names)],
     "torn frames are believed": lambda: [(logreader, "frame_end", _believe)],
@@ -176,7 +205,7 @@ FULL: dict[str, Callable[[], Patches]] = {
 }
 
 FAST: dict[str, Callable[[], Patches]] = {
-    "superseded objects go at once": lambda: [(Dataset, "_remove_later", _remove_at_once)],
+    "superseded pieces go at once": lambda: [(Dataset, "_discard_later", _discard_at_once)],
     "requests with lost objects are not voided": lambda: [(durability, "_void_incomplete", _nothing)],
     "what a killed process left is not synced": lambda: [(durability, "_sync_unflushed", _nothing)],
     "rewrites go before the finished record is durable": lambda: [(base, "finish", _finish_unsynced)],

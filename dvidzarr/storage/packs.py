@@ -1,0 +1,155 @@
+"""Packs: files that hold the chunks written again in an open version, one behind the other.
+
+A write that replaces chunks then costs two syncs, one of the pack and one of the log, and those who write at the same
+time share them. A pack is written by one process, and only at its end. What is superseded is given back to the file
+system piece by piece, and when its version is finished, the pack goes. Design: storage §4, §5, §9.
+"""
+
+import secrets
+import threading
+from contextlib import AbstractContextManager
+
+from dvidzarr.core.errors import StorageError
+from dvidzarr.storage.backend import BLOCK, Part
+from dvidzarr.storage.local import AppendFile, LocalBackend
+
+PACK_BYTES = 64 << 20
+"""A pack of this size takes no more."""
+
+_OFFSET_BITS = 32
+_NUMBER_BITS = 31
+
+
+def pack_of(folder: str, location: int) -> tuple[str, int]:
+    """Return key and offset of a piece: a location holds the number of a pack and the offset in it, and is never 0."""
+    return f"{folder}/{location >> _OFFSET_BITS:08x}", location & ((1 << _OFFSET_BITS) - 1)
+
+
+class Pack:
+    """One file, open while somebody writes to it. All but `sync` is for `Packs`, whose lock guards it."""
+
+    def __init__(self, backend: LocalBackend, folder: str) -> None:
+        self.first = (secrets.randbelow((1 << _NUMBER_BITS) - 1) + 1) << _OFFSET_BITS
+        """Location of offset 0."""
+        self.folder = folder
+        self.key, _ = pack_of(folder, self.first)
+        self.size = 0
+        self.written = 0
+        """Pieces that were written whole."""
+        self.problem = ""
+        """Why nothing more can be made durable."""
+        self._backend = backend
+        self._file: AppendFile | None = backend.open_append(self.key, create=True)
+        self._users = 0
+        self._syncing = threading.Lock()
+        self._synced = 0
+        self._named = False
+
+    def enter(self) -> None:
+        """Keep the file open until `leave`."""
+        if self._file is None:
+            self._file = self._backend.open_append(self.key, create=False)
+        self._users += 1
+
+    def leave(self) -> None:
+        """Close the file if nobody else needs it."""
+        self._users -= 1
+        if not self._users and self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def file(self) -> AppendFile:
+        """The open file."""
+        if self._file is None:
+            raise StorageError(f"{self.key} is not open")
+        return self._file
+
+    def sync(self) -> None:
+        """Make durable what was written before; whoever comes while another one syncs shares the next time."""
+        wanted = self.written
+        with self._syncing:
+            if self._synced >= wanted:
+                return
+            if self.problem:  # another try would succeed without anything being on the disk
+                raise StorageError(self.problem)
+            upto = self.written
+            try:
+                self.file.sync()
+                if not self._named:
+                    self._backend.sync_folder(self.folder)
+                    self._named = True
+            except StorageError as error:
+                self.problem = str(error)
+                raise
+            self._synced = upto
+
+
+class Packs:
+    """The packs of one instance that this process writes: one at a time for each folder. `_lock` guards them."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._current: dict[str, Pack] = {}
+
+    def batch(self, folder: str) -> "Batch":
+        """Return what appends the pieces of one request to packs in a folder."""
+        return Batch(self, folder)
+
+    def append(self, folder: str, data: bytes, used: set[Pack]) -> int:
+        """Append a piece and return its location; the pack is added to `used`, and stays open until `leave`."""
+        with self._lock:
+            pack = self._current.get(folder)
+            if pack is None or pack.problem or pack.size + len(data) > max(PACK_BYTES, len(data)):
+                pack = self._current[folder] = Pack(self._backend, folder)
+            if pack not in used:
+                pack.enter()
+                used.add(pack)
+            offset = pack.size
+            pack.size += -(-len(data) // BLOCK) * BLOCK
+        try:
+            pack.file.write_at(offset, data)
+        except StorageError:
+            self._backend.discard([Part(pack.key, offset, len(data))])
+            raise
+        with self._lock:
+            pack.written += 1
+        return pack.first + offset
+
+    def leave(self, used: set[Pack]) -> None:
+        """Need the packs no longer."""
+        with self._lock:
+            for pack in used:
+                pack.leave()
+
+    def end(self, folder: str) -> None:
+        """Begin a new pack with the next piece in a folder."""
+        with self._lock:
+            self._current.pop(folder, None)
+
+    def is_current(self, key: str) -> bool:
+        """Tell whether a pack may still be written to."""
+        with self._lock:
+            return any(pack.key == key for pack in self._current.values())
+
+
+class Batch(AbstractContextManager["Batch"]):
+    """The pieces of one request; threads may append at the same time."""
+
+    def __init__(self, packs: Packs, folder: str) -> None:
+        self._packs = packs
+        self._folder = folder
+        self._used: set[Pack] = set()
+
+    def append(self, data: bytes) -> int:
+        """Append a piece and return its location, which is not 0."""
+        return self._packs.append(self._folder, data, self._used)
+
+    def sync(self) -> None:
+        """Make all pieces durable."""
+        for pack in self._used:
+            pack.sync()
+
+    def __exit__(self, *_: object) -> None:
+        self._packs.leave(self._used)

@@ -1,0 +1,182 @@
+"""Chunks written again in an open version lie in packs: they cost little, give back their room, and go with finishing."""
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import dvidzarr
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.settings import Settings
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.garbage import collect
+from dvidzarr.storage import local, packs
+from dvidzarr.storage.local import AppendFile
+
+EDGE = 32
+WORLD = Box((0, 0, 0), (2 * EDGE, 2 * EDGE, 2 * EDGE))
+CORNERS = [
+    Box((z, y, x), (z + EDGE, y + EDGE, x + EDGE)) for z in (0, EDGE) for y in (0, EDGE) for x in (0, EDGE)
+]
+AT_ONCE = Settings.load(env={}, overrides={"storage.rewrite_grace_s": 0})
+PATIENT = Settings.load(env={}, overrides={"storage.rewrite_grace_s": 1000})
+
+
+def noise(seed: int, box: Box = WORLD) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, box.shape, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a store with one volume, written once."""
+    with dvidzarr.open(tmp_path / "store", "w", AT_ONCE) as catalog:
+        repo = catalog.create_repo("packs")
+        gray = repo.create_instance("uint8blk", "gray", {"BlockSize": f"{EDGE},{EDGE},{EDGE}"})
+        gray.at().write(WORLD, noise(0))
+    return tmp_path / "store"
+
+
+def pack_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("rewrites/*/*"))
+
+
+def everything(folder: Path) -> list[Path]:
+    return list(folder.rglob("*"))
+
+
+def room(folder: Path) -> int:
+    """Return the bytes that the packs take on the disk."""
+    return sum(path.stat().st_blocks * 512 for path in pack_files(folder))
+
+
+def errors(catalog: Catalog) -> list[str]:
+    return [found.message for found in catalog.verify(deep=True) if found.severity == "error"]
+
+
+def gives_back_room(folder: Path) -> bool:
+    probe = folder / "probe"
+    probe.write_bytes(bytes([1]) * (1 << 20))
+    os.sync()
+    with probe.open("r+b") as file:
+        local.punch_hole(file.fileno(), 0, 1 << 20)
+    gave = probe.stat().st_blocks == 0
+    probe.unlink()
+    return gave
+
+
+def test_superseded_pieces_give_back_their_room(folder: Path) -> None:
+    if not gives_back_room(folder):
+        pytest.skip("this file system cannot give back stretches of a file")
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        for seed in range(1, 30):
+            view.write(WORLD, noise(seed))
+        assert catalog.context.housekeeper.settle()
+        (pack,) = pack_files(folder)
+        assert pack.stat().st_size > 28 * WORLD.volume
+        assert room(folder) < 3 * WORLD.volume
+        np.testing.assert_array_equal(view.read(WORLD), noise(29))
+        assert errors(catalog) == []
+
+
+def test_pieces_stay_while_readers_may_want_them(folder: Path) -> None:
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        view.write(WORLD, noise(1))
+        reader = view.reader(WORLD)
+        view.write(WORLD, noise(2))
+        np.testing.assert_array_equal(reader.read(), noise(1))
+        np.testing.assert_array_equal(view.read(WORLD), noise(2))
+
+
+def test_a_request_may_span_packs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "PACK_BYTES", 3 * EDGE**3 + 4096)
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        view.write(WORLD, noise(1))
+        assert len(pack_files(folder)) > 2
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        np.testing.assert_array_equal(view.read(WORLD), noise(1))
+        before = len(pack_files(folder))
+        view.write(CORNERS[0], noise(2, CORNERS[0]))
+        assert len(pack_files(folder)) == before + 1  # what another process wrote is left alone
+        assert errors(catalog) == []
+
+
+def test_finishing_puts_pieces_under_their_zarr_keys(folder: Path) -> None:
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        repo = catalog.repos[0]
+        view = repo.instance("gray").at()
+        view.write(WORLD, noise(1))
+        view.write(CORNERS[3], noise(2, CORNERS[3]))
+        repo.commit(repo.dag.root)
+        assert catalog.context.housekeeper.settle()
+        assert pack_files(folder) == []
+        expected = noise(1)
+        expected[:EDGE, EDGE:, EDGE:] = noise(2, CORNERS[3])
+        np.testing.assert_array_equal(view.read(WORLD), expected)
+        place = folder / view.instance.prefix / "versions" / view.version.id / "0"
+        np.testing.assert_array_equal(zarr.open_array(place, mode="r")[:], expected)
+        child = repo.instance("gray").at(repo.new_version(repo.dag.root))
+        child.write(CORNERS[0], noise(3, CORNERS[0]))
+        assert pack_files(folder) == []  # the first time in this version
+        assert errors(catalog) == []
+
+
+async def test_what_is_superseded_is_not_collected_while_more_may_come(folder: Path) -> None:
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        view.write(CORNERS[0], noise(1, CORNERS[0]))
+        await view.store().delete("0/c/0/0/0")  # now no record names the pack
+        (pack,) = pack_files(folder)
+        for path in everything(folder):
+            os.utime(path, (time.time() - 1e6,) * 2, follow_symlinks=False)
+        assert [found for found in collect(catalog, dry_run=False) if not found.kept] == []
+        view.write(CORNERS[1], noise(2, CORNERS[1]))
+        assert pack_files(folder) == [pack]
+        np.testing.assert_array_equal(view.read(CORNERS[1]), noise(2, CORNERS[1]))
+
+
+def test_writers_share_syncs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = AppendFile.sync
+
+    def slowly(file: AppendFile) -> None:
+        synced.append(file._key)
+        time.sleep(0.01)
+        real(file)
+
+    monkeypatch.setattr(AppendFile, "sync", slowly)
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+
+        def write(which: int) -> None:
+            for seed in range(10):
+                view.write(CORNERS[which], noise(seed, CORNERS[which]))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(8)))
+        assert sum("/rewrites/" in key for key in synced) < 60  # for 80 requests
+        for corner in CORNERS:
+            np.testing.assert_array_equal(view.read(corner), noise(9, corner))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_packs_are_open_only_while_they_are_written(folder: Path) -> None:
+    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        for seed in range(3):
+            view.write(WORLD, noise(seed))
+        assert catalog.context.housekeeper.settle()
+        held = []
+        for fd in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # the one of this listing is closed by now
+                held.append(os.readlink(fd))
+        assert [path for path in held if "/rewrites/" in path] == []
