@@ -81,6 +81,18 @@ def encoded_chunk(
         return None
 
 
+def lz4_chunk(
+    chunks: ChunkStore, key: int, row: Row, lineage: Lineage, *, exact: bool = False
+) -> "Buffer | None":
+    """Return one chunk as a bare LZ4 block, as it lies on the store if it does so; else as `ChunkStore.read`."""
+    data = chunks.encoded(key, row, lineage, exact=exact)
+    block = None if data is None else chunks.codec.lz4_block(data)
+    if data is None or block is not None:
+        return block
+    voxels = chunks.read(key, row, lineage, exact=exact)
+    return None if voxels is None else lz4_encode(voxels)
+
+
 class Reader:
     """One state of a box: what the chunks were when it was made, however long the reading takes.
 
@@ -201,7 +213,7 @@ class Reader:
 
     def lz4_blocks(self) -> Iterator[tuple[ZYX, "Buffer | None"]]:
         """Yield (chunk coordinate, its voxels as one bare LZ4 block, or None): as they lie on the store where they do so."""
-        return self._each(self._lz4)
+        return self._each(lambda key, row: lz4_chunk(self._chunks, key, row, self._lineage, exact=True))
 
     def encoded_blocks(self, name: str, encode: Encode) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate, the bytes that `encode` makes of it, or None), kept under the name of the encoding."""
@@ -220,11 +232,3 @@ class Reader:
     def _whole(self, key: int, row: Row) -> np.ndarray | None:
         chunk = self._chunks.read(key, row, self._lineage, exact=True)
         return None if chunk is None else chunk.copy()
-
-    def _lz4(self, key: int, row: Row) -> "Buffer | None":
-        data = self._chunks.encoded(key, row, self._lineage, exact=True)
-        block = None if data is None else self._chunks.codec.lz4_block(data)
-        if data is None or block is not None:
-            return block
-        voxels = self._chunks.read(key, row, self._lineage, exact=True)
-        return None if voxels is None else lz4_encode(voxels)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from dvidzarr.compute.read import Encode, Reader, encoded_chunk, read_inside
+from dvidzarr.compute.read import Encode, Reader, encoded_chunk, lz4_chunk, read_inside
 from dvidzarr.compute.write import write_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
@@ -110,7 +110,11 @@ class VoxelView(View):
 
     def lz4_blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, "Buffer | None"]]:
         """Yield (chunk coordinate (z, y, x), chunk as one bare LZ4 block or None if absent) for a span, x fastest."""
-        return self.reader(span.box(self.instance.chunk)).lz4_blocks()
+        if self.roi is not None or span.count > 1:
+            return self.reader(span.box(self.instance.chunk)).lz4_blocks()
+        key, lineage = pack_one(span.start), self.lineage()
+        row = self.chunks.find(key, lineage)
+        return iter([(span.start, None if row is None else lz4_chunk(self.chunks, key, row, lineage))])
 
     def write(self, box: Box, voxels: np.ndarray, author: Author = _NO_AUTHOR) -> None:
         """Write a box as one request, all of it or nothing; chunks covered in part keep their other voxels.
