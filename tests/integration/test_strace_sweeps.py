@@ -38,7 +38,6 @@ CALLS = {
     "fdatasync": "fdatasync",
     "openat": "openat",
     "rename": "rename,renameat,renameat2",
-    "link": "link,linkat",
     "unlink": "unlink,unlinkat",
     "mkdir": "mkdir,mkdirat",
     "ftruncate": "ftruncate",

@@ -30,6 +30,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.arrays import VoxelSource, zarr_store
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage.backend import Part
 from dvidzarr.storage.zarrview import VersionedStore
 
 CONFIG = {"BlockSize": "8,8,8", "VoxelSize": "4,4,40"}
@@ -194,15 +195,15 @@ async def test_a_damaged_chunk_is_no_value(view: VoxelView) -> None:
 
 
 async def test_an_object_that_goes_while_it_is_read(view: VoxelView, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rewrite in an open version removes what it supersedes."""
+    """A rewrite in an open version gives back what it supersedes."""
     backend = view.instance.dataset.context.backend
     read, new = backend.read_into, np.full((8, 8, 8), 42, np.uint8)
 
-    def late(key: str, buffer: memoryview) -> int | None:
+    def late(key: str, buffer: memoryview, offset: int) -> int | None:
         monkeypatch.setattr(backend, "read_into", read)
         view.write(Box((0, 0, 0), (8, 8, 8)), new)
-        backend.remove([key])
-        return read(key, buffer)
+        backend.discard([Part(key, offset, len(buffer))])
+        return read(key, buffer, offset)
 
     view.write(Box((0, 0, 0), (8, 8, 8)), new - 1)  # from now on it lies apart from its Zarr key
     monkeypatch.setattr(backend, "read_into", late)
