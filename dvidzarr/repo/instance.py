@@ -177,6 +177,7 @@ class Instance:
                     dataset.open(writable=writable)
                     if writable:
                         begin(dataset)
+                    self.prepare(dataset)
                 except BaseException:
                     dataset.close()
                     raise
@@ -189,6 +190,12 @@ class Instance:
 
     def reopened(self, version: Version) -> None:
         """Note that a locked version is about to be written."""
+
+    def completed(self, version: Version) -> None:
+        """Write what a version must hold before it is locked; the caller holds its gate alone."""
+
+    def prepare(self, dataset: Dataset) -> None:
+        """Note what must be known of a dataset that was opened before anybody uses it."""
 
     def opened_as(self, dataset: Dataset) -> None:
         """Look after what an earlier process left undone."""
@@ -211,6 +218,7 @@ class Instance:
             if self._dataset is not None:
                 self._dataset.promote()
                 begin(self._dataset)
+                self.prepare(self._dataset)
                 self.opened_as(self._dataset)
 
     def records(self) -> Iterator[Entry]:

@@ -40,11 +40,15 @@ class Repo(RepoBase):
         self.catalog.become_writer()
         target = self.version(version)
         timeout = self.catalog.settings.storage.drain_timeout_s
-        with self.gates.exclusive(("version", target.ordinal), timeout, f"version {target.uuid}"), self._lock:
+        with self.gates.exclusive(("version", target.ordinal), timeout, f"version {target.uuid}"):
             if self.dag.versions[target.ordinal].locked:
                 raise VersionLockedError(f"node {target.uuid} already committed")
-            header = {"v": target.id, "note": note, "log": _stamped(log), "seals": self._seals()}
-            self.append(Kind.COMMIT, author, header)
+            for instance in self.instances.values():
+                if instance.versioned:
+                    instance.completed(target)
+            with self._lock:
+                header = {"v": target.id, "note": note, "log": _stamped(log), "seals": self._seals()}
+                self.append(Kind.COMMIT, author, header)
         for instance in self._instances.values():
             if instance.opened:
                 self.finish_later(instance)

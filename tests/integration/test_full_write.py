@@ -244,8 +244,9 @@ def test_followers_of_labels_come_along(tmp_path: Path, monkeypatch: pytest.Monk
                 seg.at("b" * 32)[0:8, 0:8, 0:8] = labels[::-1]
     with opened(tmp_path / "store", full_write=False) as catalog:
         half = catalog.repos[0].instance("half")
-        assert np.array_equal(half.at("b" * 32)[0:4, 0:4, 0:4], downsampled(labels[::-1]))
+        _ = half.dataset
         settle(catalog)
+        assert np.array_equal(half.at("b" * 32)[0:4, 0:4, 0:4], downsampled(labels[::-1]))
         assert [f for f in catalog.verify(deep=True) if f.severity != "note"] == []
         for instance in catalog.repos[0].instances.values():
             assert not instance.dataset.arrays[0].postings.written_by(0)[1]["location"].any()

@@ -13,6 +13,7 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.datatypes.labelblk import model
 from dvidzarr.datatypes.labelblk.downsample import downsampled
 from dvidzarr.repo.repo import Repo
+from dvidzarr.storage.frames import Kind
 
 RANDOM = np.random.default_rng(4)
 
@@ -165,3 +166,95 @@ def test_writers_at_the_same_time_and_a_commit(tmp_path: Path) -> None:
         fine = seg.at(version).read(box(32, 16, 16))
         assert np.array_equal(half.at(version).read(box(16, 8, 8)), downsampled(fine))
         assert np.array_equal(quarter.at(version).read(box(8, 4, 4)), downsampled(downsampled(fine)))
+
+
+def left_behind(store: Path, monkeypatch: pytest.MonkeyPatch, *, full_write: bool = False) -> np.ndarray:
+    """Make a store whose last write to `seg` did not reach `half`; return the labels."""
+    labels = random_labels(16, 16, 16)
+    with dvidzarr.open(store, "w", full_write=full_write) as catalog, monkeypatch.context() as patch:
+        repo = catalog.create_repo()
+        seg, *_ = family(repo)
+        seg.at().write(box(16, 16, 16), random_labels(16, 16, 16))
+        if full_write:
+            repo.commit(repo.dag.root)
+        patch.setattr(model, "follow", lambda *_args, **_more: 1 / 0)  # as if the process ended here
+        with pytest.raises(ZeroDivisionError):
+            seg.at(repo.root).write(box(16, 16, 16), labels)
+    return labels
+
+
+def test_a_version_does_not_change_any_more_while_a_follower_catches_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = left_behind(tmp_path / "store", monkeypatch)
+    begun, go_on = threading.Event(), threading.Event()
+    real = model.follow
+
+    def slowly(*args: Any, **options: Any) -> np.ndarray:  # noqa: ANN401 - as `follow` has it
+        begun.set()
+        go_on.wait(5)
+        return real(*args, **options)
+
+    monkeypatch.setattr(model, "follow", slowly)
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        repo = catalog.repos[0]
+        opener = threading.Thread(target=lambda: repo.instance("half").dataset)
+        opener.start()
+        assert begun.wait(5)
+        committer = threading.Thread(target=lambda: repo.commit(repo.dag.root))
+        committer.start()
+        committer.join(0.5)
+        sealed = repo.dag.root.locked
+        go_on.set()
+        committer.join()
+        opener.join()
+        assert catalog.context.housekeeper.settle()
+        assert not sealed
+        half = repo.instance("half")
+        assert np.array_equal(half.at(repo.root).read(box(8, 8, 8)), downsampled(labels))
+        last = max(entry.sequence for entry in half.records() if entry.kind == Kind.CHUNKS)
+        seal = repo.state.sealed_sequence(0, half.id)
+        assert seal is not None
+        assert last <= seal
+
+
+def test_opening_waits_for_no_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = left_behind(tmp_path / "store", monkeypatch, full_write=True)
+    with dvidzarr.open(tmp_path / "store", "w", full_write=True) as catalog:
+        repo = catalog.repos[0]
+        half, quarter = (repo.instance(name) for name in ("half", "quarter"))
+        openers = [threading.Thread(target=lambda each=each: each.dataset) for each in (half, quarter)]
+        with repo.gates.exclusive(("version", 0), 1, "the root"):
+            for opener in openers:
+                opener.start()
+            for opener in openers:
+                opener.join(5)
+            assert half.opened
+            assert quarter.opened
+        for opener in openers:
+            opener.join()
+        assert catalog.context.housekeeper.settle()
+        assert np.array_equal(half.at(repo.root).read(box(8, 8, 8)), downsampled(labels))
+        assert np.array_equal(quarter.at(repo.root).read(box(4, 4, 4)), downsampled(downsampled(labels)))
+
+
+def test_what_is_missing_is_not_forgotten_when_others_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = left_behind(tmp_path / "store", monkeypatch)
+    fresh = random_labels(8, 8, 8)
+    with monkeypatch.context() as patch, dvidzarr.open(tmp_path / "store", "w") as catalog:
+        patch.setattr(model.LabelInstance, "_catch_up", lambda _self: None)  # it ends before that
+        catalog.repos[0].instance("seg").at().write(box(8, 8, 8), fresh)
+    labels[:8, :8, :8] = fresh
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        half = catalog.repos[0].instance("half")
+        _ = half.dataset
+        assert catalog.context.housekeeper.settle()
+        assert np.array_equal(half.at().read(box(8, 8, 8)), downsampled(labels))
+        tail = half.dataset.log.tail
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        half = catalog.repos[0].instance("half")
+        _ = half.dataset
+        assert catalog.context.housekeeper.settle()
+        assert half.dataset.log.tail == tail  # it is known to be complete

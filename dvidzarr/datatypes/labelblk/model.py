@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -81,6 +81,8 @@ class LabelInstance(VoxelInstance):
         super().__init__(repo, record, datatype)
         self.tickets = Tickets()
         self._sources: dict[str, int] = {}
+        self._missed: dict[str, int] = {}
+        """Sources that may have written what is not taken in yet → the last record that surely is."""
 
     # --- what DVID shows -------------------------------------------------------------------------------------
 
@@ -149,8 +151,18 @@ class LabelInstance(VoxelInstance):
             raise InvalidInputError(f'"{name}" is or follows "{self.name}": nothing can follow itself')
         return source
 
-    def take(self, source: "LabelInstance", version: "Version", coords: np.ndarray, author: Author) -> None:
-        """Downsample chunks (n, 3) of a source into a version whose gate the caller has passed."""
+    def take(
+        self,
+        source: "LabelInstance",
+        version: "Version",
+        coords: np.ndarray,
+        author: Author,
+        complete: int | None = None,
+    ) -> None:
+        """Downsample chunks (n, 3) of a source into a version whose gate the caller has passed.
+
+        `complete` is the record of the source up to which this was the last that was missing.
+        """
         with self.repo.gates.shared(("instance", self.id)):
             if self.repo.instances.get(self.name) is not self:  # deleted meanwhile
                 return
@@ -158,46 +170,89 @@ class LabelInstance(VoxelInstance):
             amending = self.repo.amending(self, version) if locked else nullcontext()
             with amending, self.tickets.open(self.dataset.log.tail.sequence):
                 upto = source.tickets.settled(source.dataset.log.tail.sequence)
-                view = self.at(version)
-                view.written(follow(source.at(version), view, coords, upto, author), author)
+                missed = self._missed.get(source.id)
+                if missed is not None:
+                    upto = min(upto, missed) if complete is None else complete
+                view, restart = self.at(version), missed is not None
+                taken = follow(source.at(version), view, coords, upto, author, restart=restart)
+                view.written(taken, author)
+
+    def prepare(self, dataset: "Dataset") -> None:
+        """Note what may be missing before anybody writes: sources may have been written just before a process ended."""
+        if dataset.writable:
+            labels = self._all_labels()
+            self._missed = {each: self._known_of(labels[each]) for each in self._sources if each in labels}
 
     def opened_as(self, dataset: "Dataset") -> None:
-        """Look after what an earlier process left undone: also sources written just before it ended."""
+        """Look after what an earlier process left undone.
+
+        Catching up passes gates, and who has passed one may wait until this is open: so it is done later.
+        """
         super().opened_as(dataset)
-        if dataset.writable:
-            for source in self._followed():
+        if dataset.writable and self._missed:
+            name = ("catch up", self.id)
+            self.repo.context.housekeeper.schedule(0, name, self._catch_up, at_close=False)
+
+    def _known_of(self, source: "LabelInstance") -> int:
+        """Return the last record of a source that is taken in: none if a power loss took records seen already."""
+        try:
+            tail = source.dataset.log.tail.sequence
+        except DvidzarrError as error:  # these labels themselves can be read and written
+            _logger.warning("%s cannot look at %s: %s", self.name, source.name, error)
+            return 0
+        seen = self._sources[source.id]
+        return seen if seen <= tail else 0
+
+    def completed(self, version: "Version") -> None:
+        """Take in what sources have written to a version that is about to be locked, and whose gate is held alone."""
+        try:
+            _ = self.dataset  # now it is known what was missed
+            for source, coords in self._missing(version):
+                self.take(source, version, coords, _NO_AUTHOR)
+        except DvidzarrError as error:  # damage, for instance: the labels themselves can be read and written
+            _logger.warning("%s could not catch up at version %s: %s", self.name, version.uuid, error)
+
+    def _missing(self, version: "Version") -> "Iterator[tuple[LabelInstance, np.ndarray]]":
+        """Yield the sources of which something may be missing in a version, with the chunks (n, 3)."""
+        for source in self._followed():
+            missed = self._missed.get(source.id)
+            if missed is None:
+                continue
+            keys, rows = source.dataset.arrays[0].postings.written_by(version.ordinal)
+            fresh = rows["sequence"] > missed
+            if fresh.any():
+                yield source, unpack(keys[fresh])
+
+    def _catch_up(self) -> None:
+        """Take in what the sources have written last."""
+        for source in self._followed():
+            if source.id in self._missed:
                 try:
-                    self._catch_up(source)
+                    self._catch_up_with(source)
                 except DvidzarrError as error:  # the labels themselves can be read and written
                     _logger.warning("%s could not catch up with %s: %s", self.name, source.name, error)
 
-    def _catch_up(self, source: "LabelInstance") -> None:
-        """Take in what a source has written last. Locked versions lack nothing: locking waits for followers.
+    def _catch_up_with(self, source: "LabelInstance") -> None:
+        """Do the part of those who wrote. Locked versions lack nothing: locking completes the followers.
 
         Unless they were written all the same, in a store opened with `full_write`.
         """
         tail = source.dataset.log.tail.sequence
-        seen = self._sources[source.id]
-        if seen > tail:  # a power loss took records that this had seen already
-            seen = 0
         run = source.dataset.arrays[0].postings.snapshot()
-        fresh = run.rows["sequence"] > seen
-        written = [self.repo.dag.versions[at] for at in np.unique(run.rows["ordinal"][fresh]).tolist()]
-        amended = self.repo.state.amended
-        behind = [
-            each for each in written if not each.locked or not self.versioned or each.ordinal in amended
-        ]
-        for version in behind:
-            coords = unpack(run.keys[fresh & (run.rows["ordinal"] == version.ordinal)])
-            upto = tail if version is behind[-1] else seen
-            with ExitStack() as stack:
-                if (
-                    version.ordinal in amended
-                ):  # the gate of an open one may be held by a commit that opens this
-                    stack.enter_context(self.repo.gates.shared(("version", version.ordinal)))
-                    self.reopened(version)
-                follow(source.at(version), self.at(version), coords, upto, _NO_AUTHOR, restart=True)
-        self.repo.finish_later(self)
+        fresh = run.rows["sequence"] > self._missed[source.id]
+        behind = [at for at in np.unique(run.rows["ordinal"][fresh]).tolist() if not self._is_whole(at)]
+        for ordinal in behind:
+            coords = unpack(run.keys[fresh & (run.rows["ordinal"] == ordinal)])
+            gates = [("version", ordinal)] if self.versioned else []
+            with self.repo.gates.shared(("instance", source.id), *gates):
+                if not self._is_whole(ordinal):  # else it was locked while this waited
+                    complete = tail if ordinal == behind[-1] else None
+                    self.take(source, self.repo.dag.versions[ordinal], coords, _NO_AUTHOR, complete)
+        del self._missed[source.id]
+
+    def _is_whole(self, ordinal: int) -> bool:
+        locked = self.versioned and self.repo.dag.versions[ordinal].locked
+        return locked and ordinal not in self.repo.state.amended
 
     # --- state -----------------------------------------------------------------------------------------------
 
