@@ -5,7 +5,7 @@ On the store it is a dataset like an instance's, in the folder `blobstore`: refe
 
 import base64
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dvidzarr.core.errors import ForbiddenError, StorageError
 from dvidzarr.core.ids import Author
@@ -41,6 +41,10 @@ class _NoModel:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore nothing."""
+
+    def blank(self) -> Self:
+        """Return itself: it holds nothing."""
+        return self
 
 
 class BlobStore:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import Box
@@ -246,6 +246,11 @@ class Instance:
     def restore(self, state: dict[str, Any]) -> None:
         """Set the state to a snapshot; an empty one = as created."""
         self._tags = state.get("tags", self._record.tags)
+
+    def blank(self) -> Self:
+        """Return another one as created, without a dataset."""
+        instance = self.datatype.instance(self.repo, self._record, self.datatype)
+        return cast("Self", instance)
 
 
 class BlockMask(Protocol):

@@ -166,7 +166,7 @@ def _caches(instance: "Instance", dataset: Dataset, *, repair: bool) -> Iterator
     """Replay the log into a second dataset without caches and compare."""
     with tempfile.TemporaryDirectory() as folder:
         context = replace(dataset.context, cache_dir=Path(folder))
-        fresh_instance = instance.datatype.instance(instance.repo, instance.record, instance.datatype)
+        fresh_instance = instance.blank()
         fresh = Dataset(context, dataset.prefix, dataset.data_id, dataset.versions, fresh_instance)
         fresh_instance.declare(fresh)
         fresh.open(writable=False)

@@ -155,12 +155,29 @@ class DatasetCaches:
             self.owner = True
             followed = self._documents
         if followed is not None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                followed.move_to(str(self._folder / _FILES[0]))
-            except (OSError, sqlite3.Error) as error:
+            self._keep(followed)
+
+    def _keep(self, documents: Documents) -> None:
+        """Put an index that lies elsewhere into its file, where the old one is gone."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            documents.move_to(str(self._folder / _FILES[0]))
+        except (OSError, sqlite3.Error) as error:
+            self._remove_index()
+            _logger.warning("%s: the index is kept in memory: %s", self._folder, error)
+
+    def adopt(self, others: "DatasetCaches") -> None:
+        """Hold the documents of others, which were built anew, instead of these; the files follow with the next `save`."""
+        if self.owner:
+            self._state.remove()
+        if self.has_documents or others.has_documents:
+            documents = self.documents
+            documents.take_over(others.documents)
+            others._documents = None
+            if self.owner:
                 self._remove_index()
-                _logger.warning("%s: the index is kept in memory: %s", self._folder, error)
+                self._keep(documents)
+        others.drop()
 
     def drop(self) -> None:
         """Forget the index and, as the owner, remove the files: the log must be read back."""

@@ -4,13 +4,14 @@ State in memory changes only in `_apply`, called with each record in sequence on
 following another process, and after an append. Design: storage §2–§5, §8.
 """
 
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from dvidzarr.core.errors import CorruptionError, StorageError
 from dvidzarr.core.ids import Author
@@ -68,6 +69,10 @@ class Model(Protocol):
         """Set the state."""
         ...
 
+    def blank(self) -> Self:
+        """Return another one as created, to take in the records anew."""
+        ...
+
 
 class Dataset:
     """Owner of an instance's log and of the state that follows from it.
@@ -99,16 +104,11 @@ class Dataset:
         self.flush_soon: Callable[[], None] = lambda: None
         """Durability `fast`: called after each record that is not synced."""
         self.voided: frozenset[int] = frozenset()
-        self.found_void = False
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
         self._model = model
         self._codecs: dict[int, ChunkCodec] = {}
         self._cached_size = 0
-        self.log = self._new_log()
-
-    def _new_log(self) -> LocalLog:
-        ids = (self.context.store_id, self.data_id)
-        return LocalLog(self.context.backend, f"{self.prefix}/log", ids, self._apply)
+        self.log = LocalLog(context.backend, f"{prefix}/log", (context.store_id, data_id), self._apply)
 
     def add_array(self, scale: int, codec: ChunkCodec) -> ChunkStore:
         """Declare a chunked array; the model does so before `open`."""
@@ -128,7 +128,6 @@ class Dataset:
         self.caches.owner = self.writable = writable
         self._load()
         self.log.recover() if writable else self.log.follow()
-        self.skip_voided()
         self.caches.replayed()
 
     def _load(self) -> None:
@@ -147,35 +146,41 @@ class Dataset:
             self.unfinished |= self.arrays[scale].postings.writers() - self.finished
         self._model.restore(state["model"])
 
-    def skip_voided(self) -> None:
-        """Start again without the requests that a `void` record names, if one turned up."""
-        if not self.found_void:
-            return
+    def _start_again(self, upto: int) -> None:
+        """Replace the state by one without the requests that `void` records name: all at once.
+
+        It is built beside the old one, which readers see meanwhile, from the records up to `upto`.
+        """
         names = [entry.header["sequences"] for entry in self.log.records() if entry.kind == Kind.VOID]
-        self.voided = frozenset(number for numbers in names for number in numbers)
-        with self.flushing:  # nothing is removed while it is not known yet what is live
-            self.log.close()
-            self.caches.drop()
-            self.log, self.finished, self.flushed = self._new_log(), set(), 0
-            self.unfinished = set()
-            for scale, codec in self._codecs.items():
-                self.add_array(scale, codec)
-            self._model.restore({})
-            self.log.recover() if self.writable else self.log.follow()
-            self.caches.replayed()
-            self.found_void = False
+        folder = self.context.cache_dir / f"{self.data_id}-again"
+        shutil.rmtree(folder, ignore_errors=True)
+        context = replace(self.context, cache_dir=folder)
+        again = Dataset(context, self.prefix, self.data_id, self.versions, self._model.blank())
+        again.voided = frozenset(number for numbers in names for number in numbers)
+        again.caches.owner = self.caches.owner
+        for scale, codec in self._codecs.items():
+            again.add_array(scale, codec)
+        for entry in self.log.records(upto):
+            again._apply(entry)
+        again.caches.replayed()
+        with self.flushing:  # nothing is removed while it is not known what is live
+            self.voided, self.flushed = again.voided, again.flushed
+            self.finished, self.unfinished = again.finished, again.unfinished
+            for scale, store in self.arrays.items():
+                store.postings.take_over(again.arrays[scale].postings)
+            self.caches.adopt(again.caches)
+            self._model.restore(again._model.snapshot())
+        shutil.rmtree(folder, ignore_errors=True)
 
     def follow(self) -> None:
         """Apply what the writing process published since (nothing to do for the writer itself)."""
         if not self.writable:
             self.log.follow()
-            self.skip_voided()
 
     def promote(self) -> None:
         """Become the writer after having followed; the caller holds the writer lock."""
         if not self.writable:
             self.log.recover()
-            self.skip_voided()
             self.caches.take_over()
             self.writable = True
 
@@ -247,8 +252,8 @@ class Dataset:
             self._apply_finished(ordinal, entry.sequence)
         elif entry.kind == Kind.CHECKPOINT:
             self.flushed = entry.header["upto"]
-        elif entry.kind == Kind.VOID:
-            self.found_void = not self.voided.issuperset(entry.header["sequences"])
+        elif entry.kind == Kind.VOID and not self.voided.issuperset(entry.header["sequences"]):
+            self._start_again(entry.sequence - 1)
         self._model.apply(entry, ordinal)
 
     def _ordinal_of(self, entry: Entry) -> int:

@@ -53,6 +53,7 @@ class Documents:
         self._collecting = threading.Lock()
         self._lists = KeyLists()
         self._recent = RecentWords()
+        self._epoch = 0
 
     # --- the index as a cache --------------------------------------------------------------------------------
 
@@ -72,6 +73,15 @@ class Documents:
         with self._lock:
             self._index.load(data)
             self._recent = RecentWords()
+
+    def take_over(self, other: "Documents") -> None:
+        """Hold the words of others instead, which nobody uses any more: all at once; derived ones are made anew."""
+        with self._lock, other._lock:
+            other._write_out()
+            self._index.close()
+            self._index = other._index
+            self._derived, self._lists, self._recent = DerivedWords(self._versions), KeyLists(), RecentWords()
+            self._epoch += 1
 
     def move_to(self, path: str) -> None:
         """Go on in a new file, with all rows: who looks something up meanwhile waits, and nobody sees a difference."""
@@ -215,13 +225,19 @@ class Documents:
 
         What is yielded shows one state up to `ONE_STATE` keys; a longer range is looked up in parts of that many.
         """
-        listed = self._listed(lineage)
+        epoch, listed = self._epoch, self._listed(lineage)
 
-        def look_up() -> tuple[list[bytes], list[Place | None]]:
+        def look_up() -> tuple[list[bytes], list[Place | None]] | None:
             keys = listed.between(first, last)
-            return keys, [self._visible(key, lineage) for key in keys[:ONE_STATE]]
+            return (
+                None
+                if epoch != self._epoch
+                else (keys, [self._visible(key, lineage) for key in keys[:ONE_STATE]])
+            )
 
-        keys, places = self._when_complete(lineage, look_up)
+        while (found := self._when_complete(lineage, look_up)) is None:
+            epoch, listed = self._epoch, self._listed(lineage)
+        keys, places = found
         for start in range(0, len(keys), ONE_STATE):
             part = keys[start : start + ONE_STATE]
             places = self.find_all(part, lineage) if start else places

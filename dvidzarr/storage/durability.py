@@ -85,7 +85,6 @@ def _void_incomplete(dataset: Dataset) -> None:
             "%s: records %s were acknowledged but not flushed; their requests are void", dataset.prefix, torn
         )
         dataset.append(Kind.VOID, None, Author(), {"sequences": torn})
-        dataset.skip_voided()
 
 
 def _sync_unflushed(dataset: Dataset) -> None:

@@ -90,6 +90,16 @@ class Postings:
         """Start from the rows of a cache."""
         self._runs = self._unmeasured = runs
 
+    def take_over(self, other: "Postings") -> None:
+        """Hold the rows of others instead, all at once; derived ones are made anew."""
+        runs = other.runs()
+        with self._measuring, self._lock:
+            self._runs = self._unmeasured = runs
+            self._newest, self._hulls, self._settled = NewestRows(), Hulls(), other._settled
+            self._deriving = set()
+            self._set_derived({})
+            self.epoch += 1
+
     # --- adding rows -----------------------------------------------------------------------------------------
 
     def publish(

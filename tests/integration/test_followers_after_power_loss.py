@@ -1,0 +1,130 @@
+"""What processes that only read show of a store after a power loss, before and while a writer recovers it."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dvidzarr
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.settings import Settings
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.instance import Instance
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.durability import flush
+from dvidzarr.storage.frames import Entry, Kind
+
+FAST = Settings.load(
+    env={}, overrides={"storage.durability": "fast", "storage.flush_interval_s": 1000, "compute.threads": 1}
+)
+KEPT, LOST = Box((0, 0, 0), (4, 4, 4)), Box((0, 0, 4), (4, 4, 8))
+BOTH = Box((0, 0, 0), (4, 4, 8))
+KEYS = [f"{number:03}" for number in range(40)]
+LARGE = bytes(range(256)) * 1024
+
+
+def instances(catalog: Catalog) -> tuple[Any, Any]:
+    repo = catalog.repos[0]
+    return repo.instance("gray").at(), repo.instance("notes").at()
+
+
+def write(catalog: Catalog, value: int) -> None:
+    gray, notes = instances(catalog)
+    gray.write(BOTH, np.full(BOTH.shape, value, np.uint8))
+    notes.update(dict.fromkeys(KEYS, b"%d" % value) | {f"only {value}": b"", "large": LARGE})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Make a store as a power loss leaves it: of the last requests, not flushed, some objects are lost."""
+    with dvidzarr.open(tmp_path / "whole", "w", FAST) as catalog:
+        repo = catalog.create_repo()
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
+        repo.create_instance("keyvalue", "notes")
+        for value in range(1, 8):
+            write(catalog, value)
+        datasets = [view.instance.dataset for view in instances(catalog)]
+        for dataset in datasets:
+            flush(dataset)
+        before = [set(dataset.unflushed) for dataset in datasets]
+        write(catalog, 8)
+        lost = [
+            name for data, known in zip(datasets, before, strict=True) for name in set(data.unflushed) - known
+        ]
+        (gray, _) = instances(catalog)
+        kept = {
+            gray.chunks.object_key(0, (0, 0, 0), row[1]) for row in gray.chunks.own(0, [(0, 0, 0)]) if row
+        }
+        shutil.copytree(tmp_path / "whole", tmp_path / "store")
+    for name in set(lost) - kept:
+        (tmp_path / "store" / name).write_bytes(b"")
+    return tmp_path / "store"
+
+
+def test_readers_see_the_old_state_or_the_new_one_while_void_requests_are_dropped(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, opened = Dataset._apply, Instance.dataset.fget
+    assert opened is not None
+
+    def apply_slowly(this: Dataset, entry: Entry) -> None:
+        """Take long to start again."""
+        time.sleep(0 if this.writable else 0.01)
+        apply(this, entry)
+
+    def look_slowly(this: Instance) -> Dataset:
+        """Take long between reading on in the log and looking something up."""
+        found: Dataset = opened(this)
+        time.sleep(0.01)
+        return found
+
+    seen: dict[str, set[Any]] = {}
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def look(name: str, what: Callable[[], Any]) -> None:
+        seen[name] = set()
+        try:
+            while not done.is_set():
+                seen[name].add(what())
+        except BaseException as error:  # noqa: BLE001 - it is what the test is about
+            errors.append(error)
+
+    with dvidzarr.open(store, "r", FAST) as follower:
+        gray, notes = instances(follower)
+        readers = {
+            "chunks": lambda: tuple(np.unique(gray.read(KEPT)).tolist()),
+            "extents": lambda: gray.extents,
+            "values": lambda: tuple(set(notes.get_many(KEYS).values())),
+            "keys": lambda: tuple(
+                key for key in notes if key.startswith("only 7") or key.startswith("only 8")
+            ),
+            "range": lambda: tuple({value for key, value in notes.range("000", "039")}),
+        }
+        first = {name: what() for name, what in readers.items()}
+        monkeypatch.setattr(Dataset, "_apply", apply_slowly)
+        monkeypatch.setattr(Instance, "dataset", property(look_slowly))
+        threads = [threading.Thread(target=look, args=item) for item in readers.items()]
+        for thread in threads:
+            thread.start()
+        with dvidzarr.open(store, "w", FAST) as writer:
+            for view in instances(writer):
+                assert any(entry.kind == Kind.VOID for entry in view.instance.records())
+            time.sleep(0.2)
+            for view in (gray, notes):
+                view.instance.catch_up()
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        last = {name: what() for name, what in readers.items()}
+        assert (first["chunks"], last["chunks"]) == ((8,), (7,))
+        assert (first["values"], last["values"]) == ((b"8",), (b"7",))
+        assert (first["keys"], last["keys"]) == (("only 7", "only 8"), ("only 7",))
+        strange = {name: found - {first[name], last[name]} for name, found in seen.items()}
+        assert not any(strange.values()), strange
