@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvidzarr.core.errors import DvidzarrError, StorageError
+from dvidzarr.core.errors import BusyError, DvidzarrError, StorageError
 from dvidzarr.repo.garbage import orphans
 from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunks import ChunkStore
@@ -130,7 +130,8 @@ def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: 
         part = store.part(row[2], coord, row[1], row[4])
         problem = store.problem(key, row) if deep else _wrong_size(backend.size(part.key), part, row[4])
         if problem is not None:
-            yield Finding("error", part.key, f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}")
+            message = f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}"
+            yield _lost(part.key, dataset.failure(row[0], message))
 
 
 def _wrong_size(size: int | None, part: Part, length: int) -> str | None:
@@ -149,8 +150,13 @@ def _documents(dataset: Dataset, *, deep: bool) -> Iterator[Finding]:
         try:
             if deep:
                 read_place(dataset, key, place)
-        except StorageError as error:
-            yield Finding("error", f"{dataset.prefix} key {key!r}", str(error))
+        except (StorageError, BusyError) as error:
+            yield _lost(f"{dataset.prefix} key {key!r}", error)
+
+
+def _lost(place: str, error: DvidzarrError) -> Finding:
+    """Tell damage from what a writer drops when it recovers the store after a power loss."""
+    return Finding("warning" if isinstance(error, BusyError) else "error", place, str(error))
 
 
 def _orphans(dataset: Dataset) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dvidzarr.core.errors import BusyError, CorruptionError
+from dvidzarr.core.errors import BusyError, CorruptionError, DvidzarrError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Backend, Part
@@ -54,6 +54,8 @@ class ChunkStore:
         self.postings = Postings()
         self.refresh: Callable[[], None] = lambda: None
         """Called before a chunk that cannot be read is looked up again (followers read on in the log)."""
+        self.failure: Callable[[int, str], DvidzarrError] = lambda _sequence, what: CorruptionError(what)
+        """Gives the error for an object that is not as a record has it."""
         self._backend = backend
         self._prefix = prefix
         self._versions = versions
@@ -285,8 +287,9 @@ class ChunkStore:
         fresh: Row = self.resolve(np.array([key]), lineage)[0].tolist()
         if fresh[:2] == row[:2]:
             version = self._versions.id_of(row[3])
-            raise CorruptionError(
-                f"chunk {unpack_one(key)} (z, y, x) of version {version}, scale {self.scale}: {problem}"
+            raise self.failure(
+                row[0],
+                f"chunk {unpack_one(key)} (z, y, x) of version {version}, scale {self.scale}: {problem}",
             )
         return fresh
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from dvidzarr.core.errors import CorruptionError, StorageError
+from dvidzarr.core.errors import BusyError, CorruptionError, DvidzarrError, StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.core.settings import Settings
@@ -114,7 +114,7 @@ class Dataset:
         """Declare a chunked array; the model does so before `open`."""
         context = self.context
         store = ChunkStore(context.backend, self.prefix, scale, codec, self.versions, context.chunk_cache)
-        store.refresh = self.follow
+        store.refresh, store.failure = self.follow, self.failure
         merging = ("merge", self.data_id, scale)
         store.postings.later = lambda task: context.housekeeper.schedule(0, merging, task, at_close=False)
         self._codecs[scale] = codec
@@ -333,6 +333,15 @@ class Dataset:
         return self.caches.documents
 
     # --- damage ----------------------------------------------------------------------------------------------
+
+    def failure(self, sequence: int, what: str) -> DvidzarrError:
+        """Return the error to raise when what a record names is not whole: damage, unless a power loss explains it."""
+        if self.writable or self.log.unflushed_after is None or sequence <= self.flushed:
+            return CorruptionError(what)
+        return BusyError(
+            f"{what}. It was acknowledged but not flushed (durability fast): if the power failed since then, the store "
+            f"awaits recovery, which opening it for writing does"
+        )
 
     def check_intact(self, lineage: Lineage, sealed: Callable[[int], int | None]) -> None:
         """Refuse to read versions that may have lost records where the log is damaged.

@@ -1,5 +1,6 @@
 """Reading a log on local disk: from the first record, from a cursor, and behind a writer. Design: storage §2, §7."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dvidzarr.storage.frames import (
     next_frame,
 )
 from dvidzarr.storage.local import LocalBackend, SharedWord
+
+_logger = logging.getLogger("dvidzarr.storage")
 
 Apply = Callable[[Entry], None]
 
@@ -53,6 +56,7 @@ class LogReader:
         self._salt = 0
         self._tail = START
         self._cursor = Cursor(0, 0, 0, 0, 0)
+        self._ends_at = (0, 0)
         self.unflushed_after: int | None = None
         """Sequence of the last checkpoint if the log was written with durability `fast` since, else None."""
 
@@ -164,10 +168,36 @@ class LogReader:
                 self._read_on(word)
             finally:
                 self._applying = False
-            if self._tail.sequence < word:
+            if self._tail.sequence < word and not self._awaits_recovery(word):
                 raise CorruptionError(
                     f"{self._prefix} cannot be read beyond record {self._tail.sequence}, {word} are published"
                 )
+
+    def _awaits_recovery(self, word: int) -> bool:
+        """Tell whether a power loss may have taken the rest, so that the log ends here until a writer recovers it."""
+        if self.unflushed_after is None:
+            return False
+        at = (word, self._tail.sequence)
+        if at != self._ends_at:
+            if self._flushed_later():
+                return False
+            self._ends_at = at
+            _logger.warning(
+                "%s ends at record %d of %d: later ones were acknowledged but not flushed; a writer settles that",
+                self._prefix,
+                self._tail.sequence,
+                word,
+            )
+        return True
+
+    def _flushed_later(self) -> bool:
+        """Tell whether a checkpoint vouches for the record that cannot be read: then no power loss took it."""
+        following = self._tail.sequence + 1
+        return any(
+            entry.kind == Kind.CHECKPOINT and entry.header["upto"] >= following
+            for entry in self.records()
+            if entry.sequence > following
+        )
 
     def _published(self) -> int | None:
         if self._word is None:

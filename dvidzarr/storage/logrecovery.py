@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from dvidzarr.storage.frames import HEADER_SIZE, Kind, Position, next_frame
+from dvidzarr.storage.frames import HEADER_SIZE, Position, next_frame
 from dvidzarr.storage.local import AppendFile, LocalBackend
 from dvidzarr.storage.logreader import Apply, LogReader
 
@@ -83,15 +83,6 @@ class LogRecovery(LogReader):
             if len(data) > HEADER_SIZE or (header is not None and header.first > self._tail.sequence + 1):
                 return True
         return False
-
-    def _flushed_later(self) -> bool:
-        """Tell whether a checkpoint vouches for the record that cannot be read: then no power loss took it."""
-        following = self._tail.sequence + 1
-        return any(
-            entry.kind == Kind.CHECKPOINT and entry.header["upto"] >= following
-            for entry in self.records()
-            if entry.sequence > following
-        )
 
     def _cut(self, view: memoryview, later: list[int]) -> None:
         """Drop a torn tail: nothing of it was acknowledged."""

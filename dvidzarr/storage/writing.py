@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from crc32c import crc32c
 
-from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError
+from dvidzarr.core.errors import BusyError, NoSpaceError, StorageError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
@@ -177,18 +177,19 @@ def get_document(dataset: Dataset, key: bytes, lineage: Lineage) -> bytes | None
 
 
 def read_place(dataset: Dataset, key: bytes, place: Place) -> bytes:
-    """Return the value that lies at a place; raise `CorruptionError` if it is not the one recorded."""
+    """Return the value that lies at a place; raise `Dataset.failure` if it is not the one recorded."""
     if place.segment == IN_BLOB:
         value = dataset.context.backend.get(blob_key(dataset, (place.value or b"").decode()))
         if value is None:
-            raise CorruptionError(f"the value of {key!r} is missing on the store")
+            raise dataset.failure(place.sequence, f"the value of {key!r} is missing on the store")
     elif place.value is not None:
         value = place.value
     else:
         value = dataset.log.value(place.segment, place.start, place.length)
     if len(value) != place.length or crc32c(value) != place.checksum:
-        raise CorruptionError(
-            f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)"
+        raise dataset.failure(
+            place.sequence,
+            f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)",
         )
     return value
 
@@ -198,7 +199,13 @@ def read_slice(dataset: Dataset, key: bytes, place: Place, start: int, stop: int
     if place.segment != IN_BLOB:
         return read_place(dataset, key, place)[start:stop]
     name = blob_key(dataset, (place.value or b"").decode())
-    return dataset.context.backend.read_at(name, start, stop - start)
+    try:
+        return dataset.context.backend.read_at(name, start, stop - start)
+    except StorageError as error:
+        failure = dataset.failure(place.sequence, f"the value of {key!r}: {error}")
+        if isinstance(failure, BusyError):
+            raise failure from error
+        raise
 
 
 def read_pieces(dataset: Dataset, key: bytes, place: Place, size: int = PIECE) -> Iterator[bytes]:
@@ -211,5 +218,5 @@ def read_pieces(dataset: Dataset, key: bytes, place: Place, size: int = PIECE) -
         piece = read_slice(dataset, key, place, start, min(start + size, place.length))
         checksum = crc32c(piece, checksum)
         if start + size >= place.length and checksum != place.checksum:
-            raise CorruptionError(f"the value of {key!r} is not the one recorded")
+            raise dataset.failure(place.sequence, f"the value of {key!r} is not the one recorded")
         yield piece

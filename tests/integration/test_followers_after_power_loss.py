@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import dvidzarr
+from dvidzarr.core.errors import BusyError, CorruptionError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
@@ -128,3 +129,60 @@ def test_readers_see_the_old_state_or_the_new_one_while_void_requests_are_droppe
         assert (first["keys"], last["keys"]) == (("only 7", "only 8"), ("only 7",))
         strange = {name: found - {first[name], last[name]} for name, found in seen.items()}
         assert not any(strange.values()), strange
+
+
+def test_what_was_not_flushed_awaits_recovery(store: Path) -> None:
+    with dvidzarr.open(store, "r", FAST) as follower:
+        gray, notes = instances(follower)
+        assert (gray.read(KEPT) == 8).all()
+        for read in (
+            lambda: gray.read(LOST),
+            lambda: notes["large"],
+            lambda: notes.get_slice("large", 5, 10),
+            lambda: notes.get_many(["large"]),
+        ):
+            with pytest.raises(BusyError, match=r"not flushed .* awaits recovery"):
+                read()
+        assert {found.severity for found in follower.verify(deep=True)} == {"note", "warning"}
+        with dvidzarr.open(store, "w", FAST) as writer:
+            for found in instances(writer):
+                found.instance.catch_up()
+        assert (gray.read(BOTH) == 7).all()
+        assert (notes["large"], notes.get_slice("large", 5, 10)) == (LARGE, LARGE[5:10])
+        assert {found.severity for found in follower.verify(deep=True)} == {"note"}
+
+
+def logs(store: Path) -> list[Path]:
+    return sorted(store.glob("repos/*/data/*/log/00000001.log"))
+
+
+@pytest.mark.parametrize("filler", [b"", bytes(900), b"x" * 900])
+def test_a_log_ends_where_the_power_loss_cut_it(store: Path, filler: bytes) -> None:
+    for path in logs(store):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20] + filler)
+    with dvidzarr.open(store, "r", FAST) as follower:
+        gray, notes = instances(follower)
+        for _ in range(2):
+            assert (gray.read(BOTH) == 7).all()
+            assert [key for key in notes if key.startswith("only")] == [
+                f"only {value}" for value in range(1, 8)
+            ]
+            assert notes["large"] == LARGE
+        with dvidzarr.open(store, "w", FAST) as writer:
+            assert (gray.read(BOTH) == 7).all()
+            write(writer, 9)
+            assert (gray.read(BOTH) == 9).all()
+            assert notes["000"] == b"9"
+
+
+def test_damage_of_what_was_flushed_is_no_power_loss(store: Path) -> None:
+    for path in logs(store):
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 3] ^= 1
+        path.write_bytes(whole)
+    with dvidzarr.open(store, "r", FAST) as follower:
+        gray, notes = instances(follower)
+        for read in (lambda: gray.read(BOTH), lambda: notes["000"]):
+            with pytest.raises(CorruptionError, match="cannot be read beyond"):
+                read()
