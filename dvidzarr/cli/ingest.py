@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -113,9 +114,9 @@ def ingest(
     goes on where it was. Border blocks keep what they hold outside the source (0 where there is nothing).
 
     From a DVID whole blocks are copied, with the settings of the instance; what was never written stays so.
-    With --versions the history is made anew: REF becomes the root of the source (and is made, in a repo of its
-    own, if it is the UUID of that root and does not exist), and each further version holds only the blocks in
-    which it differs. Branches, notes and free UUIDs are kept. Several instances: REF/a,b and dvid://…/a,b.
+    With --versions the history is made anew: REF becomes the root of the source (made, in a repo of its own, if it
+    is the UUID of that root and does not exist; so is the store), and each further version holds only the blocks
+    in which it differs. Branches, notes and free UUIDs are kept. Several instances: REF/a,b and dvid://…/a,b.
     Regions of interest and key-values are copied in the same way.
 
     \b
@@ -129,12 +130,14 @@ def ingest(
     from_dvid = source.startswith("dvid://")
     _refuse_unfit(_ONLY_OTHERS if from_dvid else _ONLY_DVID, source)
     try:
-        with open_target(store, StoreKind(write=True)) as target:
-            if from_dvid:
-                _from_dvid(target, where, source, chosen, box, versions=versions)
-            else:
-                with closing(open_source(source, dataset)) as opened:
-                    run(target, where, opened, chosen)
+        if from_dvid:
+            _from_dvid(store, where, source, chosen, box, versions=versions)
+            return
+        with (
+            open_target(store, StoreKind(write=True)) as target,
+            closing(open_source(source, dataset)) as opened,
+        ):
+            run(target, where, opened, chosen)
     except KeyboardInterrupt:
         click.echo("dvidzarr: interrupted; run the same command again to go on", err=True)
         raise
@@ -153,7 +156,7 @@ def _refuse_unfit(names: tuple[str, ...], source: str) -> None:
 
 
 def _from_dvid(
-    target: Target, place: Place, source: str, chosen: IngestOptions, box: Box | None, *, versions: bool
+    store: str, place: Place, source: str, chosen: IngestOptions, box: Box | None, *, versions: bool
 ) -> None:
     from dvidzarr.cli.migrate import Origin, migrate  # noqa: PLC0415 - httpx is not needed for files
 
@@ -162,7 +165,8 @@ def _from_dvid(
     if chosen.voxel_size:
         config["VoxelSize"] = ",".join(map(str, chosen.voxel_size))
     options = CopyOptions(chosen.workers, chosen.memory * MIB, chosen.fresh, box)
-    migrate(target, place, Origin.parse(source), options, config, create=chosen.create, versions=versions)
+    opened = partial(open_target, store, StoreKind(write=True, create=versions))
+    migrate(opened, place, Origin.parse(source), options, config, create=chosen.create, versions=versions)
 
 
 def run(target: Target, place: Place, source: Source, options: IngestOptions) -> None:

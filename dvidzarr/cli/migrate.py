@@ -1,7 +1,7 @@
 """`dvidzarr ingest STORE REF/INSTANCE dvid://…`: copy instances of a running DVID, one version or their history."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import click
@@ -198,7 +198,7 @@ def _counterpart(
 
 
 def migrate(
-    target: Target,
+    opened: Callable[[], Target],
     place: Place,
     origin: Origin,
     options: CopyOptions,
@@ -207,18 +207,21 @@ def migrate(
     create: bool,
     versions: bool,
 ) -> None:
-    """Copy instances of a running DVID into a target: as they are at one version, or with all ancestors of it."""
+    """Copy instances of a running DVID into a target: as they are at one version, or with all ancestors of it.
+
+    The target is opened once the source has answered: it may be made for it.
+    """
     ours = tuple(place.name.split(","))
     if len(ours) != len(origin.names):
         raise InvalidInputError(f"{len(origin.names)} instances cannot become {len(ours)}: name as many")
-    source = origin.open()
-    with source:
+    with origin.open() as source:
         repo, version = source.find(origin.ref)
         documents = {each.name: each.type_name for each in repo.instances if each.type_name in _DOCUMENTS}
         pairs = tuple(zip(origin.names, ours, strict=True))
-        copy = Copy(source, target, pairs, create, config, options, documents)
-        if versions:
-            History(copy, origin.ref).run(place.ref)
-        else:
-            _, here = target.find(place.ref)
-            copy.version(version.uuid, here.uuid)
+        with opened() as target:
+            copy = Copy(source, target, pairs, create, config, options, documents)
+            if versions:
+                History(copy, origin.ref).run(place.ref)
+            else:
+                _, here = target.find(place.ref)
+                copy.version(version.uuid, here.uuid)

@@ -373,3 +373,14 @@ def test_regions_and_values_travel_along(shell: Shell, tmp_path: Path) -> None:
         old, new = (dict(repo.instance("kv").at(ref).items()) for ref in (ROOT, child.uuid))  # type: ignore[attr-defined]
         assert old == {"a": b"1", "b": b"2", "c/d é": bytes(2 << 20)}
         assert new == {"b": b"changed", "c/d é": bytes(2 << 20)}
+
+
+def test_a_history_comes_with_a_store_of_its_own(shell: Shell, dvid: Dvid, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    shell.fails("ingest", folder, f"{ROOT}/gray", "dvid://127.0.0.1:9/aaaa/gray", "--versions")
+    assert not folder.exists()  # nothing is made for a source that does not answer
+    with serving(dvid) as host:
+        source = f"dvid://{host}/{CHILD}/gray"
+        assert "dvidzarr new repo" in shell.fails("ingest", folder, ":master/gray", source)
+        shell.ok("ingest", folder, f"{ROOT}/gray", source, "--versions")
+    assert held(folder, CHILD, "gray") == wanted(dvid, CHILD, "gray")
