@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from dvidzarr.http.buffers import BufferPool
     from dvidzarr.repo.catalog import Catalog
     from dvidzarr.repo.dag import Version
-    from dvidzarr.repo.instance import Instance, View
+    from dvidzarr.repo.instance import Instance
     from dvidzarr.repo.repo import Repo
+    from dvidzarr.repo.view import View
 
 T = TypeVar("T")
 Effect = Literal["read", "query", "write", "admin"]

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from dvidzarr.server.channel import DRAIN, FINISH, Channel
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.reception import Reception
 from dvidzarr.server.worker import GRACE_S, Order
+from dvidzarr.server.workerprocess import WorkerProcess
 
 LOG = logging.getLogger("dvidzarr.server")
 
@@ -83,27 +84,6 @@ def supervise(store: str, settings: Settings, ready: Ready | None = None) -> Non
             runner.run(supervisor.run(ready))
 
 
-@dataclass(slots=True)
-class _Process:
-    """A started process; `sent` counts the connections it was given."""
-
-    number: int
-    child: "subprocess.Popen[bytes]"
-    channel: Channel
-    ready: asyncio.Future[None]
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    sent: int = 0
-    leaving: bool = False
-    failure: DvidzarrError | None = None
-    begun: float = field(default_factory=time.monotonic)
-
-    def hand_over(self, connection: socket.socket) -> bool:
-        """Give it a connection; False if it takes none."""
-        taken = self.channel.hand_over(connection)
-        self.sent += taken
-        return taken
-
-
 class Supervisor:
     """The processes of one server. Lives on one event loop."""
 
@@ -116,7 +96,7 @@ class Supervisor:
         self._read_only = settings.server.read_only
         self._url = ""
         self._reception = Reception(self._candidates)
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, WorkerProcess] = {}
         self._pauses = dict.fromkeys(range(settings.server.workers), _FIRST_PAUSE_S)
         self._stop = asyncio.Event()
         self._stopping = False
@@ -153,7 +133,7 @@ class Supervisor:
         for process in others:
             await self._begun(process)
 
-    async def _begun(self, process: _Process) -> None:
+    async def _begun(self, process: WorkerProcess) -> None:
         """Wait until a process serves; raise what kept it from that."""
         stop = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((process.ready, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +141,7 @@ class Supervisor:
         if process.ready.done():
             process.ready.result()
 
-    def _start(self, number: int) -> _Process:
+    def _start(self, number: int) -> WorkerProcess:
         self._board.clear(number)
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
@@ -174,7 +154,7 @@ class Supervisor:
                 pass_fds=(theirs.fileno(), self._board_file),
             )
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        process = _Process(number, child, Channel(ours), ready)
+        process = WorkerProcess(number, child, Channel(ours), ready)
         self._processes[number] = process
         process.channel.say(**asdict(self._order(number)))
         process.channel.listen(
@@ -195,7 +175,7 @@ class Supervisor:
             settings={key: value for key, value, _ in self._settings.items()},
         )
 
-    def _heard(self, process: _Process, report: dict[str, Any]) -> None:
+    def _heard(self, process: WorkerProcess, report: dict[str, Any]) -> None:
         if "ready" in report and not process.ready.done():
             process.ready.set_result(None)
             self._reception.resume()
@@ -210,12 +190,12 @@ class Supervisor:
             process.leaving = True
             asyncio.get_running_loop().call_later(_TOLD_S, self._let_go, process)
 
-    def _let_go(self, process: _Process) -> None:
+    def _let_go(self, process: WorkerProcess) -> None:
         """Let a process end that was told to; if all were told, they end in order instead."""
         if not self._stopping and not process.ended.is_set():
             process.channel.tell(FINISH)
 
-    async def _buried(self, process: _Process) -> None:
+    async def _buried(self, process: WorkerProcess) -> None:
         """See to the end of a process: replace it, or stop the service."""
         process.channel.close()
         code = await asyncio.get_running_loop().run_in_executor(None, process.child.wait)
@@ -233,7 +213,7 @@ class Supervisor:
         if self._reception.opened:  # else it is an error of the start
             await self._replace(process, what)
 
-    async def _replace(self, process: _Process, what: str) -> None:
+    async def _replace(self, process: WorkerProcess, what: str) -> None:
         number = process.number
         if time.monotonic() - process.begun > _HEALTHY_S:
             self._pauses[number] = _FIRST_PAUSE_S
@@ -271,19 +251,19 @@ class Supervisor:
         running = dict(self._processes)
         home = running.pop(0, None)
         patience = self._settings.storage.drain_timeout_s + GRACE_S
-        await asyncio.gather(*(_gone(each, patience) for each in running.values()))
+        await asyncio.gather(*(each.gone(patience) for each in running.values()))
         if home is not None:
             home.channel.shut()
-            await _gone(home, patience)
+            await home.gone(patience)
         for task in list(self._tasks):
             task.cancel()
 
-    def _candidates(self) -> list[_Process]:
+    def _candidates(self) -> list[WorkerProcess]:
         """Return the processes that serve, the one with the fewest connections first."""
-        serving = [process for process in self._processes.values() if _serves(process)]
+        serving = [process for process in self._processes.values() if process.serves]
         return sorted(serving, key=self._load)
 
-    def _load(self, process: _Process) -> tuple[int, int]:
+    def _load(self, process: WorkerProcess) -> tuple[int, int]:
         return process.sent - self._board.row(process.number)[CLOSED], process.sent
 
     def _tell_all(self, word: bytes) -> None:
@@ -295,20 +275,3 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _serves(process: _Process) -> bool:
-    if process.leaving:
-        return False
-    return process.ready.done() and process.ready.exception() is None and process.child.returncode is None
-
-
-async def _gone(process: _Process, patience: float) -> None:
-    """Wait for the end of a process; kill it when its time is over."""
-    try:
-        async with asyncio.timeout(patience):
-            await process.ended.wait()
-    except TimeoutError:
-        LOG.warning("worker %d did not end in time and is killed", process.number)
-        process.child.kill()
-        await process.ended.wait()

@@ -16,7 +16,7 @@ from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.repo.instance import View
+from dvidzarr.repo.view import View
 from dvidzarr.storage.frames import HEADER_SIZE, Kind, SegmentHeader, encode_frame, encode_record
 from dvidzarr.storage.writing import get_document, put_document
 

@@ -18,7 +18,7 @@ from dvidzarr.core.errors import NoSpaceError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.repo.instance import View
+from dvidzarr.repo.view import View
 from dvidzarr.storage.writing import get_document, put_document
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from dvidzarr.core.errors import NoSpaceError
 from dvidzarr.core.ids import Author
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.dag import Version
-from dvidzarr.repo.instance import View
+from dvidzarr.repo.view import View
 from dvidzarr.storage.writing import put_document, write_documents
 from tests.simulation.engine import abandon, open_store, settings_for
 from tests.simulation.simdisk import Disk

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.ids import Author
 from dvidzarr.repo.datatype import DataType
-from dvidzarr.repo.instance import Instance, View
+from dvidzarr.repo.instance import Instance
+from dvidzarr.repo.view import View
 from dvidzarr.storage.blobs import BlobWriter, remove_blob, write_blob
 from dvidzarr.storage.places import Place
 from dvidzarr.storage.words import Blob, Value

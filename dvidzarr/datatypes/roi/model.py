@@ -14,7 +14,8 @@ from dvidzarr.datatypes.roi.partition import Partition, partition
 from dvidzarr.datatypes.roi.spans import Spans
 from dvidzarr.repo.config import text_setting
 from dvidzarr.repo.datatype import DataType
-from dvidzarr.repo.instance import Instance, View
+from dvidzarr.repo.instance import Instance
+from dvidzarr.repo.view import View
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.places import Place
 from dvidzarr.storage.writing import put_document, read_place

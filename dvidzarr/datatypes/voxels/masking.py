@@ -6,7 +6,7 @@ from dvidzarr.compute.read import Reader
 from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.repo.instance import BlockMask
+from dvidzarr.repo.view import BlockMask
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.postings import unpack
 

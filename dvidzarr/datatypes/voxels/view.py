@@ -11,7 +11,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.masking import MaskedReader
-from dvidzarr.repo.instance import View
+from dvidzarr.repo.view import View
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.postings import pack_one

@@ -1,0 +1,51 @@
+"""A process that serves, as the one that started it sees it."""
+
+import asyncio
+import logging
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from dvidzarr.core.errors import DvidzarrError
+from dvidzarr.server.channel import Channel
+
+LOG = logging.getLogger("dvidzarr.server")
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """A started process; `sent` counts the connections it was given."""
+
+    number: int
+    child: subprocess.Popen[bytes]
+    channel: Channel
+    ready: asyncio.Future[None]
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: int = 0
+    leaving: bool = False
+    failure: DvidzarrError | None = None
+    begun: float = field(default_factory=time.monotonic)
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Give it a connection; False if it takes none."""
+        taken = self.channel.hand_over(connection)
+        self.sent += taken
+        return taken
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can be given connections."""
+        if self.leaving:
+            return False
+        return self.ready.done() and self.ready.exception() is None and self.child.returncode is None
+
+    async def gone(self, patience: float) -> None:
+        """Wait for its end; kill it when its time is over."""
+        try:
+            async with asyncio.timeout(patience):
+                await self.ended.wait()
+        except TimeoutError:
+            LOG.warning("worker %d did not end in time and is killed", self.number)
+            self.child.kill()
+            await self.ended.wait()
