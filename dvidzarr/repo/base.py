@@ -15,11 +15,11 @@ from dvidzarr.core.errors import (
 from dvidzarr.core.ids import Author, now
 from dvidzarr.repo.dag import Version, VersionDAG
 from dvidzarr.repo.instance import Instance
+from dvidzarr.repo.overlays import Overlays
 from dvidzarr.repo.state import RepoState
 from dvidzarr.repo.versions import RepoVersions
-from dvidzarr.storage.dataset import Dataset, StoreContext
+from dvidzarr.storage.dataset import StoreContext
 from dvidzarr.storage.durability import flush
-from dvidzarr.storage.finishing import finish
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.locks import Gates
 from dvidzarr.storage.log import LocalLog
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("dvidzarr.repo")
 _IDS_AT_ONCE = 1000
-_AMENDED_S = 2.0
-"""So long after a write to a locked version its overlay is finished again: many such writes share that."""
-_ALONE_S = 0.1
-"""So long finishing waits for those that write: other tasks wait behind it, and other writers too."""
 _NO_AUTHOR = Author()
 
 
@@ -50,6 +46,7 @@ class RepoBase:
         self.prefix = f"repos/{repo_id}"
         self.state = RepoState()
         self.gates = Gates()
+        self.overlays = Overlays(cast("Repo", self))
         self._lock = threading.RLock()
         self._instances: dict[str, Instance] = {}
         self._next_id = 0
@@ -257,7 +254,7 @@ class RepoBase:
     def _amended(self, instance: Instance) -> None:
         """Flush what was written, as at a commit: a child that was made afterwards must not show less."""
         flush(instance.dataset)
-        self.finish_later(instance, _AMENDED_S)
+        self.overlays.finish_amended_later(instance)
 
     @contextmanager
     def writing_unversioned(self, instance: Instance) -> Iterator[None]:
@@ -294,37 +291,3 @@ class RepoBase:
             return False
         amended = self.state.amended
         return not amended or amended.isdisjoint(self.versions.ancestors(version.ordinal))
-
-    def finish_later(self, instance: Instance, delay: float = 0) -> None:
-        """Put the overlays of locked versions under their Zarr keys, in the background."""
-        name = ("finish", instance.id, delay)
-        self.context.housekeeper.schedule(delay, name, lambda: self._finish(instance))
-
-    def _finish(self, instance: Instance) -> None:
-        if not instance.opened:
-            return
-        dataset = instance.dataset
-        for ordinal in self._unfinished(dataset, instance):
-            if self.catalog.full_write or ordinal in self.state.amended:
-                try:
-                    self._finish_alone(dataset, ordinal)
-                except BusyError:  # somebody writes
-                    self.finish_later(instance, _AMENDED_S)
-                    return
-            else:
-                finish(dataset, ordinal)
-        instance.finished()
-
-    def _finish_alone(self, dataset: Dataset, ordinal: int) -> None:
-        """Finish a version that may be written although it is locked."""
-        name = f"version {self.dag.versions[ordinal].uuid}"
-        with self.gates.exclusive(("version", ordinal), _ALONE_S, name):
-            flush(dataset)  # a Zarr key is replaced only by what a power loss cannot take back
-            finish(dataset, ordinal)
-
-    def _unfinished(self, dataset: Dataset, instance: Instance) -> list[int]:
-        if not instance.versioned:  # never locked: its one state has nothing to do with the root's
-            return []
-        if not self.state.seals.get(instance.id) and not self.state.amended:
-            return []
-        return sorted(ordinal for ordinal in tuple(dataset.unfinished) if self.dag.versions[ordinal].locked)

@@ -196,7 +196,7 @@ class Instance:
     def opened_as(self, dataset: Dataset) -> None:
         """Look after what an earlier process left undone."""
         if dataset.writable and self.versioned:
-            self.repo.finish_later(self)
+            self.repo.overlays.finish_later(self)
 
     @property
     def versions(self) -> Versions:

@@ -51,7 +51,7 @@ class Repo(RepoBase):
                 self.append(Kind.COMMIT, author, header)
         for instance in self._instances.values():
             if instance.opened:
-                self.finish_later(instance)
+                self.overlays.finish_later(instance)
         return self.dag.versions[target.ordinal]
 
     def new_version(

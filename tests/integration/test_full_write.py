@@ -18,7 +18,7 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.labelblk import model
 from dvidzarr.datatypes.labelblk.downsample import downsampled
-from dvidzarr.repo import base
+from dvidzarr.repo import overlays
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import documents
 from dvidzarr.storage.documents import Documents
@@ -32,7 +32,7 @@ SETTINGS = Settings.load(env={}, overrides={"storage.rewrite_grace_s": 0})
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_AMENDED_S", 0.01)
+    monkeypatch.setattr(overlays, "_AMENDED_S", 0.01)
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def test_nobody_but_who_may_overrule_the_lock(tmp_path: Path) -> None:
 
 
 def test_writes_while_the_version_is_being_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_AMENDED_S", 0)
+    monkeypatch.setattr(overlays, "_AMENDED_S", 0)
     with opened(tmp_path / "store") as catalog:
         gray = gray_repo(catalog)
         view = gray.at(gray.repo.dag.root)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from dvidzarr.core.errors import DvidzarrError
-from dvidzarr.repo import base, instance
+from dvidzarr.repo import base, instance, overlays
 from dvidzarr.storage import durability, finishing, logreader
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
@@ -128,7 +128,7 @@ def _finish_unsynced(dataset: Dataset, ordinal: int) -> None:
 _finish = finishing.finish
 
 
-def _finish_unflushed(_: base.RepoBase, dataset: Dataset, ordinal: int) -> None:
+def _finish_unflushed(_: overlays.Overlays, dataset: Dataset, ordinal: int) -> None:
     _finish(dataset, ordinal)
 
 
@@ -208,10 +208,10 @@ FAST: dict[str, Callable[[], Patches]] = {
     "superseded pieces go at once": lambda: [(Dataset, "_discard_later", _discard_at_once)],
     "requests with lost objects are not voided": lambda: [(durability, "_void_incomplete", _nothing)],
     "what a killed process left is not synced": lambda: [(durability, "_sync_unflushed", _nothing)],
-    "rewrites go before the finished record is durable": lambda: [(base, "finish", _finish_unsynced)],
+    "rewrites go before the finished record is durable": lambda: [(overlays, "finish", _finish_unsynced)],
     "what was written to locked versions is not flushed": lambda: [
-        (base.RepoBase, "_amended", lambda repo, instance: repo.finish_later(instance)),
-        (base.RepoBase, "_finish_alone", _finish_unflushed),
+        (base.RepoBase, "_amended", lambda repo, instance: repo.overlays.finish_later(instance)),
+        (overlays.Overlays, "_finish_alone", _finish_unflushed),
     ],
     "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
     "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],

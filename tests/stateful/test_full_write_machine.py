@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from dvidzarr.repo import base
+from dvidzarr.repo import overlays
 from tests.stateful.test_store_machine import StoreMachine
 
 
@@ -15,7 +15,7 @@ class FullWriteMachine(StoreMachine):
 
     @initialize(durability=st.sampled_from(("full", "full", "fast")))
     def begin(self, durability: str) -> None:
-        self.patch.setattr(base, "_AMENDED_S", 0.01)
+        self.patch.setattr(overlays, "_AMENDED_S", 0.01)
         super().begin(durability)
 
     @rule()
