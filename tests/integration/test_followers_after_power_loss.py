@@ -49,21 +49,19 @@ def store(tmp_path: Path) -> Path:
         repo.create_instance("keyvalue", "notes")
         for value in range(1, 8):
             write(catalog, value)
-        datasets = [view.instance.dataset for view in instances(catalog)]
-        for dataset in datasets:
-            flush(dataset)
-        before = [set(dataset.unflushed) for dataset in datasets]
+        gray, notes = instances(catalog)
+        for view in (gray, notes):
+            flush(view.instance.dataset)
+        assert not notes.instance.dataset.unflushed
         write(catalog, 8)
-        lost = [
-            name for data, known in zip(datasets, before, strict=True) for name in set(data.unflushed) - known
-        ]
-        (gray, _) = instances(catalog)
-        kept = {
-            gray.chunks.object_key(0, (0, 0, 0), row[1]) for row in gray.chunks.own(0, [(0, 0, 0)]) if row
-        }
+        (blob,) = notes.instance.dataset.unflushed
+        (row,) = gray.chunks.own(0, [(0, 0, 1)])
+        piece = gray.chunks.part(0, (0, 0, 1), row[1], row[4])
         shutil.copytree(tmp_path / "whole", tmp_path / "store")
-    for name in set(lost) - kept:
-        (tmp_path / "store" / name).write_bytes(b"")
+    (tmp_path / "store" / blob).write_bytes(b"")
+    with (tmp_path / "store" / piece.key).open("r+b") as file:
+        file.seek(piece.offset)
+        file.write(bytes(row[4]))
     return tmp_path / "store"
 
 
