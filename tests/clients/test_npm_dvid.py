@@ -61,7 +61,7 @@ def report(modules: Path, served: Served) -> dict[str, Any]:
         env=os.environ | {"NODE_PATH": str(modules)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ class Client:
 
     def __init__(self, url: str, headers: Mapping[str, str], query: str = "") -> None:
         place = urlsplit(url)
-        self.link = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+        self.link = http.client.HTTPConnection(place.hostname or "", place.port, timeout=120)
         self.host, self.headers, self.query = place.netloc, headers, query
 
     def send(self, verb: str, path: str, body: bytes | None = None, **headers: str) -> Answer:

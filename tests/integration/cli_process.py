@@ -17,6 +17,30 @@ COMMAND = (sys.executable, "-m", "dvidzarr.cli.main")
 CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 120
 
+HELD = """
+import itertools, pkgutil, signal, sys, threading
+from dvidzarr.cli.main import main
+
+owner, name = sys.argv[1].rsplit(".", 1)
+number, calls, go = int(sys.argv[2]), itertools.count(1), threading.Event()
+owner = pkgutil.resolve_name(owner)
+method = getattr(owner, name)
+
+def held(*args):
+    if next(calls) == number:
+        print("held", flush=True)
+        go.wait()
+    return method(*args)
+
+def interrupted(*_):
+    go.set()
+    raise KeyboardInterrupt
+
+setattr(owner, name, held)
+signal.signal(signal.SIGINT, interrupted)
+sys.exit(main(sys.argv[3:]))
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -45,6 +69,27 @@ class Shell:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    @contextmanager
+    def held(self, place: str, number: int, *words: object) -> "Iterator[subprocess.Popen[str]]":
+        """Start a command that stops before so many-th call of a method, until Ctrl-C; yield it once it is there.
+
+        To be interrupted in the middle is no matter of who is faster then.
+        """
+        with subprocess.Popen(
+            (sys.executable, "-c", HELD, place, str(number), *map(str, words)),
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "held\n", process.communicate(timeout=PATIENCE)
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *words: object, **env: str) -> Outcome:
         """Run a command in this process, which saves half a second each time."""

@@ -138,7 +138,7 @@ _MUTATIONS = (
 
 def connect(url: str) -> socket.socket:
     address = urlsplit(url)
-    return socket.create_connection((address.hostname, address.port), timeout=30)
+    return socket.create_connection((address.hostname, address.port), timeout=120)
 
 
 def statuses(url: str, raws: list[bytes]) -> list[list[int]]:

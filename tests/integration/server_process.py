@@ -1,11 +1,13 @@
 """A server in a process of its own, whose memory and log can be looked at."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.integration.cli_process import CHECKOUT, COMMAND
 
@@ -19,6 +21,11 @@ class Served:
     url: str
     process: "subprocess.Popen[str]"
     log: Path
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what the log says; a line that is being written is left out."""
+        text = self.log.read_bytes()
+        return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
     @property
     def resident(self) -> int:

@@ -1,9 +1,12 @@
 """A catalog of one version and one instance whose endpoints try out the frame around handlers."""
 
+import threading
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
+
+import httpx
 
 from dvidzarr.core.errors import CorruptionError, NotFoundError
 from dvidzarr.http import responses
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 UUID = "0123456789abcdef0123456789abcdef"
 RECEIVED: list[bytes] = []
 """What arrived at the handlers that take bodies."""
+GO = threading.Event()
+"""What `hold` waits for."""
+PATIENCE_S = 120.0
 
 
 async def get_echo(call: Call) -> Response:
@@ -65,6 +71,12 @@ async def get_sleep(call: Call) -> Response:
     return responses.text("done")
 
 
+async def get_hold(call: Call) -> Response:
+    """Work until `GO` is set."""
+    told = await call.offload(GO.wait, PATIENCE_S)
+    return responses.text("done" if told else "nobody said go")
+
+
 async def get_bug(call: Call) -> Response:
     """Fail as a programming error does."""
     raise KeyError("secret detail")
@@ -84,10 +96,16 @@ ENDPOINTS = EndpointTable(
         Endpoint(("POST",), ("small",), post_small, "small", "write"),
         Endpoint(("GET",), ("stream", "{count}", "{size}"), get_stream, "stream", "read"),
         Endpoint(("GET",), ("sleep", "{seconds}"), get_sleep, "sleep", "read"),
+        Endpoint(("GET",), ("hold",), get_hold, "hold", "read"),
         Endpoint(("GET",), ("bug",), get_bug, "bug", "read"),
         Endpoint(("GET",), ("admin",), get_admin, "admin", "admin"),
     )
 )
+
+
+def active(url: str) -> int:
+    """Return how many requests are being answered, with the one that asks."""
+    return int(httpx.get(f"{url}/api/load").json()["handlers active"])
 
 
 class StubCatalog:

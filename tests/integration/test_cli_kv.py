@@ -61,12 +61,12 @@ def test_put_get_ls_rm(shell: Shell, store: str, tmp_path: Path) -> None:
 
 def test_stdin_and_stdout(shell: Shell, store: str) -> None:
     process = shell.start("kv", "put", store, NOTES, "no-input")
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=120) == ("", "")
     assert shell.ok("kv", "ls", store, NOTES) == "no-input"
     with patch("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe"))):
         shell.ok("kv", "put", store, NOTES, "piped")
     process = shell.start("kv", "get", store, NOTES, "piped")
-    assert process.communicate(timeout=60) == ("from a pipe", "")
+    assert process.communicate(timeout=120) == ("from a pipe", "")
 
 
 @pytest.mark.parametrize("ending", ["", ".tar", ".tar.gz"])

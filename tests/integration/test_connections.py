@@ -13,9 +13,11 @@ import pytest
 
 from dvidzarr.core.settings import Settings
 from dvidzarr.http.request import Request
+from dvidzarr.server import connections
 from dvidzarr.server.app import running
 from dvidzarr.server.connections import LINGER_S
 from tests.integration import server_stub
+from tests.integration.workers_client import wait_for
 
 NODE = f"/api/node/{server_stub.UUID}/thing"
 HOST = b"Host: localhost\r\n"
@@ -30,15 +32,16 @@ def url() -> Iterator[str]:
 
 @contextmanager
 def serving(**limits: object) -> Iterator[str]:
-    settings = Settings.load(env={}, overrides={f"limits.{name}": value for name, value in limits.items()})
-    with running(server_stub.stub(), settings) as url:
+    overrides = {f"limits.{name}": value for name, value in limits.items()}
+    overrides["storage.drain_timeout_s"] = 10_000.0  # an end that somebody holds up would be seen
+    with running(server_stub.stub(), Settings.load(env={}, overrides=overrides)) as url:
         yield url
 
 
 @contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=20) as link:
+    with socket.create_connection((address.hostname, address.port), timeout=server_stub.PATIENCE_S) as link:
         yield link
 
 
@@ -67,6 +70,18 @@ def sent_until_full(link: socket.socket, data: bytes) -> int:
     except (TimeoutError, ConnectionResetError):
         return sent
     return sent
+
+
+def ending(server: ExitStack) -> threading.Thread:
+    """Begin to stop a server."""
+    thread = threading.Thread(target=server.close, daemon=True)
+    thread.start()
+    return thread
+
+
+def has_ended(thread: threading.Thread) -> bool:
+    thread.join(server_stub.PATIENCE_S)
+    return not thread.is_alive()
 
 
 def is_served(url: str) -> bool:
@@ -112,7 +127,7 @@ def test_pipelined_requests_do_not_pile_up(url: str) -> None:
         link.settimeout(0.5)
         assert sent_until_full(link, asked("GET", "/echo") * 1000) < 64 * MIB
         assert sum(isinstance(thing, Request) for thing in gc.get_objects()) < 500
-        link.settimeout(20)
+        link.settimeout(server_stub.PATIENCE_S)
         assert link.recv(1000).startswith(b"HTTP/1.1 200")
 
 
@@ -154,21 +169,22 @@ def test_an_unwanted_body_is_read_so_that_the_answer_arrives(url: str) -> None:
 
 def test_an_unwanted_body_that_never_ends_is_left(url: str) -> None:
     with connected(url) as link:
-        link.sendall(asked("GET", "/echo", b"Content-Length: 100000\r\n", b"some"))
         started = time.monotonic()
+        link.sendall(asked("GET", "/echo", b"Content-Length: 100000\r\n", b"some"))
         assert all_of(link).startswith(b"HTTP/1.1 200")
-        assert 1 < time.monotonic() - started < 6
+        assert time.monotonic() - started > LINGER_S / 2  # the rest of it was waited for
 
 
-def test_a_body_that_was_never_asked_for_does_not_hold_the_connection(url: str) -> None:
+def test_a_body_that_was_never_asked_for_does_not_hold_the_connection(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LINGER_S", 10_000.0)
     with connected(url) as link:
         link.sendall(asked("POST", "/exact/5", b"Content-Length: 7\r\nExpect: 100-continue\r\n"))
-        started = time.monotonic()
         got = all_of(link)
         assert got.startswith(b"HTTP/1.1 400")
         assert b"Connection: close" in got
         assert b"100 Continue" not in got
-        assert time.monotonic() - started < LINGER_S
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -277,7 +293,7 @@ def test_headers_behind_a_body_do_not_count(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("line", [b"a:\r\n", b"a%d: b\r\n"])
 @pytest.mark.parametrize("behind", [False, True])
-def test_many_headers_are_refused_in_no_time(url: str, line: bytes, behind: bool) -> None:
+def test_many_headers_are_refused(url: str, line: bytes, behind: bool) -> None:
     lines = b"".join(line % number if b"%" in line else line for number in range(200_000))
     head = (
         asked("POST", "/small", b"Transfer-Encoding: chunked\r\n", b"0\r\n")
@@ -285,10 +301,8 @@ def test_many_headers_are_refused_in_no_time(url: str, line: bytes, behind: bool
         else b"GET / HTTP/1.1\r\n"
     )
     with connected(url) as link:
-        started = time.monotonic()
         link.sendall(head + lines + b"\r\n")
         assert re.findall(rb"HTTP/1.1 (\d+)", all_of(link)) in ([b"431"], [b"400"])
-        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -299,12 +313,10 @@ def test_a_body_on_its_way_arrives_while_the_server_stops(chunked: bool) -> None
         url = server.enter_context(serving())
         with connected(url) as link:
             link.sendall(asked("POST", "/small", header, first))
-            time.sleep(0.2)
+            wait_for(lambda: server_stub.active(url) == 2, "the begin of the request")
             sender = threading.Timer(0.5, link.sendall, [last])
             sender.start()
-            started = time.monotonic()
-            server.close()
-            assert time.monotonic() - started < 5
+            assert has_ended(ending(server))
             sender.join()
             got = all_of(link)
     assert got.startswith(b"HTTP/1.1 200")
@@ -319,7 +331,7 @@ def test_who_never_reads_loses_the_connection(half: bool) -> None:
         sent_until_full(link, asked("GET", f"/stream/8/{MIB}"))
         with suppress(OSError):  # it may be over already
             link.shutdown(socket.SHUT_WR if half else socket.SHUT_RD)
-        until = time.monotonic() + 15
+        until = time.monotonic() + server_stub.PATIENCE_S
         while not is_served(url):
             assert time.monotonic() < until, "the only connection there may be is still held"
             time.sleep(0.2)
@@ -377,38 +389,35 @@ def test_who_reads_the_last_answer_late_gets_all_of_it(url: str) -> None:
 
 
 def test_a_blank_line_behind_a_body_begins_no_request() -> None:
-    with serving(header_timeout_s=0.3, idle_timeout_s=20) as url, connected(url) as link:
+    with serving(header_timeout_s=1, idle_timeout_s=1000) as url, connected(url) as link:
         link.sendall(asked("POST", "/small", sized(b"ab"), b"ab"))
         assert answers(link, 1) == [(200, b"ab")]
         link.sendall(b"\r\n")
-        time.sleep(1)
+        time.sleep(2)
         link.sendall(asked("GET", "/sleep/0"))
         assert answers(link, 1) == [(200, b"done")]
 
 
 def test_who_reads_slowly_but_steadily_gets_everything() -> None:
     size, got = 10 * MIB, 0
-    with serving(send_timeout_s=1) as url, connected(url) as link:
+    with serving(send_timeout_s=3) as url, connected(url) as link:
         link.sendall(asked("GET", f"/stream/1/{size}", b"Connection: close\r\n"))
         while piece := link.recv(1 << 17):
             got += len(piece)
-            time.sleep(len(piece) / (2 * MIB))  # a piece of the answer takes as long as the limit
+            time.sleep(len(piece) / (2 * MIB))  # the answer takes longer than the limit
     assert got > size
 
 
 def test_a_connection_that_comes_while_the_server_stops_does_not_hold_it_up() -> None:
     with ExitStack() as server:
-        url = server.enter_context(serving(header_timeout_s=30))
+        url = server.enter_context(serving(header_timeout_s=10_000))
         address = urlsplit(url)
         links = [socket.socket() for _ in range(50)]
-        stop = threading.Thread(target=server.close)
-        started = time.monotonic()
         for number, link in enumerate(links):
             if number == 25:
-                stop.start()
+                stop = ending(server)
             link.connect_ex((address.hostname, address.port))
-        stop.join()
-        assert time.monotonic() - started < 10
+        assert has_ended(stop)
         for link in links:
             link.close()
 
@@ -428,5 +437,5 @@ def test_small_answers_wait_for_a_client_that_does_not_read() -> None:
 
         sender = threading.Thread(target=send)
         sender.start()
-        assert stop.wait(15), "a client that reads nothing keeps its connection"
+        assert stop.wait(server_stub.PATIENCE_S), "a client that reads nothing keeps its connection"
         sender.join()

@@ -42,7 +42,7 @@ def dev(checkout: Path, *words: str, path: Path | None = None) -> subprocess.Com
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -12,7 +12,7 @@ import dvidzarr
 from dvidzarr.core.geometry import Box
 from tests.integration.cli_process import PATIENCE, Shell
 from tests.integration.dvid_stub import BLOCK, Coord, Dvid, Node, serving
-from tests.integration.test_cli_copy import until_some_bricks
+from tests.integration.test_cli_copy import BEFORE_A_BRICK_IS_JOURNALLED
 
 ROOT, CHILD, SIDE = "a" * 32, "b" * 32, "c" * 32
 RANDOM = np.random.default_rng(8)
@@ -329,9 +329,8 @@ def test_an_interrupted_copy_goes_on(shell: Shell, tmp_path: Path, number: signa
     with shell.server(source) as url:
         words = ("ingest", folder, f"{ROOT}/gray", f"dvid://{url}/{child.uuid}/gray", "--versions")
         slow = ("--memory", 16, "--workers", 1)
-        for count in (2, 5):
-            with shell.start(*words, *slow) as process:
-                until_some_bricks(process, shell, count)
+        for count in (2, 3):
+            with shell.held(BEFORE_A_BRICK_IS_JOURNALLED, count, *words, *slow) as process:
                 process.send_signal(number)
                 _, err = process.communicate(timeout=PATIENCE)
             assert process.returncode == (130 if number == signal.SIGINT else -number), err

@@ -51,7 +51,7 @@ def gray_repo(catalog: Catalog) -> Any:  # noqa: ANN401 - a uint8blk instance
 
 def settle(catalog: Catalog) -> None:
     """Wait until everything that is locked is finished: while somebody writes, that is put off again and again."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         catalog.context.housekeeper.settle()
         left = [
@@ -260,9 +260,9 @@ def test_over_http_administrators_only(tmp_path: Path) -> None:
     raw = f"/api/node/{root}/gray/raw/0_1_2/8_8_8/0_0_0"
     with (
         served(store, "--full-write", DVID_ADMIN_TOKEN="secret") as server,
-        httpx.Client(base_url=server.url) as http,
+        httpx.Client(base_url=server.url, timeout=120) as http,
     ):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while (
             "locked versions may be written" not in server.log.read_text()
         ):  # its thread writes now and then

@@ -22,6 +22,7 @@ from dvidzarr.datatypes.keyvalue.model import KeyValueView
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITERS = 8
+PATIENCE_S = 120.0
 
 
 @contextmanager
@@ -30,11 +31,14 @@ def server(store: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) as process:
         try:
-            for _ in range(200):
+            until = time.monotonic() + PATIENCE_S
+            while True:
                 try:
-                    httpx.get(f"http://127.0.0.1:{port}/api/load")
+                    httpx.get(f"http://127.0.0.1:{port}/api/load", timeout=PATIENCE_S)
                     break
                 except httpx.TransportError:
+                    assert process.poll() is None, "the server ended by itself"
+                    assert time.monotonic() < until, "the server does not answer"
                     time.sleep(0.05)
             yield process
         finally:
@@ -48,7 +52,7 @@ def write_until_it_dies(
     acknowledged: dict[str, int] = {}
     sent: dict[str, int] = {}
     size = (10, 2000, 100_000)[writer % 3]
-    with httpx.Client(timeout=20) as client:
+    with httpx.Client(timeout=PATIENCE_S) as client:
         for number in range(start, start + 1_000_000):
             key = f"{writer}-{number % 5}"
             sent[key] = number
@@ -75,7 +79,7 @@ def crash_again_and_again(folder: Path, port: int, cycles: int) -> None:
                 pool.submit(write_until_it_dies, url, writer, cycle * 10_000_000, begun)
                 for writer in range(WRITERS)
             ]
-            assert begun.wait(60)
+            assert begun.wait(PATIENCE_S)
             time.sleep(random.uniform(0.1, 1.0))
             process.send_signal(signal.SIGKILL)
             results = [job.result() for job in jobs]

@@ -66,7 +66,7 @@ class Node:
 
 @pytest.fixture
 def node(url: str) -> Iterator[Node]:
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=120) as client:
         yield Node(client)
 
 
@@ -428,5 +428,5 @@ def test_a_reader_that_leaves(node: Node) -> None:
         left.set()
 
     threading.Thread(target=leave).start()
-    assert left.wait(20)
+    assert left.wait(120)
     assert len(node.fetch("k")) == 4_000_000

@@ -34,7 +34,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with (
         dvidzarr.open(folder) as catalog,
         running(catalog, Settings()) as address,
-        httpx.Client(base_url=address, timeout=60) as found,
+        httpx.Client(base_url=address, timeout=120) as found,
     ):
         yield found
 

@@ -19,6 +19,7 @@ from dvidzarr.storage.writing import get_document, put_document
 
 AUTHOR = Author("locks", "test")
 BOX = Box((0, 0, 0), (8, 8, 8))
+PATIENCE_S = 120.0
 spawning = multiprocessing.get_context("spawn")
 
 
@@ -63,15 +64,15 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, int, Ask]]:
     def ask(*order: object) -> object:
         orders.append(order[0])
         here.send(order)
-        assert here.poll(30)
+        assert here.poll(PATIENCE_S)
         return here.recv()
 
     try:
-        assert here.poll(30)
+        assert here.poll(PATIENCE_S)
         yield folder, here.recv(), ask
         if "stop" not in orders:
             ask("stop")
-        process.join(30)
+        process.join(PATIENCE_S)
     finally:
         process.kill()
         process.join()
@@ -91,7 +92,7 @@ def test_a_second_writer_is_told_who_writes(held: tuple[Path, int, Ask]) -> None
         ask("write", 5)
         assert view.read(BOX).tolist() == block(5).tolist()
         ask("stop")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while True:  # the other process lets go of the lock a moment after its last word
             try:
                 view.write(BOX, block(6), AUTHOR)
@@ -153,10 +154,10 @@ def test_a_store_that_was_not_closed_is_taken_over(tmp_path: Path) -> None:
     here, there = spawning.Pipe()
     process = spawning.Process(target=hold, args=(str(tmp_path / "store"), there))
     process.start()
-    assert here.poll(30)
+    assert here.poll(PATIENCE_S)
     here.recv()
     here.send(("write", 9))
-    assert here.poll(30)
+    assert here.poll(PATIENCE_S)
     process.kill()
     process.join()
     with dvidzarr.open(tmp_path / "store", "w") as catalog:

@@ -67,7 +67,7 @@ def job(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     place = tuple(slice(a, b) for a, b in zip(EDIT.start, EDIT.stop, strict=True))
     edited[place] = 255 - edited[place]
     with shell.server(store) as url:
-        dag = next(iter(httpx.get(f"{url}/api/repos/info").json().values()))["DAG"]["Nodes"]
+        dag = next(iter(httpx.get(f"{url}/api/repos/info", timeout=PATIENCE).json().values()))["DAG"]["Nodes"]
         uuids = {"child" if node["Parents"] else "root": node["UUID"] for node in dag.values()}
         offset, size = ("_".join(map(str, numbers)) for numbers in EDIT.to_xyz())
         posted = httpx.post(
@@ -77,7 +77,9 @@ def job(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         )
         assert posted.status_code == 200, posted.text
         refused = httpx.post(
-            f"{url}/api/node/{uuids['root']}/grayscale/raw/0_1_2/64_64_64/0_0_0", content=bytes(64**3)
+            f"{url}/api/node/{uuids['root']}/grayscale/raw/0_1_2/64_64_64/0_0_0",
+            content=bytes(64**3),
+            timeout=PATIENCE,
         )
         assert refused.status_code == 400
         assert "locked" in refused.text
@@ -133,7 +135,7 @@ def test_cluster(job: Job, views: dict[str, VoxelView]) -> None:
 
 def test_plain_zarr_from_the_folder_of_the_root(job: Job) -> None:
     (metadata,) = job.folder.glob("repos/*/data/*/versions/*/zarr.json")  # overlays have none
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while zarr.open_group(metadata.parent, mode="r").attrs["dvidzarr"]["state"] != "locked":
         assert time.monotonic() < deadline, "the locked root was not finished"
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -75,22 +76,24 @@ def test_plain_zarr(folder: Path) -> None:
     np.testing.assert_array_equal(array[:70, :530, :520], tifffile.imread(folder / "stack.tif"))
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_http(folder: Path, free_port: int) -> None:
     script = block("### HTTP, as DVID", "sh").replace("8000", str(free_port)).replace("curl", "curl -sf")
     serve, *requests = script.splitlines()
     process = subprocess.Popen(serve.split(), cwd=folder, env=environment(folder))
     try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while True:
             try:
-                httpx.get(f"http://127.0.0.1:{free_port}/api/load")
+                httpx.get(f"http://127.0.0.1:{free_port}/api/load", timeout=120)
                 break
             except httpx.TransportError:
+                assert time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.05)
         shell(folder, f"dvidzarr newversion http://127.0.0.1:{free_port} :master || :")
         shell(folder, "\n".join(requests))
     finally:
         process.terminate()
-        process.wait(timeout=40)
+        process.wait(timeout=120)
     assert (folder / "slice.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "block.raw").stat().st_size == 64**3

@@ -122,7 +122,7 @@ def served(store: Path, role: str, state: str) -> Iterator[httpx.Client]:
     with (
         dvidzarr.open(store, mode, settings, full_write=state == "full-write") as catalog,
         running(catalog, settings) as url,
-        httpx.Client(base_url=url, timeout=30, params=TOKEN if role == "admin" else {}) as http,
+        httpx.Client(base_url=url, timeout=120, params=TOKEN if role == "admin" else {}) as http,
     ):
         yield http
 

@@ -37,7 +37,7 @@ def catalog(store: Path) -> Iterator[Catalog]:
 
 @pytest.fixture(scope="module")
 def http(catalog: Catalog) -> Iterator[httpx.Client]:
-    with running(catalog, Settings()) as url, httpx.Client(base_url=url, timeout=30) as http:
+    with running(catalog, Settings()) as url, httpx.Client(base_url=url, timeout=120) as http:
         yield http
 
 
@@ -74,7 +74,7 @@ def test_read_only_server_refuses_every_other_verb(store: Path, http: httpx.Clie
     with (
         dvidzarr.open(store, "r") as follower,
         running(follower, Settings()) as url,
-        httpx.Client(base_url=url, timeout=30) as reader,
+        httpx.Client(base_url=url, timeout=120) as reader,
     ):
         for row, instance in rows_of(follower):
             for method in row.methods:
@@ -108,7 +108,7 @@ def test_without_the_token_nothing_of_an_admin(
     with (
         dvidzarr.open(store, "r") as follower,
         running(follower, Settings()) as url,
-        httpx.Client(base_url=url, timeout=30) as reader,
+        httpx.Client(base_url=url, timeout=120) as reader,
     ):
         for row in FIXED_ENDPOINTS:
             if row.effect == "admin":
@@ -174,7 +174,7 @@ def raw_status(http: httpx.Client, method: str, path: str, body: bytes) -> int:
     """Return the status of a request sent as it is: a client library would mend it."""
     address = urlsplit(str(http.base_url))
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((address.hostname, address.port), timeout=30) as link:
+    with socket.create_connection((address.hostname, address.port), timeout=120) as link:
         link.sendall(head.encode() + body)
         answer = link.recv(65536)
     return int(answer.split(b" ", 2)[1]) if answer else 0

@@ -28,6 +28,7 @@ from tests.integration.cli_process import CHECKOUT
 from tests.integration.server_process import served
 
 NODE = "/api/node/0123/thing"
+PATIENCE_S = server_stub.PATIENCE_S
 BLOCK = bytes(32**3)
 
 
@@ -45,7 +46,7 @@ def client(catalog: Catalog, **settings: object) -> Iterator[httpx.Client]:
     overrides = {name.replace("__", "."): value for name, value in settings.items()}
     with (
         running(catalog, Settings.load(env={}, overrides=overrides)) as url,
-        httpx.Client(base_url=url, timeout=20) as http,
+        httpx.Client(base_url=url, timeout=PATIENCE_S) as http,
     ):
         yield http
 
@@ -53,7 +54,7 @@ def client(catalog: Catalog, **settings: object) -> Iterator[httpx.Client]:
 @contextmanager
 def link_to(http: httpx.Client) -> Iterator[socket.socket]:
     address = urlsplit(str(http.base_url))
-    with socket.create_connection((address.hostname, address.port), timeout=20) as link:
+    with socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S) as link:
         yield link
 
 
@@ -95,14 +96,20 @@ def test_unready_without_the_store(catalog: Catalog, tmp_path: Path) -> None:
         assert http.get("/readyz").status_code == 200
 
 
-def test_unready_while_stopping(tmp_path: Path) -> None:
-    with served(tmp_path / "store", DVIDZARR_SERVER_STOP_DELAY_S="3") as server:
-        assert httpx.get(f"{server.url}/readyz").status_code == 200
+@pytest.mark.parametrize("delay_s", ["0.5", "10000"])
+def test_unready_while_stopping(tmp_path: Path, delay_s: str) -> None:
+    """With the long delay there is time to look; the end after it is seen with the short one."""
+    with served(tmp_path / "store", DVIDZARR_SERVER_STOP_DELAY_S=delay_s) as server:
+        assert httpx.get(f"{server.url}/readyz", timeout=PATIENCE_S).status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        assert httpx.get(f"{server.url}/readyz").status_code == 503
-        assert httpx.get(f"{server.url}/api/heartbeat").status_code == 200
-        assert server.process.wait(30) == 0
+        if float(delay_s) < 1:
+            assert server.process.wait(PATIENCE_S) == 0
+            return
+        until = time.monotonic() + PATIENCE_S
+        while httpx.get(f"{server.url}/readyz", timeout=PATIENCE_S).status_code != 503:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert httpx.get(f"{server.url}/api/heartbeat", timeout=PATIENCE_S).status_code == 200
 
 
 # --- metrics --------------------------------------------------------------------------------------------------
@@ -163,10 +170,10 @@ def test_dripping_body_is_refused() -> None:
         link_to(http) as link,
     ):
         link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n".encode())
-        started = time.monotonic()
+        until = time.monotonic() + 60  # long before all of it was sent
         link.settimeout(0.1)
         answer = b""
-        while not answer and time.monotonic() - started < 10:
+        while not answer and time.monotonic() < until:
             link.sendall(b"x")
             try:
                 answer = link.recv(1000)
@@ -174,18 +181,17 @@ def test_dripping_body_is_refused() -> None:
                 continue
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"less than 1000 bytes per second" in answer
-        assert time.monotonic() - started < 5
 
 
 def test_slow_body_above_the_rate_is_taken() -> None:
     with (
-        client(server_stub.stub(), limits__body_timeout_s=0.3, limits__body_min_rate=20) as http,
+        client(server_stub.stub(), limits__body_timeout_s=3, limits__body_min_rate=10) as http,
         link_to(http) as link,
     ):
-        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n".encode())
-        for _ in range(9):
-            link.sendall(b"x" * 10)
-            time.sleep(0.1)
+        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n".encode())
+        for _ in range(15):
+            link.sendall(b"x" * 60)
+            time.sleep(0.25)  # together longer than the limit
         assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
@@ -193,27 +199,25 @@ def test_idle_connections_are_closed() -> None:
     with client(server_stub.stub(), limits__idle_timeout_s=0.3) as http, link_to(http) as link:
         link.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
-        started = time.monotonic()
         assert link.recv(1000) == b""
-        assert time.monotonic() - started < 5
 
 
 def test_request_that_stands_still_is_given_up() -> None:
-    with client(server_stub.stub(), limits__handler_timeout_s=0.4) as http:
-        started = time.monotonic()
-        answer = http.get(f"{NODE}/sleep/3")
+    server_stub.GO.clear()
+    with client(server_stub.stub(), limits__handler_timeout_s=2) as http:
+        answer = http.get(f"{NODE}/hold")
+        server_stub.GO.set()
         assert answer.status_code == 504
         assert "no progress" in answer.text
-        assert time.monotonic() - started < 2
         assert http.get(f"{NODE}/sleep/0.1").text == "done"
 
 
 def test_flowing_body_outlives_the_deadline_of_handlers() -> None:
-    with client(server_stub.stub(), limits__handler_timeout_s=0.4) as http, link_to(http) as link:
-        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n".encode())
-        for _ in range(9):
+    with client(server_stub.stub(), limits__handler_timeout_s=3) as http, link_to(http) as link:
+        link.sendall(f"POST {NODE}/small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 150\r\n\r\n".encode())
+        for _ in range(15):
             link.sendall(b"x" * 10)
-            time.sleep(0.15)
+            time.sleep(0.25)  # together longer than the limit
         assert link.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
@@ -298,7 +302,7 @@ async def test_small_requests_pass_large_ones_that_wait() -> None:
         waiting = asyncio.ensure_future(_hold(admission, 200_000))
         await asyncio.sleep(0.01)
         assert admission.waiting == 1
-        async with AsyncExitStack() as stack, asyncio.timeout(1):
+        async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE_S):
             for _ in range(16):
                 await stack.enter_async_context(admission.admit(1024))
             assert admission.held == admission.budget
@@ -316,18 +320,19 @@ def test_memory_of_answers_cut_short_is_freed_at_once(catalog: Catalog) -> None:
     path = f"/api/node/{'c' * 32}/gray/raw/0_1_2/512_512_1024/0_0_0"
     with client(catalog) as http:
         gc.collect()
+        before = _large_arrays()
         gc.disable()
         try:
             for _ in range(3):
                 with link_to(http) as link:
                     link.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                     assert len(link.recv(1 << 20))
-            end = time.monotonic() + 10
-            while (held := _large_arrays()) and time.monotonic() < end:
+            end = time.monotonic() + PATIENCE_S
+            while (held := _large_arrays()) > before and time.monotonic() < end:
                 time.sleep(0.05)
         finally:
             gc.enable()
-        assert held == 0
+        assert held <= before
 
 
 def _large_arrays() -> int:

@@ -7,13 +7,13 @@ attached before they begin. What they were told lies in shared memory, so that t
 import mmap
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.repo import Repo
 from dvidzarr.storage.writing import get_document, put_document
+from tests.integration.tracing import strace_refusal
 
 ROOT_UUID, CHILD_UUID = "a" * 32, "b" * 32
 AUTHOR = Author("sweep", "test")
@@ -50,20 +51,8 @@ LONGEST = 400
 """No sweep is longer."""
 
 
-def _usable() -> str | None:
-    """Return why strace cannot be used here, None if it can."""
-    strace = shutil.which("strace")
-    if strace is None:
-        return "strace is not installed"
-    tried = subprocess.run(
-        [strace, "-qq", "-e", "trace=none", sys.executable, "-c", ""], capture_output=True, check=False
-    )
-    return None if tried.returncode == 0 else f"strace does not work here: {tried.stderr.decode()[:200]}"
-
-
-_REASON = _usable()
 pytestmark = [
-    pytest.mark.skipif(_REASON is not None, reason=str(_REASON)),
+    pytest.mark.skipif(strace_refusal() is not None, reason=str(strace_refusal())),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # nothing of the parent's threads is used
 ]
 
@@ -161,15 +150,25 @@ class Life:
                 self.told[number] = DONE
 
 
+def live(wait: int, life: Life) -> NoReturn:
+    """Do all of it in a forked process, which must never return into the tests, nor hang."""
+    code = 1
+    try:
+        signal.alarm(600)
+        os.read(wait, 1)
+        life.run()
+        code = 0
+    finally:
+        os._exit(code)
+
+
 def run_injected(folder: Path, calls: str, fault: str, number: int) -> tuple[bytes, bool]:
     """Let a process live with a fault at the `number`-th call; return what it was told, and whether the fault struck."""
     told = mmap.mmap(-1, 4096)
     wait, go = os.pipe()
     child = os.fork()
     if child == 0:
-        os.read(wait, 1)
-        Life(folder / "store", told).run()
-        os._exit(0)
+        live(wait, Life(folder / "store", told))
     log = folder / "strace"
     command = ["strace", "-f", "-o", str(log), "-p", str(child)]
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}:when={number}"]
@@ -180,13 +179,15 @@ def run_injected(folder: Path, calls: str, fault: str, number: int) -> tuple[byt
         assert "attached" in line, line
         os.write(go, b"!")
         _, status = os.waitpid(child, 0)
-        tracer.wait(30)
+        tracer.wait(120)
     finally:
         os.close(wait)
         os.close(go)
         tracer.kill()
         tracer.communicate()
-    return told[:2000], "INJECTED" in log.read_text() or os.WIFSIGNALED(status)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in {0, -signal.SIGKILL}, f"{calls} {fault} {number}: the process ended with {code}"
+    return told[:2000], "INJECTED" in log.read_text() or code != 0
 
 
 # --- what must be true afterwards ------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Node:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as found:
+    with httpx.Client(base_url=url, timeout=120) as found:
         yield found
 
 

@@ -22,6 +22,7 @@ from tests.integration.workers_client import (
     new_instance,
     new_repo,
     talking,
+    wait_for,
 )
 
 
@@ -113,24 +114,20 @@ def test_every_client_reads_what_any_client_wrote(server: Served, client: Client
     root = new_repo(client)
     new_instance(client, root, "keyvalue", "keys")
     new_instance(client, root, "uint8blk", "gray", BlockSize="64,64,64")
-    until = time.monotonic() + 4
 
-    def hammer(which: int) -> int:
-        rounds = 0
+    def hammer(which: int) -> None:
         place = f"/api/node/{root}/gray/raw/0_1_2/64_64_64/0_0_{64 * which}"
         with talking(server) as own:
-            while time.monotonic() < until:
-                rounds += 1
+            for rounds in range(1, 26):
                 own.done(rounds, "POST", f"/api/node/{root}/keys/key/{which}", str(rounds))
                 own.done(rounds + 1, "POST", place, bytes([rounds % 251]) * BLOCK)
                 with talking(server) as fresh:
                     values = fresh.everywhere(f"/api/node/{root}/keys/key/{which}")
                     assert set(values) == {(200, str(rounds).encode())}
                     assert {body[:1] for _, body in fresh.everywhere(place)} == {bytes([rounds % 251])}
-        return rounds
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(rounds > 3 for rounds in pool.map(hammer, range(4)))
+        list(pool.map(hammer, range(4)))
 
 
 def test_followers_that_lag_never_miss_what_was_replaced(tmp_path: Path) -> None:
@@ -144,18 +141,17 @@ def test_followers_that_lag_never_miss_what_was_replaced(tmp_path: Path) -> None
         stop = threading.Event()
         versions = [version]
 
-        def read(which: int) -> int:
+        def read(which: int) -> None:
             count = 0
             with talking(server, 2) as own:
-                while not stop.is_set():
+                while not stop.is_set() or count <= 10:
                     at = versions[-1]
                     body = own.done(which, "GET", f"/api/node/{at}/gray/raw/0_1_2/64_64_64/0_0_0")
                     assert len(set(body)) == 1
                     count += 1
-            return count
 
         with ThreadPoolExecutor(2) as pool:
-            counts = [pool.submit(read, which) for which in range(2)]
+            readers = [pool.submit(read, which) for which in range(2)]
             try:
                 for turn in range(60):
                     place = f"/api/node/{version}/gray/raw/0_1_2/64_64_64/0_0_0"
@@ -168,13 +164,14 @@ def test_followers_that_lag_never_miss_what_was_replaced(tmp_path: Path) -> None
                         versions.append(version)
             finally:
                 stop.set()
-            assert all(count.result() > 10 for count in counts)
+            for each in readers:
+                each.result()
 
 
 def raw_exchange(url: str, head: str, body: bytes = b"") -> bytes:
     """Send bytes, close the sending side, and return all that comes back, without the date."""
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as link:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PATIENCE_S) as link:
         link.sendall(head.encode("latin-1") + body)
         received = b""
         while piece := link.recv(1 << 16):
@@ -273,6 +270,5 @@ def test_settings_changed_on_one_hold_for_all(client: Client) -> None:
 def test_log_lines_of_all_processes_are_whole(server: Served, client: Client) -> None:
     for which in range(300):
         client.done(which, "GET", "/api/server/note")
-    time.sleep(0.5)
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    assert {line["worker"] for line in lines} == {"supervisor", *range(WORKERS)}
+    everybody = {"supervisor", *range(WORKERS)}
+    wait_for(lambda: {line["worker"] for line in server.lines()} == everybody, "lines of all processes")

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.integration.server_process import Served
 
 BLOCK = 64**3
 WORKERS = 3
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class Client:
@@ -20,7 +21,9 @@ class Client:
 
     def __init__(self, url: str, count: int = WORKERS) -> None:
         parts = urlsplit(url)
-        self.links = [HTTPConnection(parts.hostname or "", parts.port, timeout=60) for _ in range(count)]
+        self.links = [
+            HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S) for _ in range(count)
+        ]
         for link in self.links:
             link.connect()
 
@@ -65,8 +68,7 @@ def new_instance(client: Client, root: str, kind: str, name: str, **more: str) -
 def processes(server: Served) -> dict[int, bool]:
     """Return the processes that serve, by their ids; whether each writes."""
     pids = {}
-    for line in server.log.read_text().splitlines():
-        said = json.loads(line)
+    for said in server.lines():
         if said["message"] == "worker serves":
             pids[said["pid"]] = said["writes"]
     return {pid: writes for pid, writes in pids.items() if alive(pid)}
@@ -79,11 +81,16 @@ def settled(server: Served, count: int) -> dict[int, bool]:
 
 
 def alive(pid: int) -> bool:
+    """Tell whether a process runs; one that ended and that nobody has waited for does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return True
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return not Path("/proc/self/stat").exists()
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -27,7 +27,7 @@ def test_many_threads_write(scheduler: Scheduler) -> None:
 
     def work(_: int) -> None:
         seen.add(threading.get_ident())
-        ready.wait(30)
+        ready.wait(120)
 
     scheduler.write(work, 4)
     assert len(seen) == 4
@@ -57,14 +57,14 @@ def test_a_request_gets_on_while_others_have_all_threads(scheduler: Scheduler) -
     go, full = threading.Event(), threading.Barrier(16 + 2 + 1)
 
     def slow(_: int) -> None:
-        full.wait(30)
-        go.wait(30)
+        full.wait(120)
+        go.wait(120)
 
     others = [threading.Thread(target=scheduler.write, args=(slow, count)) for count in (16, 2)]
     for other in others:  # two callers and, for them, the sixteen threads there are
         other.start()
     try:
-        full.wait(30)
+        full.wait(120)
         assert scheduler.write(lambda index: index, 50) == list(range(50))
     finally:
         go.set()
