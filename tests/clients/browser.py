@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,9 @@ WIDTH, HEIGHT = 256, 160
 PLANE = 20
 """Shown plane, counted from the first of `BOX`; the edit and both boxes of the original are on it."""
 
+PICTURE_S, START_S = 120.0, 240.0
+"""How long a picture, and the start of the browser, may take on a busy machine."""
+
 ALPHA = 0.5
 """Weight of a label's colour over the image."""
 
@@ -49,9 +53,9 @@ def look(
     served: Served,
     layers: Mapping[str, str],
     folder: Path,
-    timeout_s: float,
     labels: Mapping[str, str] | None = None,
     colors: Mapping[int, str] | None = None,
+    complaint: str = "",
 ) -> Seen:
     """Show each layer (name to `version/instance`) with the middle of `BOX` in the middle of the picture.
 
@@ -61,6 +65,8 @@ def look(
         Name of a layer → `version/instance` of labels to put over it.
     colors
         Label → "#rrggbb".
+    complaint
+        What the console is expected to say: when it has, there is no more waiting for pictures.
     """
     z, y, x = ((a + b) // 2 for a, b in zip(BOX.start, BOX.stop, strict=True))
     job = {
@@ -74,9 +80,13 @@ def look(
         "size": [WIDTH, HEIGHT],
         "position": [x, y, z + PLANE - (BOX.stop[0] - BOX.start[0]) // 2 + 0.5],
         "voxel_size_nm": VOXEL_SIZE_NM,
-        "timeout_s": timeout_s,
+        "complaint": complaint,
+        "timeout_s": PICTURE_S,
     }
-    report = in_process_group([sys.executable, viewer_process.__file__], json.dumps(job), patience=100)
+    patience = START_S + PICTURE_S * len(layers)
+    report = in_process_group([sys.executable, viewer_process.__file__], json.dumps(job), patience)
+    if "missing" in report:
+        pytest.skip(str(report["missing"]))
     # the page's own server has no icon, and refuses a state of the page that another one overtook
     own = ("favicon.ico", "/state/")
     complaints = tuple(line for line in report["complaints"] if not any(name in line for name in own))
@@ -84,7 +94,7 @@ def look(
     return Seen(pictures, complaints)
 
 
-def in_process_group(command: list[str], job: str, patience: float) -> dict[str, list[str]]:
+def in_process_group(command: list[str], job: str, patience: float) -> dict[str, Any]:
     """Run a program that starts others; nothing of them is left when this returns."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
@@ -97,7 +107,7 @@ def in_process_group(command: list[str], job: str, patience: float) -> dict[str,
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert process.returncode == 0, err
-    report: dict[str, list[str]] = json.loads(out)
+    report: dict[str, Any] = json.loads(out)
     return report
 
 

@@ -10,6 +10,8 @@ from tests.clients.served import INSTANCES, Served, serving
 
 pytestmark = NEEDS_BROWSER
 
+REFUSED = "blocked by CORS policy"
+
 
 def expected(volume: np.ndarray) -> np.ndarray:
     """Return the picture of a volume: its plane, one voxel per pixel, on black."""
@@ -29,7 +31,7 @@ def seen(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         for instance in INSTANCES
         for name, version in versions.items()
     }
-    return look(served, layers, tmp_path_factory.mktemp("pictures"), timeout_s=20)
+    return look(served, layers, tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("instance", sorted(INSTANCES))
@@ -67,8 +69,8 @@ def test_each_encoding_takes_its_own_road(served: Served, seen: Seen) -> None:
 @pytest.mark.parametrize("origins", [(), ("https://viewer.example.org",)], ids=["none", "another"])
 def test_page_of_an_origin_not_allowed_shows_nothing(tmp_path: Path, origins: tuple[str, ...]) -> None:
     with serving(tmp_path / "store", *origins) as served:
-        seen = look(served, {"raw": f"{served.root}/raw"}, tmp_path, timeout_s=6)
+        seen = look(served, {"raw": f"{served.root}/raw"}, tmp_path, complaint=REFUSED)
         paths = {path for path, _ in served.requests()}
     assert seen.pictures == {}
-    assert any("blocked by CORS policy" in line for line in seen.complaints), seen.complaints
+    assert any(REFUSED in line for line in seen.complaints), seen.complaints
     assert paths == {"/api/repos/info"}  # the page asked, and was not allowed to read the answer

@@ -17,7 +17,7 @@ def seen(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     versions = {"root": served.root, "child": served.child}
     layers = {name: f"{version}/raw" for name, version in versions.items()}
     labels = {name: f"{version}/{LABELS}" for name, version in versions.items()}
-    return look(served, layers, tmp_path_factory.mktemp("pictures"), 20, labels, COLORS)
+    return look(served, layers, tmp_path_factory.mktemp("pictures"), labels, COLORS)
 
 
 def painted(gray: np.ndarray, labels: np.ndarray) -> np.ndarray:

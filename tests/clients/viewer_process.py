@@ -8,12 +8,16 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroglancer import Viewer
     from neuroglancer.webdriver import Webdriver
+
+SETTLE_S = 3.0
+"""So long after the complaint no picture may come."""
 
 # WebGL2 in software; no look-ups outside this machine
 BROWSER_ARGUMENTS = (
@@ -59,8 +63,21 @@ def show(viewer: "Viewer", job: dict[str, Any], name: str) -> None:
         state.show_default_annotations = False
 
 
-def picture(viewer: "Viewer", job: dict[str, Any]) -> bytes | None:
-    """Return the picture as PNG, None when it is not complete in time."""
+class Console:
+    """What the browser complained about so far."""
+
+    def __init__(self, browser: "Webdriver") -> None:
+        self._browser = browser
+        self.lines: list[str] = []
+
+    def says(self, text: str) -> bool:
+        """Look again; tell whether some line holds a text."""
+        self.lines += [entry["message"] for entry in self._browser.driver.get_log("browser")]
+        return bool(text) and any(text in line for line in self.lines)
+
+
+def picture(viewer: "Viewer", job: dict[str, Any], console: Console) -> bytes | None:
+    """Return the picture as PNG, None when it is not complete in time, or some seconds after the complaint."""
     taken: list[bytes] = []
 
     def take() -> None:
@@ -68,21 +85,26 @@ def picture(viewer: "Viewer", job: dict[str, Any]) -> bytes | None:
 
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    thread.join(job["timeout_s"])
+    until, told = time.monotonic() + job["timeout_s"], False
+    while thread.is_alive() and time.monotonic() < until:
+        thread.join(0.5)
+        if not told and console.says(job["complaint"]):
+            told, until = True, time.monotonic() + SETTLE_S
     return taken[0] if taken else None
 
 
 def run(job: dict[str, Any], browser: "Webdriver", viewer: "Viewer") -> dict[str, Any]:
     """Show each layer in turn; report which came out, and what the browser complained about."""
-    shown = []
+    shown, console = [], Console(browser)
     for name in job["layers"]:
         show(viewer, job, name)
-        image = picture(viewer, job)
+        image = picture(viewer, job, console)
         if image is None:
             break
         Path(job["folder"], f"{name}.png").write_bytes(image)
         shown.append(name)
-    return {"shown": shown, "complaints": [entry["message"] for entry in browser.driver.get_log("browser")]}
+    console.says("")
+    return {"shown": shown, "complaints": console.lines}
 
 
 def main() -> None:
@@ -93,15 +115,21 @@ def main() -> None:
     os.environ |= {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}
     import neuroglancer
     from neuroglancer.webdriver import Webdriver
+    from selenium.common.exceptions import WebDriverException
 
     viewer = neuroglancer.Viewer()
-    with Webdriver(
-        viewer,
-        headless=True,
-        browser_binary_path=job["browser"],
-        extra_command_line_args=BROWSER_ARGUMENTS,
-    ) as browser:
-        report = run(job, browser, viewer)
+    try:
+        browser = Webdriver(
+            viewer,
+            headless=True,
+            browser_binary_path=job["browser"],
+            extra_command_line_args=BROWSER_ARGUMENTS,
+        )
+    except WebDriverException as error:
+        report: dict[str, Any] = {"missing": f"the browser does not start: {str(error)[:300]}"}
+    else:
+        with browser:
+            report = run(job, browser, viewer)
     sys.stdout.write(json.dumps(report))
     sys.stdout.flush()
     os._exit(0)  # threads of a picture that never came would keep the process

@@ -357,7 +357,7 @@ def test_a_chunk_at_the_lowest_coordinate_outlives_its_commit(repo: Repo) -> Non
     coords = np.array([(-CHUNK_LIMIT, 0, -CHUNK_LIMIT), (0, 0, 0)])
     view.write_blocks(coords, np.full((2, 8, 8, 8), 7, np.uint8))
     repo.commit(view.version)
-    repo.context.housekeeper.settle()
+    repo.context.housekeeper.settle(120)
     assert view.instance.dataset.finished
     for z, y, x in (8 * coords).tolist():
         assert (view.read(Box((z, y, x), (z + 8, y + 8, x + 8))) == 7).all()
@@ -372,7 +372,7 @@ def test_lz4_blocks_of_chunks_that_others_encoded(repo: Repo) -> None:
     view.array()[0:64, 0:64, 0:64] = noise
     reader = view.reader(Box((0, 0, 0), (64, 64, 64)))
     repo.commit(view.version)
-    repo.context.housekeeper.settle()
+    repo.context.housekeeper.settle(120)
     rewrites = Path(repo.url) / gray.prefix / "rewrites"
     shutil.rmtree(rewrites)  # as after the grace period
     for blocks in (reader.lz4_blocks(), view.lz4_blocks(ChunkSpan((0, 0, 0), (1, 1, 1)))):

@@ -144,9 +144,10 @@ def test_a_taken_port_is_named(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_a_silent_server_is_named(shell: Shell) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    assert f"no answer from {url}" in shell.fails("repos", url)
+    with socket.socket() as deaf:  # bound, so that nobody else takes the port
+        deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        assert f"no answer from {url}" in shell.fails("repos", url)
 
 
 def test_the_admin_token_is_sent(shell: Shell, tmp_path: Path) -> None:

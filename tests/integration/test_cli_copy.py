@@ -235,6 +235,6 @@ def test_memory_stays_bounded(shell: Shell, tmp_path: Path) -> None:
         ("export", store, f"{ROOT}/gray", tmp_path / "out.npy", "--memory", "64"),
     ):
         command = (sys.executable, "-c", MEASURED, *map(str, words))
-        env = shell.env | {"DVIDZARR_CACHE_CHUNK_CACHE_MB": "16"}
+        env = shell.env | {"DVIDZARR_CACHE_CHUNK_CACHE_MB": "16", "DVIDZARR_COMPUTE_THREADS": "4"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert int(done.stdout) < 400 * 1024  # KiB, of which Python and its libraries are near 150 MiB

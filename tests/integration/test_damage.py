@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Path:
         for step in (1, 2):
             repo.new_version(repo.commit(repo.dag.head("")))
             fill(repo, "gray", step)
-        assert catalog.context.housekeeper.settle()
+        assert catalog.context.housekeeper.settle(120)
     return folder
 
 

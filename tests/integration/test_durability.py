@@ -409,7 +409,7 @@ def prepare(folder: Path, chance: random.Random) -> tuple[int, int, list[tuple[i
         later.append((value, (folder / key).stat().st_size, grown))
     if chance.random() < 0.5:
         dataset.save_caches()
-    assert catalog.context.housekeeper.settle()
+    assert catalog.context.housekeeper.settle(120)
     prepare.open.append(catalog)  # type: ignore[attr-defined]
     return flushed, start, later, key
 
@@ -433,7 +433,7 @@ def test_after_a_power_loss_requests_are_whole_or_gone(tmp_path: Path, seed: int
                 with dvidzarr.open(folder, "w", settings) as catalog:
                     view = gray(catalog)
                     assert np.unique(view.read(BOX)).tolist() == [want]
-                    assert catalog.context.housekeeper.settle()
+                    assert catalog.context.housekeeper.settle(120)
                     assert np.unique(view.read(BOX)).tolist() == [want]
                     assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
                 with dvidzarr.open(folder, "r", settings) as catalog:
@@ -495,7 +495,7 @@ def test_nothing_is_removed_while_void_requests_are_dropped(
     monkeypatch.setattr(DatasetCaches, "adopt", slowly)
     with dvidzarr.open(tmp_path / "copy", "w", settings_for("fast", interval=0.01)) as catalog:
         assert (gray(catalog).read(BOX) == 2).all()
-        assert catalog.context.housekeeper.settle()
+        assert catalog.context.housekeeper.settle(120)
         assert (gray(catalog).read(BOX) == 2).all()
         assert len(replays) == 1
         assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []

@@ -53,7 +53,7 @@ def settle(catalog: Catalog) -> None:
     """Wait until everything that is locked is finished: while somebody writes, that is put off again and again."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        catalog.context.housekeeper.settle()
+        catalog.context.housekeeper.settle(120)
         left = [
             instance
             for repo in catalog.repos
@@ -62,7 +62,7 @@ def settle(catalog: Catalog) -> None:
             if any(repo.dag.versions[ordinal].locked for ordinal in tuple(instance.dataset.unfinished))
         ]
         if not left:
-            catalog.context.housekeeper.settle()
+            catalog.context.housekeeper.settle(120)
             return
         time.sleep(0.01)
     raise AssertionError(f"{left} are not finished")

@@ -148,14 +148,18 @@ def test_a_message_too_long_goes_into_the_blob_store(servers: str, tmp_path: Pat
         assert second["Note"] == "y" * (MAX_MESSAGE - 200)
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """Yield an address at which nobody listens, nor can."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{deaf.getsockname()[1]}"
 
 
-def test_without_a_cluster_writes_go_on_and_are_published_later(servers: str, tmp_path: Path) -> None:
-    away = settings_for(f"127.0.0.1:{closed_port()}")
+def test_without_a_cluster_writes_go_on_and_are_published_later(
+    servers: str, nowhere: str, tmp_path: Path
+) -> None:
+    away = settings_for(nowhere)
     with dvidzarr.open(tmp_path / "store", "w", away) as catalog:
         kv = catalog.create_repo("test").create_instance("keyvalue", "kv")
         with sinks(catalog, away):
@@ -220,8 +224,8 @@ def test_requests_are_published(servers: str, tmp_path: Path) -> None:
     assert (missing["status"], missing["user"]) == (404, "")
 
 
-def test_requests_do_not_wait_for_a_cluster_that_is_away(tmp_path: Path) -> None:
+def test_requests_do_not_wait_for_a_cluster_that_is_away(nowhere: str, tmp_path: Path) -> None:
     with dvidzarr.open(tmp_path / "store"):
         pass
-    with served(tmp_path / "store", DVIDZARR_KAFKA_SERVERS=f"127.0.0.1:{closed_port()}") as server:
+    with served(tmp_path / "store", DVIDZARR_KAFKA_SERVERS=nowhere) as server:
         assert httpx.get(f"{server.url}/api/server/info", timeout=PATIENCE_S).status_code == 200

@@ -118,7 +118,7 @@ def test_a_commit_and_writers(catalog: Catalog) -> None:
         child = repo.new_version(version)
         write(repo.instance("gray").at(child), BOX, 255)
         assert view.read(BOX).tobytes() == seen[0]
-    assert catalog.context.housekeeper.settle()
+    assert catalog.context.housekeeper.settle(120)
     assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
 
 
@@ -257,7 +257,7 @@ def test_reading_while_a_version_is_locked_and_finished(catalog: Catalog) -> Non
                 for value in range(2, 6):
                     write(view, BOX, value)
                 repo.commit(view.version)
-                assert catalog.context.housekeeper.settle()
+                assert catalog.context.housekeeper.settle(120)
             finally:
                 done.set()
 
@@ -273,11 +273,11 @@ def test_a_reader_of_a_state_that_is_gone_is_told_so(catalog: Catalog) -> None:
     lower, upper = Box((0, 0, 0), (4, 8, 8)), Box((4, 0, 0), (8, 8, 8))
     assert (reader.read(lower) == 2).all()
     write(view, BOX, 3)
-    assert catalog.context.housekeeper.settle()
+    assert catalog.context.housekeeper.settle(120)
     with pytest.raises(BusyError, match="written again"):
         reader.read(upper)
     fresh = view.reader(BOX)
     write(view, BOX, 4)
-    assert catalog.context.housekeeper.settle()
+    assert catalog.context.housekeeper.settle(120)
     assert (fresh.read(lower) == 4).all()  # nothing was given yet: it starts again
     assert (fresh.read(upper) == 4).all()

@@ -249,7 +249,8 @@ def test_attack_on_the_wire(tmp_path: Path, count: int) -> None:
     (tmp_path / "escaped").write_text("not yours")
     prepare(store)
     voxels = f"/api/node/{ROOT}/gray/raw/0_1_2/32_32_32/0_0_0"
-    with served(store, DVIDZARR_LIMITS_MAX_RESPONSE_BYTES=str(16 * MIB)) as server:
+    limits = {"DVIDZARR_LIMITS_MAX_RESPONSE_BYTES": str(16 * MIB), "DVIDZARR_COMPUTE_THREADS": "4"}
+    with served(store, **limits) as server:
         before = outside(store)
         seen = attack(server, 1, count // 4)
         memory = server.resident

@@ -209,11 +209,10 @@ def test_forwarded_answers_are_those_of_the_writer_byte_for_byte(
     root = new_repo(client)
     new_instance(client, root, "keyvalue", "keys")
     said = {raw_exchange(server.url, head.format(root=root)) for _ in range(2 * WORKERS)}
-    said = {
-        re.sub(rb'"(GET|PUT) requests":\d+|"handlers active":\d+|"goroutines":\d+', b"", each)
-        for each in said
-    }
-    assert len({re.sub(rb"Content-Length: 24\d", b"", each) for each in said}) == 1, said
+    if "/api/load" in head:  # its numbers are those of a moment
+        changing = rb'"(GET|PUT) requests":\d+|"handlers active":\d+|"goroutines":\d+|Content-Length: \d+'
+        said = {re.sub(changing, b"", each) for each in said}
+    assert len(said) == 1, said
     assert next(iter(said)).startswith(b"HTTP/1."), said
 
 

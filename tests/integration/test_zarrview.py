@@ -228,7 +228,7 @@ async def test_only_whole_chunks_are_taken(view: VoxelView) -> None:
     good = (await store.get(KEYS[0])).to_bytes()
     flipped = bytearray(good)
     flipped[20] ^= 1
-    view.instance.repo.context.housekeeper.settle()  # a locked version is finished, which is recorded too
+    view.instance.repo.context.housekeeper.settle(120)  # a locked version is finished, which is recorded too
     before = view.instance.dataset.log.tail.sequence
     for bad in (b"", b"1234", good[:-1], bytes(flipped), good + b"\0", b"\0" * 600):
         with pytest.raises(FormatError, match=r"0/c/0/0/0: "):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -24,11 +25,19 @@ values = st.lists(st.tuples(st.integers(100, 999), st.binary(max_size=60)), min_
 
 
 class Replayed:
-    """A log and what it applied."""
+    """A log and what it applied. A test may open thousands: `close_all` gives their files back."""
+
+    opened: ClassVar[list[LocalLog]] = []
 
     def __init__(self, folder: Path, ids: tuple[str, str] = IDS) -> None:
         self.entries: list[tuple[int, int, bytes]] = []
         self.log = LocalLog(LocalBackend(folder), "log", ids, self.apply)
+        self.opened.append(self.log)
+
+    @classmethod
+    def close_all(cls) -> None:
+        while cls.opened:
+            cls.opened.pop().close()
 
     def apply(self, entry: Entry) -> None:
         self.entries.append((entry.sequence, entry.kind, bytes(entry.payload)))
@@ -57,7 +66,10 @@ def written(records: list[Value]) -> Iterator[tuple[Path, list[tuple[int, int, b
         for kind, payload in records:
             first.log.append(kind, {"x": 1}, payload)
         first.log.close()
-        yield folder, first.entries
+        try:
+            yield folder, first.entries
+        finally:
+            Replayed.close_all()
 
 
 def segments(folder: Path) -> list[Path]:
@@ -171,6 +183,7 @@ def test_every_byte_of_every_segment() -> None:
                     other.write_bytes(content)
                 path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
                 again = Replayed.recovered(folder)
+                Replayed.close_all()
                 (folder / "log/applied").unlink()
                 lost = {e[0] for e in entries} - {e[0] for e in again.entries}
                 assert again.log.damage or lost <= {8, 9}, (path, at, lost)

@@ -283,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        assert self.catalog.context.housekeeper.settle()
+        assert self.catalog.context.housekeeper.settle(120)
 
     @rule(ruin=st.sampled_from((None, None, "drop", "truncate", "flip", "swap")), seed=numbers)
     def restart(self, ruin: str | None, seed: int) -> None:
