@@ -2,7 +2,7 @@
 
 import random
 import re
-import select
+import selectors
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -161,15 +161,17 @@ def statuses(url: str, raws: list[bytes]) -> list[list[int]]:
 
 def _collect(links: dict[socket.socket, bytes], silence: float) -> None:
     """Read until all have hung up or sent a lot, or nothing came for a while."""
-    waiting = set(links)
-    while waiting and (ready := select.select(waiting, [], [], silence)[0]):
-        for link in ready:
-            data = b""
-            with suppress(ConnectionError):
-                data = link.recv(1 << 18)
-            links[link] += data
-            if not data or len(links[link]) > _ENOUGH:
-                waiting.discard(link)
+    with selectors.DefaultSelector() as waiting:  # unlike select(), it takes descriptors of any number
+        for link in links:
+            waiting.register(link, selectors.EVENT_READ, link)
+        while waiting.get_map() and (ready := waiting.select(silence)):
+            for key, _ in ready:
+                link, data = key.data, b""
+                with suppress(ConnectionError):
+                    data = link.recv(1 << 18)
+                links[link] += data
+                if not data or len(links[link]) > _ENOUGH:
+                    waiting.unregister(link)
 
 
 def pipelined(url: str, requests: list[tuple[str, bytes]]) -> Iterator[int]:
