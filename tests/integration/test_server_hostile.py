@@ -219,7 +219,7 @@ def outside(store: Path) -> dict[str, tuple[int, int]]:
         if store in path.parents or path.suffix == ".log":
             continue
         status = path.lstat()
-        found[str(path)] = (status.st_size, 0 if path == store else status.st_mtime_ns)
+        found[str(path)] = (0, 0) if path == store else (status.st_size, status.st_mtime_ns)
     return found
 
 
