@@ -208,7 +208,7 @@ def test_a_version_does_not_change_any_more_while_a_follower_catches_up(
         go_on.set()
         committer.join()
         opener.join()
-        assert catalog.context.housekeeper.settle()
+        assert catalog.context.housekeeper.settle(120)
         assert not sealed
         half = repo.instance("half")
         assert np.array_equal(half.at(repo.root).read(box(8, 8, 8)), downsampled(labels))
@@ -233,7 +233,7 @@ def test_opening_waits_for_no_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert quarter.opened
         for opener in openers:
             opener.join()
-        assert catalog.context.housekeeper.settle()
+        assert catalog.context.housekeeper.settle(120)
         assert np.array_equal(half.at(repo.root).read(box(8, 8, 8)), downsampled(labels))
         assert np.array_equal(quarter.at(repo.root).read(box(4, 4, 4)), downsampled(downsampled(labels)))
 
@@ -250,11 +250,11 @@ def test_what_is_missing_is_not_forgotten_when_others_write(
     with dvidzarr.open(tmp_path / "store", "w") as catalog:
         half = catalog.repos[0].instance("half")
         _ = half.dataset
-        assert catalog.context.housekeeper.settle()
+        assert catalog.context.housekeeper.settle(120)
         assert np.array_equal(half.at().read(box(8, 8, 8)), downsampled(labels))
         tail = half.dataset.log.tail
     with dvidzarr.open(tmp_path / "store", "w") as catalog:
         half = catalog.repos[0].instance("half")
         _ = half.dataset
-        assert catalog.context.housekeeper.settle()
+        assert catalog.context.housekeeper.settle(120)
         assert half.dataset.log.tail == tail  # it is known to be complete
