@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
 
 import orjson
 
@@ -115,6 +117,15 @@ class _Passage(AbstractContextManager[None]):
         self._gates.leave(self._names)
 
 
+@cache
+def boot_id() -> str:
+    """Return what changes with each start of the machine, "" where nobody tells."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:  # macOS
+        return ""
+
+
 class WriterLock:
     """The lock of the one writing process of a local store. The file is never renamed or removed."""
 
@@ -150,6 +161,19 @@ class WriterLock:
         self._fd = fd
         self.announce("")
 
+    @classmethod
+    def is_at_rest(cls, path: str) -> bool:
+        """Tell whether all that a store shows is durable: it was closed, or not written since this machine started."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return True
+        try:
+            note = cls._note(fd)
+            return bool(note.get("clean")) or note.get("boot") != boot_id()
+        finally:
+            os.close(fd)
+
     @staticmethod
     def _note(fd: int) -> dict[str, object]:
         try:
@@ -161,7 +185,8 @@ class WriterLock:
     def announce(self, url: str, *, clean: bool = False) -> None:
         """Note in the lock file who holds it and at which address it serves."""
         if self._fd is not None:
-            data = orjson.dumps({"pid": os.getpid(), "url": url, "clean": clean})
+            about = {"pid": os.getpid(), "url": url, "clean": clean, "boot": boot_id()}
+            data = orjson.dumps(about)
             os.pwrite(self._fd, data, 0)
             os.ftruncate(self._fd, len(data))
 

@@ -19,6 +19,7 @@ from dvidzarr.storage.frames import (
     next_frame,
 )
 from dvidzarr.storage.local import LocalBackend, SharedWord
+from dvidzarr.storage.locks import WriterLock
 
 _logger = logging.getLogger("dvidzarr.storage")
 
@@ -57,6 +58,7 @@ class LogReader:
         self._tail = START
         self._cursor = Cursor(0, 0, 0, 0, 0)
         self._ends_at = (0, 0)
+        self._looked = False
         self.unflushed_after: int | None = None
         """Sequence of the last checkpoint if the log was written with durability `fast` since, else None."""
 
@@ -155,23 +157,37 @@ class LogReader:
         return word is None or word.value > self._tail.sequence
 
     def follow(self) -> None:
-        """Apply the records that the writer published since the last call."""
-        if not self.behind:
+        """Apply the records that the writer published since the last call.
+
+        A power loss, or who copies a store, may leave a published number that is too small, or none: at first all records
+        count that are there, if nobody is writing the store.
+        """
+        if not self.behind and self._looked:
             return
         with self._following:  # another thread may have read on, or be about to recover the log
-            word = self._published()
-            # a model that looks at its data while it takes in a record sees what came before that record
-            if word is None or word <= self._tail.sequence or self._applying:
+            word = self._published() or 0
+            to_the_end = not self._looked and WriterLock.is_at_rest(f"{self._backend.root}/lock")
+            if (
+                self._applying
+            ):  # a model that looks at its data while it takes in a record sees what came before that
+                return
+            self._looked = not to_the_end
+            if word <= self._tail.sequence and not to_the_end:
                 return
             self._applying = True
             try:
-                self._read_on(word)
+                self._read_on(None if to_the_end else word)
             finally:
                 self._applying = False
+            if to_the_end:
+                word = max(
+                    (entry.sequence for entry in self.records(after=self._tail.sequence)), default=word
+                )
             if self._tail.sequence < word and not self._awaits_recovery(word):
                 raise CorruptionError(
                     f"{self._prefix} cannot be read beyond record {self._tail.sequence}, {word} are published"
                 )
+            self._looked = True
 
     def _awaits_recovery(self, word: int) -> bool:
         """Tell whether a power loss may have taken the rest, so that the log ends here until a writer recovers it."""

@@ -184,3 +184,80 @@ def test_damage_of_what_was_flushed_is_no_power_loss(store: Path) -> None:
         for read in (lambda: gray.read(BOTH), lambda: notes["000"]):
             with pytest.raises(CorruptionError, match="cannot be read beyond"):
                 read()
+
+
+# --- the published numbers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """Make a store that was closed; with the caches of readers out of the way."""
+    with dvidzarr.open(tmp_path / "closed", "w") as catalog:
+        repo = catalog.create_repo()
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
+        repo.create_instance("keyvalue", "notes")
+        for value in range(1, 4):
+            write(catalog, value)
+    shutil.rmtree(tmp_path / "closed/cache")
+    return tmp_path / "closed"
+
+
+def lose_words(folder: Path, number: int | None) -> None:
+    """Let a power loss take the published numbers back, or away."""
+    for path in folder.rglob("applied"):
+        path.unlink() if number is None else path.write_bytes(number.to_bytes(8, "little"))
+
+
+def shown(folder: Path) -> list[int]:
+    with dvidzarr.open(folder, "r") as catalog:
+        if not catalog.repos:
+            return []
+        gray, notes = instances(catalog)
+        assert not len(notes) or notes["large"] == LARGE
+        return np.unique(gray.read(BOTH)).tolist()
+
+
+@pytest.mark.parametrize("number", [None, 0, 2], ids=["gone", "zero", "behind"])
+@pytest.mark.parametrize(
+    "note", [None, b"", b'{"clean": false, "boot": "the one before"}', b'{"pid": 1, "cle']
+)
+def test_readers_see_all_that_a_power_loss_left(closed: Path, number: int | None, note: bytes | None) -> None:
+    if note is None:
+        (closed / "lock").unlink()
+    else:
+        (closed / "lock").write_bytes(note)
+    lose_words(closed, number)
+    assert shown(closed) == [3]
+    with dvidzarr.open(closed, "w") as catalog:
+        write(catalog, 4)
+        assert shown(closed) == [4]
+
+
+@pytest.mark.parametrize("number", [None, 0, 2], ids=["gone", "zero", "behind"])
+def test_readers_see_all_of_a_store_that_was_closed(closed: Path, number: int | None) -> None:
+    lose_words(closed, number)
+    assert shown(closed) == [3]
+
+
+def test_readers_see_what_was_published_of_a_store_that_is_written(closed: Path) -> None:
+    """What a writer that was killed had not published may not be on the disk."""
+    lock = closed / "lock"
+    lock.write_bytes(lock.read_bytes().replace(b'"clean":true', b'"clean":false'))
+    with dvidzarr.open(closed, "r") as catalog:
+        prefix, tail = instances(catalog)[0].instance.prefix, instances(catalog)[0].instance.dataset.log.tail
+    (closed / prefix / "log/applied").write_bytes((tail.sequence - 1).to_bytes(8, "little"))
+    assert shown(closed) == [2]
+
+
+def test_damage_is_damage_whatever_was_published(closed: Path) -> None:
+    with dvidzarr.open(closed, "r") as catalog:
+        gray, _ = instances(catalog)
+        second = [entry for entry in gray.instance.records() if entry.kind == Kind.CHUNKS][1]
+        path = closed / gray.instance.prefix / "log/00000001.log"
+    data = bytearray(path.read_bytes())
+    data[second.offset] ^= 1
+    path.write_bytes(data)
+    lose_words(closed, 0)
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match="cannot be read beyond"):
+            shown(closed)
