@@ -193,7 +193,7 @@ FULL: dict[str, Callable[[], Patches]] = {
     "promoted names are not synced": lambda: [(LocalBackend, "_rename", _rename_unsynced)],
     "packs are not synced": lambda: [(Pack, "sync", _nothing)],
     "names of packs are not synced": lambda: [(LocalBackend, "sync_folder", _not_of_packs)],
-    "packs go before the version is finished": lambda: [(base, "finish", _packs_first)],
+    "packs go before the version is finished": lambda: [(overlays, "finish", _packs_first)],
     "copies from packs are not synced": lambda: [(LocalBackend, "replace", _copy_unsynced)],
     "recovery trusts the page cache": lambda: [(LocalLog, "_open_tail", _trusting_tail)],
     "recovery trusts the names that it sees": lambda: [(LocalLog, "_open_tail", _trusting_names)],
