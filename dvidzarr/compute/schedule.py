@@ -2,8 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -57,8 +57,7 @@ class Scheduler:
             drain()
         finally:  # whoever has not begun yet would find nothing left
             running = [future for future in futures if not future.cancel()]
-            if running:
-                wait(running)
+            _wait_through(running, indices)
         for future in running:
             future.result()
 
@@ -68,3 +67,16 @@ class Scheduler:
             for pool in self._pools.values():
                 pool.shutdown()
             self._pools.clear()
+
+
+def _wait_through(running: list[Future[None]], indices: Iterator[int]) -> None:
+    """Wait until all have ended; Ctrl-C ends them soon, but what they work on is needed until they have."""
+    interrupt: BaseException | None = None
+    while not all(future.done() for future in running):
+        try:
+            wait(running)
+        except BaseException as error:  # noqa: BLE001 - raised when nothing runs any more
+            interrupt = error
+            deque(indices, 0)
+    if interrupt is not None:
+        raise interrupt

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.storage.blobs import blob_key
 from dvidzarr.storage.dataset import IN_BLOB, Dataset
+from dvidzarr.storage.durability import flush
 from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.trash import FOLDER, Trash
 
@@ -47,7 +48,7 @@ def orphans(dataset: Dataset) -> list[str]:
     return sorted(
         key
         for key in present
-        if key not in named and not key.endswith("/zarr.json") and not dataset.packs.is_current(key)
+        if key not in named and not key.endswith("/zarr.json") and not dataset.packs.is_own(key)
     )
 
 
@@ -99,6 +100,8 @@ def _collect(dataset: Dataset, trash: str, before: float, *, dry_run: bool) -> I
     if dataset.log.damage:  # the records that are lost may have named them
         yield Garbage(dataset.prefix, 0, 0, "its log is damaged: nothing is collected until it is repaired")
         return
+    if not dry_run:
+        flush(dataset)  # else a power loss could bring back what a record has superseded
     backend = dataset.context.backend
     found = Counter[str](), Counter[str]()
     for key in orphans(dataset):

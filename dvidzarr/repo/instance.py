@@ -12,6 +12,7 @@ from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import begin
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.merging import Unversioned, Versions
+from dvidzarr.storage.tidying import tidy
 
 if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
@@ -195,8 +196,10 @@ class Instance:
 
     def opened_as(self, dataset: Dataset) -> None:
         """Look after what an earlier process left undone."""
-        if dataset.writable and self.versioned:
-            self.repo.overlays.finish_later(self)
+        if dataset.writable:
+            self.repo.context.housekeeper.schedule(0, ("tidy", self.id), lambda: tidy(dataset))
+            if self.versioned:
+                self.repo.overlays.finish_later(self)
 
     @property
     def versions(self) -> Versions:

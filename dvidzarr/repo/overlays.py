@@ -1,8 +1,9 @@
 """The overlays of a repo's locked versions: they are put under their Zarr keys in the background. Design: storage §5."""
 
+import logging
 from typing import TYPE_CHECKING
 
-from dvidzarr.core.errors import BusyError
+from dvidzarr.core.errors import BusyError, StorageError
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.finishing import finish
@@ -10,6 +11,8 @@ from dvidzarr.storage.finishing import finish
 if TYPE_CHECKING:
     from dvidzarr.repo.instance import Instance
     from dvidzarr.repo.repo import Repo
+
+_logger = logging.getLogger("dvidzarr.repo")
 
 _AMENDED_S = 2.0
 """So long after a write to a locked version its overlay is finished again: many such writes share that."""
@@ -37,14 +40,17 @@ class Overlays:
             return
         dataset = instance.dataset
         for ordinal in self._unfinished(dataset, instance):
-            if self._repo.catalog.full_write or ordinal in self._repo.state.amended:
-                try:
+            try:
+                if self._repo.catalog.full_write or ordinal in self._repo.state.amended:
                     self._finish_alone(dataset, ordinal)
-                except BusyError:  # somebody writes
-                    self.finish_amended_later(instance)
-                    return
-            else:
-                finish(dataset, ordinal)
+                else:
+                    finish(dataset, ordinal)
+            except BusyError:  # somebody writes
+                self.finish_amended_later(instance)
+                return
+            except StorageError as error:  # of one version: the others are finished all the same
+                version = self._repo.dag.versions[ordinal].uuid
+                _logger.error("%s, version %s is not finished: %s", instance.prefix, version, error)  # noqa: TRY400
         instance.finished()
 
     def _finish_alone(self, dataset: Dataset, ordinal: int) -> None:

@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     def replace(self, key: str, data: bytes) -> None:
-        """Put an object atomically and durably, over an older one if there is one (derived state only)."""
+        """Put an object atomically and durably, over an older one if there is one."""
         ...
 
     def promote(self, source: str, target: str) -> None:

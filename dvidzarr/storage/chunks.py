@@ -238,17 +238,23 @@ class ChunkStore:
             return str(error)
         return None
 
+    def stored(self, key: int, row: Row) -> tuple[np.ndarray, str | None]:
+        """Return the bytes (uint8) of a chunk version as it lies on the store, and what is wrong with them."""
+        buffer = np.empty(row[4] + 1, np.uint8)
+        problem = self._fetch(key, row, memoryview(buffer))
+        data = buffer[: row[4]]
+        if problem is None and not self.codec.is_whole(memoryview(data), row[5]):
+            problem = "the bytes do not have the recorded checksum"
+        return data, problem
+
     def encoded(self, key: int, row: Row, lineage: Lineage, *, exact: bool = False) -> memoryview | None:
         """Return one chunk as it lies on the store, found to be as recorded; the rest is as for `read`."""
         place = (self._number, key, row[0], _STORED)
         kept = self._cache.get(place)
         if kept is not None:
             return memoryview(kept)
-        buffer = np.empty(row[4] + 1, np.uint8)
-        data = buffer[: row[4]]
-        if self._fetch(key, row, memoryview(buffer)) is None and self.codec.is_whole(
-            memoryview(data), row[5]
-        ):
+        data, problem = self.stored(key, row)
+        if problem is None:
             self._cache.put(place, data, whole=True)
             return memoryview(data)
         # Superseded since it was resolved, or damaged: this looks again, and raises if it is damage.

@@ -13,14 +13,17 @@ from itertools import islice
 
 import numpy as np
 
+from dvidzarr.core.errors import CorruptionError
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Kind
-from dvidzarr.storage.postings import pack_one, unpack
+from dvidzarr.storage.postings import Row, pack_one, unpack_one
 
 _AT_ONCE = 1 << 16
+_PORTION = 32
+"""Chunks that are copied at a time: others write too."""
 
 
 def finish(dataset: Dataset, ordinal: int) -> None:
@@ -43,19 +46,26 @@ def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
     backend = dataset.context.backend
     keys, rows = store.postings.written_by(ordinal)
     live = rows["flags"] == 0
-    again = live & (rows["location"] != 0)
-    coords, found = unpack(keys[again]).tolist(), rows[again].tolist()
-
-    def copy(index: int) -> None:
-        row = found[index]
-        piece = store.part(ordinal, (0, 0, 0), row[1], row[4])
-        data = backend.read_at(*piece)
-        backend.replace(store.part(ordinal, coords[index], 0, row[4]).key, data)
-
-    dataset.context.run_all(copy, len(found))
+    again = np.flatnonzero(live & (rows["location"] != 0))
+    for start in range(0, len(again), _PORTION):
+        portion = again[start : start + _PORTION]
+        _copy(dataset, store, ordinal, keys[portion].tolist(), rows[portion].tolist())
     backend.remove(
         _orphans(f"{store.folder(ordinal)}/c/", backend.keys(f"{store.folder(ordinal)}/c"), keys[live])
     )
+
+
+def _copy(dataset: Dataset, store: ChunkStore, ordinal: int, keys: list[int], rows: list[Row]) -> None:
+    """Copy pieces of packs over the Zarr keys of their chunks."""
+
+    def copy(index: int) -> None:
+        coord = unpack_one(keys[index])
+        data, problem = store.stored(keys[index], rows[index])
+        if problem is not None:
+            raise CorruptionError(f"chunk {coord} (z, y, x) cannot be put under its Zarr key: {problem}")
+        dataset.context.backend.replace(store.part(ordinal, coord, 0, len(data)).key, data.tobytes())
+
+    dataset.context.run_all(copy, len(keys))
 
 
 def _orphans(folder: str, present: Iterator[str], live: np.ndarray) -> list[str]:

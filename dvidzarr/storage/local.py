@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,11 +34,21 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Give a stretch of a file back to the file system; nothing happens where that cannot be done."""
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
-    if fallocate is not None:  # Linux
-        fallocate(fd, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length))
+    if _fallocate is not None:
+        _fallocate(fd, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+def _punch(fd: int, part: Part) -> None:
+    punch_hole(fd, part.offset, -(-part.length // BLOCK) * BLOCK)
+
+
+def _drop_pages(fd: int, part: Part) -> None:
+    os.posix_fadvise(fd, part.offset, part.length, os.POSIX_FADV_DONTNEED)
 
 
 class AppendFile:
@@ -76,8 +87,9 @@ class AppendFile:
             _fail(self._key, error)
 
     def close(self) -> None:
-        """Close the file; nothing is synced."""
-        os.close(self._fd)
+        """Close the file; nothing is synced, and nothing that matters can fail any more."""
+        with suppress(OSError):
+            os.close(self._fd)
 
 
 class SharedWord:
@@ -314,29 +326,23 @@ class LocalBackend:
     def discard(self, parts: Sequence[Part]) -> None:
         """Remove files, and give back stretches of others; absent ones are passed over."""
         self.remove([part.key for part in parts if not part.length])
-        for part in parts:
-            if part.length:
-                blocks = -(-part.length // BLOCK) * BLOCK
-                self._with_file(part._replace(length=blocks), os.O_RDWR, punch_hole)
+        self._for_each([part for part in parts if part.length], os.O_RDWR, _punch)
 
     def forget(self, parts: Sequence[Part]) -> None:
         """Let the page cache drop what hardly anybody will read again."""
-        advise = getattr(os, "posix_fadvise", None)
-        if advise is None:  # macOS
-            return
-        for part in parts:
-            self._with_file(
-                part, os.O_RDONLY, lambda fd, at, size: advise(fd, at, size, os.POSIX_FADV_DONTNEED)
-            )
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            self._for_each(parts, os.O_RDONLY, _drop_pages)
 
-    def _with_file(self, part: Part, access: int, act: Callable[[int, int, int], None]) -> None:
-        """Do something with a stretch of a file on which nothing but speed and room depends."""
-        with suppress(OSError):
-            fd = os.open(self.path(part.key), access | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                act(fd, part.offset, part.length)
-            finally:
-                os.close(fd)
+    def _for_each(self, parts: Iterable[Part], access: int, act: Callable[[int, Part], None]) -> None:
+        """Do something with stretches of files on which nothing but speed and room depends."""
+        for key, stretches in groupby(sorted(parts), lambda part: part.key):
+            with suppress(OSError):
+                fd = os.open(self.path(key), access | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    for stretch in stretches:
+                        act(fd, stretch)
+                finally:
+                    os.close(fd)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder."""

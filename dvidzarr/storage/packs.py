@@ -5,6 +5,7 @@ time share them. A pack is written by one process, and only at its end. What is 
 system piece by piece, and when its version is finished, the pack goes. Design: storage §4, §5, §9.
 """
 
+import re
 import secrets
 import threading
 from contextlib import AbstractContextManager
@@ -20,9 +21,20 @@ _OFFSET_BITS = 32
 _NUMBER_BITS = 31
 
 
+PACK_SPAN = 1 << _OFFSET_BITS
+"""Locations in one pack."""
+
+
+def first_location(key: str) -> int | None:
+    """Return the location of the first byte of a pack, None if the key is not that of a pack."""
+    name = key.rpartition("/")[2]
+    return int(name, 16) << _OFFSET_BITS if re.fullmatch("[0-9a-f]{8}", name) else None
+
+
 def pack_of(folder: str, location: int) -> tuple[str, int]:
     """Return key and offset of a piece: a location holds the number of a pack and the offset in it, and is never 0."""
-    return f"{folder}/{location >> _OFFSET_BITS:08x}", location & ((1 << _OFFSET_BITS) - 1)
+    number, offset = divmod(location, PACK_SPAN)
+    return f"{folder}/{number:08x}", offset
 
 
 class Pack:
@@ -92,6 +104,7 @@ class Packs:
         self._backend = backend
         self._lock = threading.Lock()
         self._current: dict[str, Pack] = {}
+        self._own: set[str] = set()
 
     def batch(self, folder: str) -> "Batch":
         """Return what appends the pieces of one request to packs in a folder."""
@@ -103,6 +116,7 @@ class Packs:
             pack = self._current.get(folder)
             if pack is None or pack.problem or pack.size + len(data) > max(PACK_BYTES, len(data)):
                 pack = self._current[folder] = Pack(self._backend, folder)
+                self._own.add(pack.key)
             if pack not in used:
                 pack.enter()
                 used.add(pack)
@@ -128,10 +142,9 @@ class Packs:
         with self._lock:
             self._current.pop(folder, None)
 
-    def is_current(self, key: str) -> bool:
-        """Tell whether a pack may still be written to."""
-        with self._lock:
-            return any(pack.key == key for pack in self._current.values())
+    def is_own(self, key: str) -> bool:
+        """Tell whether this process made a pack: what no record names in it may be about to be recorded."""
+        return key in self._own
 
 
 class Batch(AbstractContextManager["Batch"]):

@@ -52,14 +52,13 @@ class Gap:
 
 def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
     """Yield what is not readable in the log below `prefix`, in order."""
+    published = _published(backend, prefix)  # first of all: whoever writes meanwhile publishes more
     keys = sorted(key for key in backend.keys(prefix) if key.endswith(".log"))
     sequence = 0
     headers = {key: SegmentHeader.unpack((backend.get(key) or b"")[:HEADER_SIZE]) for key in keys}
     for number, key in enumerate(keys):
         data = memoryview(backend.get(key) or b"")
-        upto = (
-            _published(backend, prefix) if number == len(keys) - 1 else _first_of(headers, keys[number + 1 :])
-        )
+        upto = published if number == len(keys) - 1 else _first_of(headers, keys[number + 1 :])
         header = headers[key]
         if header is None:
             yield Gap(key, 0, len(data), sequence + 1, upto, None)

@@ -103,6 +103,9 @@ def check(folder: Path) -> Iterator[str]:
 
 
 def test_old_leftovers_go_and_nothing_else(store: Path) -> None:
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        _ = gray(catalog).instance.dataset
+        assert catalog.context.housekeeper.settle(120)  # what the process before left in packs goes now
     left = leave_objects(store)
     age(store)
     before = files(store)
@@ -114,15 +117,10 @@ def test_old_leftovers_go_and_nothing_else(store: Path) -> None:
         assert list(collect(catalog, dry_run=False)) == []
     gone = before - files(store)
     assert {str(path.relative_to(store)) for path in left} < gone
-    assert found.objects == len(gone) == len(left) + 2 * 1 + _superseded(gone)
+    assert found.objects == len(gone) == len(left) + 2 * 1
     (trash,) = (store / "trash").iterdir()
     assert {str(path.relative_to(trash)) for path in trash.rglob("*") if path.is_file()} == gone
     assert list(check(store)) == []
-
-
-def _superseded(gone: set[str]) -> int:
-    """Return how many of these are chunks that were written again: of the locked version, which is finished."""
-    return sum("/rewrites/" in name and not name.endswith(("aa", ".partial")) for name in gone)
 
 
 def test_young_objects_stay(store: Path) -> None:

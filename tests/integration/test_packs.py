@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.garbage import collect
 from dvidzarr.storage import local, packs
 from dvidzarr.storage.local import AppendFile
+from dvidzarr.storage.tidying import tidy
 
 EDGE = 32
 WORLD = Box((0, 0, 0), (2 * EDGE, 2 * EDGE, 2 * EDGE))
@@ -206,3 +208,80 @@ def test_packs_are_open_only_while_they_are_written(folder: Path) -> None:
             with suppress(OSError):  # the one of this listing is closed by now
                 held.append(os.readlink(fd))
         assert [path for path in held if "/rewrites/" in path] == []
+
+
+# --- what earlier processes left -------------------------------------------------------------------------------
+
+
+def test_what_short_sessions_leave_is_given_back(folder: Path) -> None:
+    """They end before the grace period does."""
+    if not gives_back_room(folder):
+        pytest.skip("this file system cannot give back stretches of a file")
+    for seed in range(1, 10):
+        with dvidzarr.open(folder, "w", PATIENT) as catalog:
+            view = catalog.repos[0].instance("gray").at()
+            corners = CORNERS[:4] if seed % 2 else CORNERS
+            for corner in corners:
+                view.write(corner, noise(seed, corner))
+            expected = view.read(WORLD)
+    assert len(pack_files(folder)) > 1
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        np.testing.assert_array_equal(view.read(WORLD), expected)
+        assert catalog.context.housekeeper.settle(120)
+        assert len(pack_files(folder)) == 2
+        assert room(folder) < WORLD.volume + 8 * 8192
+        np.testing.assert_array_equal(view.read(WORLD), expected)
+        assert errors(catalog) == []
+
+
+def test_packs_of_finished_versions_go_with_the_next_session(folder: Path) -> None:
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        repo = catalog.repos[0]
+        repo.instance("gray").at().write(WORLD, noise(1))
+        repo.commit(repo.dag.root)
+    assert pack_files(folder)
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        view = catalog.repos[0].instance("gray").at(catalog.repos[0].dag.root)
+        np.testing.assert_array_equal(view.read(WORLD), noise(1))
+        assert catalog.context.housekeeper.settle(120)
+        assert pack_files(folder) == []
+        np.testing.assert_array_equal(view.read(WORLD), noise(1))
+
+
+def test_tidying_keeps_what_is_being_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that is full, or whose record comes later, is nobody's leftover."""
+    monkeypatch.setattr(packs, "PACK_BYTES", EDGE**3)
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        dataset = view.instance.dataset
+        append = dataset.append
+
+        def late(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as it is called
+            tidy(dataset)
+            return append(*args, **options)
+
+        monkeypatch.setattr(dataset, "append", late)
+        view.write(WORLD, noise(1))
+        np.testing.assert_array_equal(view.read(WORLD), noise(1))
+
+
+def test_a_damaged_piece_keeps_its_version_unfinished_and_no_other(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        repo = catalog.repos[0]
+        repo.instance("gray").at().write(WORLD, noise(1))
+        (pack,) = pack_files(folder)
+        with pack.open("r+b") as file:
+            file.seek(100)
+            file.write(bytes(10))
+        repo.commit(repo.dag.root)
+        child = repo.new_version(repo.dag.root)
+        for seed in (2, 3):
+            repo.instance("gray").at(child).write(CORNERS[0], noise(seed, CORNERS[0]))
+        repo.commit(child)
+        assert catalog.context.housekeeper.settle(120)
+        assert repo.instance("gray").dataset.finished == {child.ordinal}
+        assert "is not finished: chunk (0, 0, 0)" in caplog.text
+    assert pack in pack_files(folder)

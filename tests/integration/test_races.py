@@ -166,6 +166,25 @@ def test_the_first_writes_of_many_threads(tmp_path: Path, round_number: int) -> 
         assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
 
 
+def test_verify_beside_writers(tmp_path: Path) -> None:
+    """What is recorded while the logs are looked at is no damage."""
+    with dvidzarr.open(tmp_path / "store", "w", settings_for()) as catalog:
+        view = catalog.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
+        write(view, BOX, 1)
+        done = threading.Event()
+
+        def write_many() -> None:
+            for value in range(300):
+                write(view, BOX, value % 256)
+            done.set()
+
+        def look() -> None:
+            while not done.is_set():
+                assert [f for f in catalog.verify() if f.severity == "error"] == []
+
+        assert at_once(write_many, look) == []
+
+
 @pytest.mark.parametrize("durability", ["full", "fast"])
 def test_closing_while_writing(tmp_path: Path, durability: str) -> None:
     """A write that races with `close` is acknowledged and there, or refused."""

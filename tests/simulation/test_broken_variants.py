@@ -10,7 +10,7 @@ import pytest
 
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.repo import base, instance, overlays
-from dvidzarr.storage import durability, finishing, logreader
+from dvidzarr.storage import durability, finishing, logreader, tidying
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.local import AppendFile, LocalBackend
@@ -215,6 +215,7 @@ FAST: dict[str, Callable[[], Patches]] = {
         (overlays.Overlays, "_finish_alone", _finish_unflushed),
     ],
     "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
+    "leftovers go before what superseded them is durable": lambda: [(tidying, "flush", _nothing)],
     "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],
     "the first checkpoint is not durable": lambda: [(instance, "begin", _first_checkpoint_lazily)],
 }

@@ -2,10 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 
 import pytest
 
+from dvidzarr.compute import schedule
 from dvidzarr.compute.schedule import Scheduler
 
 
@@ -70,3 +72,33 @@ def test_a_request_gets_on_while_others_have_all_threads(scheduler: Scheduler) -
         go.set()
         for other in others:
             other.join()
+
+
+def test_an_interrupt_is_raised_when_nothing_runs_any_more(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the threads work on, such as an open file, may be gone as soon as the call has ended."""
+    running: set[int] = set()
+    main, begun = threading.get_ident(), threading.Event()
+
+    def work(index: int) -> None:
+        if threading.get_ident() == main:
+            assert begun.wait(120)  # another thread works too
+            return
+        running.add(index)
+        begun.set()
+        time.sleep(0.05)
+        running.discard(index)
+
+    def interrupted(futures: Iterable[Future[None]]) -> None:
+        if interrupts:
+            interrupts.pop()
+            raise KeyboardInterrupt
+        wait(futures)
+
+    interrupts = [1, 2]
+    monkeypatch.setattr(schedule, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.write(work, 1000)
+    assert not running
+    assert not interrupts
