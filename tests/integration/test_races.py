@@ -16,6 +16,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import log
+from dvidzarr.storage.local import LocalBackend
 
 AUTHOR = Author("races", "test")
 BOX = Box((0, 0, 0), (8, 8, 8))
