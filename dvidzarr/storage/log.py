@@ -133,14 +133,22 @@ class LocalLog(LogRecovery):
             self._leading = False
             self._idle.notify_all()
 
-    def check_writable(self) -> None:
-        """Raise if records cannot be appended: the log is damaged, failed or closed."""
+    @property
+    def refusal(self) -> DvidzarrError | None:
+        """Why records cannot be appended: the log is damaged, failed, closed or only followed. None if they can."""
         if self.damage:
-            raise BusyError(
+            return BusyError(
                 f"{self._prefix} is damaged and takes no writes until `dvidzarr verify --repair`: {self.damage[0]}"
             )
         if self._failed is not None:
-            raise StorageError(f"{self._prefix} takes no writes until restart: {self._failed}")
+            return StorageError(f"{self._prefix} takes no writes until restart: {self._failed}")
+        return None if self._writing else StorageError(f"{self._prefix} is not open for appending")
+
+    def check_writable(self) -> None:
+        """Raise if records cannot be appended."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise refusal
 
     def _write_queue(self) -> None:
         """Write one frame with what is queued, then hand the lead to the first who waits for the next one."""
@@ -183,6 +191,14 @@ class LocalLog(LogRecovery):
             self._next_segment(first)
             frame = encode_frame(first, records, self._salt)
         self._put_frame(frame)
+        try:
+            self._take_in(frame, items)
+        except Exception as error:  # no such error may say that nothing was changed
+            self._failed = f"a record that is durable could not be applied: {type(error).__name__}: {error}"
+            raise StorageError(f"{self._prefix} takes no writes until restart: {self._failed}") from error
+
+    def _take_in(self, frame: bytes, items: list[_Pending]) -> None:
+        """Apply the records of a frame that was put at the end, and publish them."""
         start = self._frame = self._offset
         self._offset += len(frame)
         entries = iter(decode_frame(memoryview(frame), 0, self._segment, start))
@@ -254,6 +270,15 @@ class LocalLog(LogRecovery):
     def refuse(self, why: str) -> None:
         """Take no more records in this process."""
         self._failed = self._failed or why
+
+    def demote(self) -> None:
+        """Follow as before `recover`; nobody appends."""
+        with self._following, self._syncing:
+            super().close()
+            self._writing = self._looked = False
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def close(self) -> None:
         """Let a running append end, refuse later ones, close the files; nothing is flushed."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvidzarr.core.errors import BusyError, CorruptionError
+from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError, StorageError
 from dvidzarr.storage import log as module
 from dvidzarr.storage.frames import HEADER_SIZE, Entry
 from dvidzarr.storage.local import LocalBackend
@@ -265,3 +265,43 @@ def test_group_commit_keeps_every_record_once(tmp_path: Path) -> None:
     again = Replayed.recovered(tmp_path)
     assert again.entries == log.entries
     assert len({payload for _, _, payload in again.entries}) == 400
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("full"), BusyError("busy"), ValueError("wrong")])
+def test_a_durable_record_that_cannot_be_applied_stops_the_log(tmp_path: Path, error: Exception) -> None:
+    """Who wrote it must not take it for one that is not there, and no other record gets its number."""
+    first = Replayed.recovered(tmp_path)
+    first.log.append(100, {}, b"before")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first.log, "_apply", lambda _: (_ for _ in ()).throw(error))
+        with pytest.raises(StorageError) as raised:
+            first.log.append(101, {}, b"durable")
+    assert type(raised.value) is StorageError
+    assert raised.value.__cause__ is error
+    with pytest.raises(StorageError, match="until restart"):
+        first.log.append(102, {}, b"refused")
+    first.log.close()
+    again = Replayed.recovered(tmp_path)
+    assert again.entries == [(1, 100, b"before"), (2, 101, b"durable")]
+    assert not again.log.damage
+    again.log.close()
+
+
+def test_only_a_recovered_log_takes_records(tmp_path: Path) -> None:
+    """One that is followed, again or still, begins no segment behind the back of whoever writes."""
+    writer, other = Replayed.recovered(tmp_path), Replayed(tmp_path)
+    writer.log.append(100, {}, b"one")
+    with pytest.raises(StorageError, match="not open for appending"):
+        other.log.append(101, {}, b"no")
+    writer.log.demote()
+    with pytest.raises(StorageError, match="not open for appending"):
+        writer.log.append(101, {}, b"no")
+    other.log.recover()
+    other.log.append(102, {}, b"two")
+    writer.log.follow()
+    assert writer.entries == other.entries == [(1, 100, b"one"), (2, 102, b"two")]
+    writer.log.recover()
+    writer.log.append(103, {}, b"three")
+    writer.log.close()
+    other.log.close()
+    assert [entry[0] for entry in writer.entries] == [1, 2, 3]
