@@ -285,6 +285,8 @@ class Dataset:
 
         def discard() -> None:
             with self.flushing:
+                if self.log.refusal is not None:  # what superseded them may be lost, whatever `flushed` says
+                    return
                 store = self.arrays[scale]
                 live = {row[1] for row in store.postings.own([key for key, _ in old], ordinal) if row}
                 if self.log.unflushed_after is None or self.flushed >= upto:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.storage import local, log
 from dvidzarr.storage.writing import get_document, put_document
-from tests.integration.gray_store import AUTHOR, BOX, FAST, FULL, gray, new_store, write
+from tests.integration.gray_store import AUTHOR, BOX, FAST, FULL, gray, new_store, settings_for, write
 from tests.integration.tracing import strace_refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,3 +314,32 @@ def test_objects_that_cannot_be_synced_stop_the_instance(tmp_path: Path) -> None
             repo.commit(repo.dag.root)
     with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
         assert np.unique(gray(catalog).read(BOX)).tolist() == [2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_nothing_is_given_back_once_a_checkpoint_could_not_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was applied, but a power loss may take it, and with it the requests that superseded the pieces."""
+    new_store(tmp_path / "store", FAST)
+    with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
+        write(gray(catalog), 2)
+    with dvidzarr.open(tmp_path / "store", "w", settings_for("fast", 0.3)) as catalog:
+        view = gray(catalog)
+        assert (view.read(BOX) == 2).all()
+        assert catalog.context.housekeeper.settle()
+        discarded: list[object] = []
+        monkeypatch.setattr(catalog.context.backend, "discard", discarded.extend)
+        dataset = view.instance.dataset
+        with fault("fdatasync", 1, errno.EIO, is_log) as faulty:
+            write(view, 3)
+            deadline = time.monotonic() + 60
+            while not faulty.hits and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert faulty.hits == 1
+        time.sleep(1.5)
+        assert discarded == []
+        assert (dataset.data_id, "superseded") not in {
+            name[:2] for name in catalog.context.housekeeper._waiting if isinstance(name, tuple)
+        }
+        monkeypatch.undo()
