@@ -153,6 +153,12 @@ class RepoBase:
         for instance in self._instances.values():
             instance.promote()
 
+    def demote(self) -> None:
+        """Follow again: this process does not become the writer after all. Instances are opened anew when needed."""
+        for instance in self._instances.values():
+            instance.close()
+        self._log.demote()
+
     def follow(self) -> None:
         """Apply what another process wrote to the repo log (nothing to do for the writer)."""
         self._log.follow()

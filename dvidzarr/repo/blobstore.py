@@ -113,12 +113,15 @@ class BlobStore:
     def close(self) -> None:
         """Write the caches and close the files."""
         with self._lock:
-            if self._dataset is not None:
-                if self._dataset.writable:
-                    flush(self._dataset)
-                    self._dataset.save_caches()
-                self._dataset.close()
-                self._dataset = None
+            dataset, self._dataset = self._dataset, None
+            if dataset is None:
+                return
+            try:
+                if dataset.writable:
+                    flush(dataset)
+                    dataset.save_caches()
+            finally:
+                dataset.close()
 
 
 class ReferenceWriter:

@@ -144,11 +144,22 @@ class Catalog:
                 self.generation.begin()
                 self._ready = True
             except BaseException:
-                self.writing = False
-                self._lock.release(clean=False)
+                self._follow_again()
                 raise
         if not self._lock.was_clean:
             self.context.housekeeper.schedule(0.5, "look after", self._look_after, at_close=False)
+
+    def _follow_again(self) -> None:
+        """Be a follower as before, then let go of the lock: other processes may write from then on."""
+        self.writing = False
+        for repo in self._repos.values():
+            repo.demote()
+        self.generation.close()
+        self._listed = 0
+        try:
+            self.blobs.close()
+        finally:
+            self._lock.release(clean=False)
 
     def _look_after(self) -> None:
         """After a crash: open every instance once, so that interrupted finishing goes on."""

@@ -170,6 +170,7 @@ class Instance:
                 dataset = Dataset(self.repo.context, self.prefix, self.id, self.versions, self)
                 self.declare(dataset)
                 writable = self.repo.writable
+                self.restore({})  # it may have been open before
                 try:
                     dataset.open(writable=writable)
                     if writable:

@@ -207,6 +207,7 @@ class Dataset:
 
     def close(self) -> None:
         """Close the files; `save_caches` is the caller's choice."""
+        self.writable = False  # background tasks that still hold it change nothing on the store
         self.log.close()
         self.caches.close()
 

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import dvidzarr
-from dvidzarr.core.errors import BusyError, ForbiddenError, NotFoundError
+from dvidzarr.core.errors import BusyError, ForbiddenError, NotFoundError, StorageError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.ids import Author
+from dvidzarr.core.settings import Settings
+from dvidzarr.repo.generation import Generation
 from dvidzarr.storage import log
+from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.writing import get_document, put_document
 
 AUTHOR = Author("locks", "test")
@@ -162,3 +165,87 @@ def test_a_store_that_was_not_closed_is_taken_over(tmp_path: Path) -> None:
     process.join()
     with dvidzarr.open(tmp_path / "store", "w") as catalog:
         assert catalog.repos[0].instance("gray").at().read(BOX).tolist() == block(9).tolist()
+
+
+@pytest.mark.parametrize("durability", ["full", "fast"])
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ((Generation, "begin"), StorageError("no room")),
+        ((Generation, "begin"), KeyboardInterrupt()),
+        ((DatasetCaches, "take_over"), KeyboardInterrupt()),
+    ],
+    ids=["failed at the end", "interrupted at the end", "interrupted in an instance"],
+)
+def test_who_failed_to_become_the_writer_follows_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: tuple[type, str],
+    error: BaseException,
+    durability: str,
+) -> None:
+    """What others write meanwhile is seen, and is still there after the next try."""
+    settings = Settings.load(env={}, overrides={"storage.durability": durability})
+
+    def fail(_: object) -> None:
+        raise error
+
+    with dvidzarr.open(tmp_path / "store", "w", settings) as catalog:
+        repo = catalog.create_repo("first")
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at().write(BOX, block(1))  # type: ignore[attr-defined]
+        repo.create_instance("keyvalue", "keys").at()["a"] = b"1"  # type: ignore[attr-defined, index]
+    with dvidzarr.open(tmp_path / "store", "a", settings) as catalog:
+        repo = catalog.repos[0]
+        gray, keys = (repo.instance(name).at() for name in ("gray", "keys"))
+        assert (gray.read(BOX)[0, 0, 0], dict(keys)) == (1, {"a": b"1"})  # type: ignore[attr-defined, call-overload]
+        with monkeypatch.context() as patch:
+            patch.setattr(*step, fail)
+            with pytest.raises(type(error)):
+                keys["mine"] = b"first"  # type: ignore[index]
+        with dvidzarr.open(tmp_path / "store", "w", settings) as other:
+            theirs = other.repos[0]
+            theirs.describe(alias="second")
+            theirs.instance("gray").at().write(BOX, block(2))  # type: ignore[attr-defined]
+            for number in range(5):
+                theirs.instance("keys").at()[f"{number}"] = b"theirs"  # type: ignore[index]
+            there = {"a": b"1", **{f"{number}": b"theirs" for number in range(5)}}
+            assert catalog.repos == (repo,)
+            assert repo.alias == "second"
+            assert gray.read(BOX)[0, 0, 0] == 2
+            assert dict(keys) == there  # type: ignore[call-overload]
+        keys["mine"] = b"second" * 20  # type: ignore[index]
+        assert dict(keys) == there | {"mine": b"second" * 20}  # type: ignore[call-overload]
+    with dvidzarr.open(tmp_path / "store", "r") as catalog:
+        repo = catalog.repos[0]
+        assert repo.alias == "second"
+        assert repo.instance("gray").at().read(BOX)[0, 0, 0] == 2
+        assert dict(repo.instance("keys").at()) == there | {"mine": b"second" * 20}  # type: ignore[call-overload]
+        assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
+
+
+def test_a_repo_that_was_opened_anew_is_not_written_through_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two owners of one log would overwrite each other's records."""
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        catalog.create_repo().create_instance("keyvalue", "keys").at()["a"] = b"1"  # type: ignore[attr-defined, index]
+    with dvidzarr.open(tmp_path / "store", "a") as catalog:
+        old = catalog.repos[0].instance("keys").at()
+        assert dict(old) == {"a": b"1"}  # type: ignore[call-overload]
+
+        def fail(_: object) -> None:
+            raise StorageError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DatasetCaches, "take_over", fail)
+            catalog.become_writer()
+        new = catalog.repos[0].instance("keys").at()
+        for number in range(5):
+            new[f"{number}"] = b"new"  # type: ignore[index]
+        with pytest.raises(StorageError, match="opened anew"):
+            old["b"] = b"old" * 20  # type: ignore[index]
+        with pytest.raises(StorageError, match="opened anew"):
+            old.get("a")  # type: ignore[attr-defined]
+        new["c"] = b"new"  # type: ignore[index]
+    with dvidzarr.open(tmp_path / "store", "r") as catalog:
+        assert sorted(catalog.repos[0].instance("keys").at()) == ["0", "1", "2", "3", "4", "a", "c"]  # type: ignore[call-overload]
