@@ -147,13 +147,15 @@ class Dataset:
         self._model.restore(state["model"])
 
     def _start_again(self, upto: int) -> None:
-        """Replace the state by one without the requests that `void` records name: all at once.
+        """Replace the state by one without the requests that `void` records name.
 
-        It is built beside the old one, which readers see meanwhile, from the records up to `upto`.
+        It is built beside the old one, which readers see meanwhile, from the records up to `upto`. Then the arrays, the
+        documents and the model flip one after another. `voided` comes last: when one of them fails, all is done again.
         """
         names = [entry.header["sequences"] for entry in self.log.records() if entry.kind == Kind.VOID]
         folder = self.context.cache_dir / f"{self.data_id}-again"
-        shutil.rmtree(folder, ignore_errors=True)
+        if self.caches.owner:  # others keep theirs in memory; what is there is not theirs
+            shutil.rmtree(folder, ignore_errors=True)
         context = replace(self.context, cache_dir=folder)
         again = Dataset(context, self.prefix, self.data_id, self.versions, self._model.blank())
         again.voided = frozenset(number for numbers in names for number in numbers)
@@ -164,13 +166,15 @@ class Dataset:
             again._apply(entry)
         again.caches.replayed()
         with self.flushing:  # nothing is removed while it is not known what is live
-            self.voided, self.flushed = again.voided, again.flushed
+            self.flushed = again.flushed
             self.finished, self.unfinished = again.finished, again.unfinished
             for scale, store in self.arrays.items():
                 store.postings.take_over(again.arrays[scale].postings)
             self.caches.adopt(again.caches)
             self._model.restore(again._model.snapshot())
-        shutil.rmtree(folder, ignore_errors=True)
+            self.voided = again.voided
+        if self.caches.owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def follow(self) -> None:
         """Apply what the writing process published since (nothing to do for the writer itself)."""

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import dvidzarr
-from dvidzarr.core.errors import BusyError, CorruptionError
+from dvidzarr.core.errors import BusyError, CorruptionError, StorageError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.instance import Instance
+from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.frames import Entry, Kind
@@ -127,6 +128,44 @@ def test_readers_see_the_old_state_or_the_new_one_while_void_requests_are_droppe
         assert (first["keys"], last["keys"]) == (("only 7", "only 8"), ("only 7",))
         strange = {name: found - {first[name], last[name]} for name, found in seen.items()}
         assert not any(strange.values()), strange
+
+
+def test_void_requests_are_dropped_though_it_failed_at_first(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays, documents and model are replaced together, at the next look if not at the first."""
+
+    def fail(*_: object) -> None:
+        raise StorageError("for a moment")
+
+    with dvidzarr.open(store, "r", FAST) as follower:
+        gray, notes = instances(follower)
+        assert notes.get("000") == b"8"
+        with dvidzarr.open(store, "w", FAST) as writer:
+            for view in instances(writer):
+                _ = view.instance.dataset  # drops the void requests
+            with monkeypatch.context() as patch:
+                patch.setattr(DatasetCaches, "adopt", fail)
+                with pytest.raises(StorageError, match="for a moment"):
+                    notes.get("000")
+            assert dict(notes) == dict(instances(writer)[1])
+            assert notes.get("000") == b"7"
+            assert (gray.read(BOTH) == 7).all()
+
+
+def test_readers_leave_the_files_alone_of_a_writer_that_starts_again(store: Path) -> None:
+    """Reader and writer share the folder of caches."""
+    with dvidzarr.open(store, "r", FAST) as follower:
+        _, notes = instances(follower)
+        assert notes.get("000") == b"8"
+        with dvidzarr.open(store, "w", FAST) as writer:
+            for view in instances(writer):
+                _ = view.instance.dataset
+            theirs = writer.context.cache_dir / f"{notes.instance.id}-again" / "index.sqlite"
+            theirs.parent.mkdir()
+            theirs.touch()
+            assert notes.get("000") == b"7"
+            assert theirs.exists()
 
 
 def test_what_was_not_flushed_awaits_recovery(store: Path) -> None:
