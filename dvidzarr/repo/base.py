@@ -182,9 +182,11 @@ class RepoBase:
         self._log.close()
 
     def check_instance(self, instance: Instance) -> None:
-        """Raise if an instance was deleted."""
+        """Raise if an instance was deleted, or if another object owns the logs of this repo by now."""
         if self._instances.get(instance.name) is not instance:
             raise NotFoundError("invalid data instance name")
+        if not self.catalog.holds(self):
+            raise StorageError(f"repo {self.id} was closed or opened anew since; ask the store for it again")
 
     # --- records ---------------------------------------------------------------------------------------------
 

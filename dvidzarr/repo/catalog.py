@@ -13,6 +13,7 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import DvidzarrError, ForbiddenError, InvalidInputError, StorageError
 from dvidzarr.core.ids import Author, is_uuid, new_id
 from dvidzarr.core.settings import Settings
+from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.blobstore import BlobStore
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType, Registry
@@ -290,6 +291,10 @@ class Catalog:
         elif self.writing:  # its creation or its deletion was interrupted
             self._drop(repo)
             self.context.backend.trash(repo.prefix)
+
+    def holds(self, repo: RepoBase) -> bool:
+        """Tell whether this object is the one that reads and writes the repo's logs: a repo may be opened anew."""
+        return self._repos.get(repo.id) is repo
 
     def _drop(self, repo: Repo) -> None:
         self._repos.pop(repo.id, None)
