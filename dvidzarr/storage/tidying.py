@@ -14,7 +14,7 @@ from dvidzarr.storage.packs import PACK_SPAN, first_location
 def tidy(dataset: Dataset) -> None:
     """Give back all of earlier processes' packs that no record names. The dataset is open for writing."""
     backend = dataset.context.backend
-    if dataset.log.damage:  # the records that are lost may have named it
+    if not dataset.writable or dataset.log.damage:  # the records that are lost may have named it
         return
     unused: list[Part] = []
     for name in backend.folders(f"{dataset.prefix}/rewrites"):
