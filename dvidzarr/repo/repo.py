@@ -35,7 +35,9 @@ class Repo(RepoBase):
         VersionLockedError
             It is locked.
         BusyError
-            Writes did not end within `storage.drain_timeout_s`.
+            Writes did not end within `storage.drain_timeout_s`, or an instance is damaged.
+        StorageError
+            What the version must hold could not be written (`NoSpaceError` if there is no room): it is not locked.
         """
         self.catalog.become_writer()
         target = self.version(version)

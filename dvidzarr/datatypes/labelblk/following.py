@@ -3,7 +3,8 @@
 The follower is brought up to date while the writer of its source still holds the gate of the version, so whoever was
 answered sees both, and a version is never locked between the two. Its records say up to which record of the source it is
 complete; after a crash it takes in what was written later, soon after it was opened, and at the latest before the version
-is locked. Until then its records say no more than before. Doing it twice changes nothing.
+is locked: if that fails, it is not locked. Until then its records say no more than before. The same holds for what could
+not be written to the follower. Doing it twice changes nothing.
 """
 
 import threading

@@ -20,7 +20,8 @@ from dvidzarr.http.responses import empty, octets
 from dvidzarr.wire.compression import lz4_encode
 
 if TYPE_CHECKING:
-    from dvidzarr.datatypes.labelblk.model import LabelInstance, LabelView
+    from dvidzarr.datatypes.labelblk.model import LabelInstance
+    from dvidzarr.datatypes.labelblk.view import LabelView
 
 _SMALL_CHUNK = 1 << 18
 """Voxels of a chunk up to which one label is looked up without a hop to the pool."""

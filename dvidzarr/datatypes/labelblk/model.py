@@ -1,21 +1,22 @@
-"""Labels as Python: a uint64 volume at a version, look-up at points, and half-resolution followers. No web in here."""
+"""Labels as Python: instances of uint64 volumes, and half-resolution followers. No web in here."""
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
-from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.labelblk.following import Tickets, follow
-from dvidzarr.datatypes.voxels.model import VoxelInstance, VoxelView
+from dvidzarr.datatypes.labelblk.gaps import Gap, Gaps
+from dvidzarr.datatypes.labelblk.view import LabelView
+from dvidzarr.datatypes.voxels.model import VoxelInstance
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.codecs import LABELS
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import pack, present, unpack
+from dvidzarr.storage.postings import unpack
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
@@ -24,48 +25,9 @@ if TYPE_CHECKING:
     from dvidzarr.storage.dataset import Dataset
 
 _NO_AUTHOR = Author()
+_RETRY_S = 30.0
+"""After so long a follower that could not take something in tries again."""
 _logger = logging.getLogger("dvidzarr.datatypes")
-
-
-class LabelView(VoxelView):
-    """Labels at a version: a volume of uint64, (z, y, x)."""
-
-    instance: "LabelInstance"
-
-    def labels_at(self, points: np.ndarray) -> np.ndarray:
-        """Return the labels (uint64) at points (n, 3), z, y, x; 0 where nothing was written."""
-        points = np.asarray(points, np.int64).reshape(-1, 3)
-        grid = np.array(self.instance.chunk)
-        chunks, local = np.divmod(points, grid)
-        places = np.ravel_multi_index(tuple(local.T), tuple(grid))
-        labels = np.zeros(len(points), np.uint64)
-        inside = np.flatnonzero(((chunks >= -CHUNK_LIMIT) & (chunks < CHUNK_LIMIT)).all(axis=1))
-        keys, which = np.unique(pack(chunks[inside]), return_inverse=True)
-        lineage = self.lineage()
-        rows = self.chunks.resolve(keys, lineage)
-        members = np.split(inside[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
-
-        def look_up(index: int) -> None:
-            if not there[index]:
-                return
-            chunk = self.chunks.read(packed[index], found[index], lineage, keep=True)
-            if chunk is not None:
-                labels[members[index]] = chunk.reshape(-1)[places[members[index]]]
-
-        there, packed, found = present(rows).tolist(), keys.tolist(), rows.tolist()
-        self.instance.repo.catalog.scheduler.read(look_up, len(packed))
-        return labels
-
-    @contextmanager
-    def writing(self) -> "Iterator[Dataset]":
-        """Pass the gates; until the end, followers do not claim to have seen what is written meanwhile."""
-        with super().writing() as dataset, self.instance.tickets.open(dataset.log.tail.sequence):
-            yield dataset
-
-    def written(self, coords: np.ndarray, author: Author) -> None:
-        """Bring the followers up to date: before the writer is answered, and before the version can be locked."""
-        for follower in self.instance.followers():
-            follower.take(self.instance, self.version, coords, author)
 
 
 class LabelInstance(VoxelInstance):
@@ -81,8 +43,10 @@ class LabelInstance(VoxelInstance):
         super().__init__(repo, record, datatype)
         self.tickets = Tickets()
         self._sources: dict[str, int] = {}
-        self._missed: dict[str, int] = {}
-        """Sources that may have written what is not taken in yet → the last record that surely is."""
+        self._since: dict[str, int] = {}
+        """The instances it follows → the last record of each before that began."""
+        self._gaps = Gaps()
+        self._opened_at = 0
 
     # --- what DVID shows -------------------------------------------------------------------------------------
 
@@ -134,7 +98,10 @@ class LabelInstance(VoxelInstance):
             kept = {} if replace else self.sources
             fresh = {each.id: each.dataset.log.tail.sequence for each in chosen}
             if replace or fresh.keys() - kept.keys():
-                self.dataset.append(Kind.SETTINGS, None, author, {"sources": {**fresh, **kept}})
+                since = {name: self._since.get(name, seen) for name, seen in kept.items()}
+                header = {"sources": {**fresh, **kept}, "since": {**fresh, **since}}
+                self.dataset.append(Kind.SETTINGS, None, author, header)
+                self._gaps.forget(fresh.keys() - kept.keys())
 
     def _syncable(self, name: str) -> "LabelInstance":
         try:
@@ -163,25 +130,35 @@ class LabelInstance(VoxelInstance):
 
         `complete` is the record of the source up to which this was the last that was missing.
         """
-        with self.repo.gates.shared(("instance", self.id)):
-            if self.repo.instances.get(self.name) is not self:  # deleted meanwhile
-                return
-            locked = self.versioned and self.repo.dag.versions[version.ordinal].locked
-            amending = self.repo.amending(self, version) if locked else nullcontext()
-            with amending, self.tickets.open(self.dataset.log.tail.sequence):
-                upto = source.tickets.settled(source.dataset.log.tail.sequence)
-                missed = self._missed.get(source.id)
-                if missed is not None:
-                    upto = min(upto, missed) if complete is None else complete
-                view, restart = self.at(version), missed is not None
-                taken = follow(source.at(version), view, coords, upto, author, restart=restart)
-                view.written(taken, author)
+        try:
+            with self.repo.gates.shared(("instance", self.id)):
+                if self._deleted:
+                    return
+                locked = self.versioned and self.repo.dag.versions[version.ordinal].locked
+                amending = self.repo.amending(self, version) if locked else nullcontext()
+                with amending, self.tickets.open(self.dataset.log.tail.sequence):
+                    upto = source.tickets.settled(source.dataset.log.tail.sequence)
+                    gap = self._gap(source)
+                    if gap is not None:
+                        upto = min(upto, gap.upto) if complete is None else complete
+                    view, restart = self.at(version), gap is not None
+                    taken = follow(source.at(version), view, coords, upto, author, restart=restart)
+                    view.written(taken, author)
+        except BaseException:  # the next write must not claim this one
+            if source.id in self._sources:
+                self._gaps.add(source.id, self._sources[source.id])
+                self._catch_up_later(_RETRY_S)
+            raise
+
+    @property
+    def _deleted(self) -> bool:
+        return self.repo.instances.get(self.name) is not self
 
     def prepare(self, dataset: "Dataset") -> None:
         """Note what may be missing before anybody writes: sources may have been written just before a process ended."""
+        self._opened_at = dataset.log.tail.sequence
         if dataset.writable:
-            labels = self._all_labels()
-            self._missed = {each: self._known_of(labels[each]) for each in self._sources if each in labels}
+            self._gaps.suspect(self._sources)
 
     def opened_as(self, dataset: "Dataset") -> None:
         """Look after what an earlier process left undone.
@@ -189,57 +166,72 @@ class LabelInstance(VoxelInstance):
         Catching up passes gates, and who has passed one may wait until this is open: so it is done later.
         """
         super().opened_as(dataset)
-        if dataset.writable and self._missed:
-            name = ("catch up", self.id)
-            self.repo.context.housekeeper.schedule(0, name, self._catch_up, at_close=False)
+        if dataset.writable and self._sources:
+            self._catch_up_later(0)
 
-    def _known_of(self, source: "LabelInstance") -> int:
-        """Return the last record of a source that is taken in: none if a power loss took records seen already."""
-        try:
-            tail = source.dataset.log.tail.sequence
-        except DvidzarrError as error:  # these labels themselves can be read and written
-            _logger.warning("%s cannot look at %s: %s", self.name, source.name, error)
-            return 0
-        seen = self._sources[source.id]
-        return seen if seen <= tail else 0
+    def _gap(self, source: "LabelInstance") -> Gap | None:
+        """Return what may be missing of a source; raise if it cannot be opened: nothing is known then."""
+        _ = source.dataset
+        return self._gaps.find(source.id, source._opened_at, self._since.get(source.id, source._opened_at))
 
     def completed(self, version: "Version") -> None:
-        """Take in what sources have written to a version that is about to be locked, and whose gate is held alone."""
+        """Take in what sources have written to a version that is about to be locked, and whose gate is held alone.
+
+        Raises
+        ------
+        DvidzarrError
+            That failed, so the version must not be locked: what it lacks then is never made up.
+        """
         try:
-            _ = self.dataset  # now it is known what was missed
             for source, coords in self._missing(version):
                 self.take(source, version, coords, _NO_AUTHOR)
-        except DvidzarrError as error:  # damage, for instance: the labels themselves can be read and written
-            _logger.warning("%s could not catch up at version %s: %s", self.name, version.uuid, error)
+        except DvidzarrError as error:
+            raise type(error)(
+                f'version {version.uuid} cannot be locked: data "{self.name}" could not take in what was written '
+                f"to the data it is synced with: {error}"
+            ) from error
 
     def _missing(self, version: "Version") -> "Iterator[tuple[LabelInstance, np.ndarray]]":
         """Yield the sources of which something may be missing in a version, with the chunks (n, 3)."""
         for source in self._followed():
-            missed = self._missed.get(source.id)
-            if missed is None:
+            gap = self._gap(source)
+            if gap is None:
                 continue
             keys, rows = source.dataset.arrays[0].postings.written_by(version.ordinal)
-            fresh = rows["sequence"] > missed
+            fresh = rows["sequence"] > gap.upto
             if fresh.any():
                 yield source, unpack(keys[fresh])
 
+    def _catch_up_later(self, wait: float) -> None:
+        name = ("catch up", self.id)
+        self.repo.context.housekeeper.schedule(wait, name, self._catch_up, at_close=False)
+
     def _catch_up(self) -> None:
-        """Take in what the sources have written last."""
-        for source in self._followed():
-            if source.id in self._missed:
+        """Take in what the sources have written last; later, what cannot be taken in now."""
+        if not self.opened or self._deleted:
+            return
+        followed = self._followed()
+        try:
+            for source in followed:
                 try:
                     self._catch_up_with(source)
-                except DvidzarrError as error:  # the labels themselves can be read and written
+                except (DvidzarrError, OSError) as error:  # the labels themselves can be read and written
                     _logger.warning("%s could not catch up with %s: %s", self.name, source.name, error)
+        finally:
+            if any(source.id in self._gaps for source in followed):
+                self._catch_up_later(_RETRY_S)
 
     def _catch_up_with(self, source: "LabelInstance") -> None:
         """Do the part of those who wrote. Locked versions lack nothing: locking completes the followers.
 
         Unless they were written all the same, in a store opened with `full_write`.
         """
+        gap = self._gap(source)
+        if gap is None:
+            return
         tail = source.dataset.log.tail.sequence
         run = source.dataset.arrays[0].postings.snapshot()
-        fresh = run.rows["sequence"] > self._missed[source.id]
+        fresh = run.rows["sequence"] > gap.upto
         behind = [at for at in np.unique(run.rows["ordinal"][fresh]).tolist() if not self._is_whole(at)]
         for ordinal in behind:
             coords = unpack(run.keys[fresh & (run.rows["ordinal"] == ordinal)])
@@ -248,7 +240,7 @@ class LabelInstance(VoxelInstance):
                 if not self._is_whole(ordinal):  # else it was locked while this waited
                     complete = tail if ordinal == behind[-1] else None
                     self.take(source, self.repo.dag.versions[ordinal], coords, _NO_AUTHOR, complete)
-        del self._missed[source.id]
+        self._gaps.close(source.id, gap)
 
     def _is_whole(self, ordinal: int) -> bool:
         locked = self.versioned and self.repo.dag.versions[ordinal].locked
@@ -261,6 +253,8 @@ class LabelInstance(VoxelInstance):
         super().apply(entry, ordinal)
         header = entry.header
         if entry.kind == Kind.SETTINGS and "sources" in header:
+            kept = {name: self._since.get(name, seen) for name, seen in header["sources"].items()}
+            self._since = header.get("since", kept)
             self._sources = header["sources"]
         elif entry.kind == Kind.CHUNKS and header.get("from") in self._sources:
             name = header["from"]
@@ -269,12 +263,13 @@ class LabelInstance(VoxelInstance):
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON."""
-        return {**super().snapshot(), "sources": self._sources}
+        return {**super().snapshot(), "sources": self._sources, "since": self._since}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Set the state to a snapshot; an empty one = as created."""
         super().restore(state)
         self._sources = state.get("sources", {})
+        self._since = state.get("since", self._sources)
 
 
 LABELBLK = DataType(
