@@ -13,7 +13,7 @@ from benchmarks.timing import Case
 from benchmarks.volumes import Plan, over, settings
 from dvidzarr.datatypes.keyvalue.model import KeyValueView, Put
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.repo.instance import View
+from dvidzarr.repo.view import View
 
 VALUE = bytes(200)
 _AT_ONCE = 5000

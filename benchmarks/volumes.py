@@ -17,7 +17,7 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.repo.instance import View
+from dvidzarr.repo.view import View
 
 T = TypeVar("T")
 

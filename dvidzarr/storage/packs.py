@@ -40,11 +40,11 @@ def pack_of(folder: str, location: int) -> tuple[str, int]:
 class Pack:
     """One file, open while somebody writes to it. All but `sync` is for `Packs`, whose lock guards it."""
 
-    def __init__(self, backend: LocalBackend, folder: str) -> None:
-        self.first = (secrets.randbelow((1 << _NUMBER_BITS) - 1) + 1) << _OFFSET_BITS
+    def __init__(self, backend: LocalBackend, folder: str, first: int) -> None:
+        self.first = first
         """Location of offset 0."""
         self.folder = folder
-        self.key, _ = pack_of(folder, self.first)
+        self.key, _ = pack_of(folder, first)
         self.size = 0
         self.written = 0
         """Pieces that were written whole."""
@@ -115,8 +115,7 @@ class Packs:
         with self._lock:
             pack = self._current.get(folder)
             if pack is None or pack.problem or pack.size + len(data) > max(PACK_BYTES, len(data)):
-                pack = self._current[folder] = Pack(self._backend, folder)
-                self._own.add(pack.key)
+                pack = self._current[folder] = self._begin(folder)
             if pack not in used:
                 pack.enter()
                 used.add(pack)
@@ -130,6 +129,12 @@ class Packs:
         with self._lock:
             pack.written += 1
         return pack.first + offset
+
+    def _begin(self, folder: str) -> Pack:
+        """Make a pack, which is known as ours before it is there: who tidies up must never find it without an owner."""
+        first = (secrets.randbelow((1 << _NUMBER_BITS) - 1) + 1) << _OFFSET_BITS
+        self._own.add(pack_of(folder, first)[0])
+        return Pack(self._backend, folder, first)
 
     def leave(self, used: set[Pack]) -> None:
         """Need the packs no longer."""

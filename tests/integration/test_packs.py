@@ -266,6 +266,24 @@ def test_tidying_keeps_what_is_being_written(folder: Path, monkeypatch: pytest.M
         np.testing.assert_array_equal(view.read(WORLD), noise(1))
 
 
+def test_a_pack_is_nobodys_leftover_from_the_beginning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who tidies up comes in when the file of a new pack is there, and nothing else yet."""
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        dataset = view.instance.dataset
+        create = local.LocalBackend.open_append
+
+        def tidied(backend: local.LocalBackend, key: str, *, create: bool, make: Any = create) -> Any:  # noqa: ANN401
+            file = make(backend, key, create=create)
+            tidy(dataset)
+            return file
+
+        monkeypatch.setattr(local.LocalBackend, "open_append", tidied)
+        for seed in (1, 2):
+            view.write(WORLD, noise(seed))
+            np.testing.assert_array_equal(view.read(WORLD), noise(seed))
+
+
 def test_a_damaged_piece_keeps_its_version_unfinished_and_no_other(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
