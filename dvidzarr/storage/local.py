@@ -19,8 +19,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-
-_KEEP_SIZE_PUNCH_HOLE = 1 | 2  # of Linux's linux/falloc.h
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
+_KEEP_SIZE_PUNCH_HOLE = 1 | 2  # of its linux/falloc.h
 
 
 def _fail(key: str, error: OSError) -> NoReturn:
@@ -32,9 +32,6 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data).cast("B")
     while view:
         view = view[os.write(fd, view) :]
-
-
-_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

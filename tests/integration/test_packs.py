@@ -289,10 +289,12 @@ def test_a_damaged_piece_keeps_its_version_unfinished_and_no_other(
 ) -> None:
     with dvidzarr.open(folder, "w", PATIENT) as catalog:
         repo = catalog.repos[0]
-        repo.instance("gray").at().write(WORLD, noise(1))
+        view = repo.instance("gray").at()
+        view.write(WORLD, noise(1))
         (pack,) = pack_files(folder)
+        (row,) = view.chunks.own(0, [(0, 0, 0)])  # threads put the pieces into any order
         with pack.open("r+b") as file:
-            file.seek(100)
+            file.seek(view.chunks.part(0, (0, 0, 0), row[1], row[4]).offset + 100)
             file.write(bytes(10))
         repo.commit(repo.dag.root)
         child = repo.new_version(repo.dag.root)
