@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from dvidzarr.core.errors import BusyError
+from dvidzarr.server.eagerly import in_task
 
 _SMALL = 256
 _RESERVED = 16
@@ -66,6 +67,7 @@ class Admission:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = size
         try:
+            await in_task()
             async with asyncio.timeout(self._timeout):
                 await turn
         except BaseException as error:

@@ -3,26 +3,23 @@
 import asyncio
 import logging
 import socket
-import sys
 from collections import deque
 from enum import Enum, auto
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.incoming import Body
 from dvidzarr.http.request import Request
 from dvidzarr.http.responses import failure
 from dvidzarr.http.writer import Writer
+from dvidzarr.server.eagerly import start
 from dvidzarr.server.reading import Reader
 
 if TYPE_CHECKING:
     from dvidzarr.server.httpserver import HttpServer
 
 LOG = logging.getLogger("dvidzarr.server")
-
-_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
-
 
 LINGER_S = 2.0
 """So long the rest of a refused body is read, so that its sender gets to see the answer."""
@@ -164,8 +161,11 @@ class Connection(asyncio.BufferedProtocol):
         self._enter(State.ANSWER)
         self.go_on()
         # one that ends at once would begin the next, and that the next, while others wait
-        eager = {} if self._waiting or self._reader.has_more else _EAGER
-        request.task = asyncio.Task(self._answer(request), loop=asyncio.get_running_loop(), **eager)
+        answer = self._answer(request)
+        if self._waiting or self._reader.has_more:
+            request.task = asyncio.get_running_loop().create_task(answer)
+        else:
+            request.task = start(answer)
 
     async def _answer(self, request: Request) -> None:
         try:

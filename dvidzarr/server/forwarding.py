@@ -24,6 +24,7 @@ from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.request import REQUEST_ID, Request
 from dvidzarr.http.response import Response
+from dvidzarr.server.eagerly import in_task
 from dvidzarr.server.paths import target_of
 
 _BUFFER = 1 << 20
@@ -70,6 +71,7 @@ class Home:
         PlainError
             502: it is gone; whether the request was done cannot be known.
         """
+        await in_task()  # the session has timeouts
         body = _Body(call)
         request = call.request
         arrived = request.body.arrived()
