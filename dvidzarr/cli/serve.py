@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-import dvidzarr
 from dvidzarr.cli.options import SETTING
 from dvidzarr.cli.target import is_url
 from dvidzarr.core.settings import Settings
@@ -15,7 +14,9 @@ from dvidzarr.core.settings import Settings
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, this machine only]")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for any free one.  [default: 8000]")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes that serve; one of them writes.  [default: 1]"
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that serve; one of them writes.  [default: one per core, at most 4]",
 )
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file with settings."
@@ -67,8 +68,6 @@ def serve(
     Prints the URL on stdout once it answers; the log goes to stderr. If DVID_ADMIN_TOKEN is set, only its
     bearer may make and delete repos and instances.
     """
-    from dvidzarr.server.app import serve as run  # noqa: PLC0415 - aiohttp is not needed to show help
-
     if is_url(store):
         raise click.UsageError(f"{store} is a server already: give the path of a store")
     overrides = {
@@ -82,19 +81,19 @@ def serve(
         "storage.durability": durability,
     }
     settings = Settings.load(config, overrides=overrides, texts=dict(given))
-    if settings.server.workers > 1:
-        from dvidzarr.server.supervisor import supervise  # noqa: PLC0415 - as above
+    if settings.server.process_count > 1:
+        from dvidzarr.server.supervisor import supervise  # noqa: PLC0415 - what help need not load
 
         supervise(store, settings, ready=_ready)
         return
-    catalog = dvidzarr.open(
-        store,
-        mode="r" if settings.server.read_only else "w",
-        settings=settings,
-        full_write=settings.server.full_write,
-    )
+    from dvidzarr.server.app import serve as run  # noqa: PLC0415 - as above
+    from dvidzarr.server.opening import open_store  # noqa: PLC0415
+
+    catalog = open_store(store, settings, write=not settings.server.read_only)
     run(catalog, settings, settings.server.host, settings.server.port, ready=_ready)
 
 
 def _ready(address: str, port: int) -> None:
-    click.echo(f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}")
+    from dvidzarr.server.listening import url_of  # noqa: PLC0415 - as above
+
+    click.echo(url_of(address, port))

@@ -13,6 +13,9 @@ MIB = 1 << 20
 GIB = 1 << 30
 ENV_PREFIX = "DVIDZARR_"
 
+_MOST_WORKERS = 4
+"""Processes that serve, unless more are asked for: each costs some 60 MiB, and one of them does all the writing."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Section:
@@ -35,7 +38,7 @@ class ServerSettings(_Section):
 
     host: str = "127.0.0.1"
     port: int = field(default=8000, metadata={"minimum": 0})
-    workers: int = field(default=1, metadata={"minimum": 1})
+    workers: int = field(default=0, metadata={"minimum": 0})
     cors_domains: tuple[str, ...] = ("*",)
     hosts: tuple[str, ...] = ()
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
@@ -50,6 +53,11 @@ class ServerSettings(_Section):
         _Section.__post_init__(self)
         if self.read_only and self.full_write:
             raise InvalidInputError("read_only and full_write exclude each other")
+
+    @property
+    def process_count(self) -> int:
+        """How many processes serve, the automatic value resolved."""
+        return self.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)

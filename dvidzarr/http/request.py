@@ -44,6 +44,8 @@ class Request:
         What it is counted as, once its endpoint is known.
     identity
         What it is called in the logs.
+    writes
+        Whether another process answers it, which shall have the connection afterwards.
     subject
         What the audit log needs to know of a request that may change something.
     """
@@ -66,6 +68,7 @@ class Request:
         "target",
         "task",
         "writer",
+        "writes",
     )
 
     def __init__(
@@ -92,6 +95,7 @@ class Request:
         self.task: asyncio.Task[None] | None = None
         self.operation = "none"
         self.identity = ""
+        self.writes = False
         self.subject: Any = None
         self.begun = False
         """Whether an answer has begun."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from dvidzarr.core.errors import BusyError
-from dvidzarr.server.eagerly import in_task
+from dvidzarr.server.eventloop import in_task
 
 _SMALL = 256
 _RESERVED = 16

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
+from dvidzarr.server.eventloop import event_loop
 from dvidzarr.server.httpserver import Gate, HttpServer
-from dvidzarr.server.listening import BACKLOG, listening
+from dvidzarr.server.listening import BACKLOG, Ready, listening, url_of
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import SERVER_NAME, Front
 from dvidzarr.server.runtime import Runtime
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
 
 LOG = logging.getLogger("dvidzarr.server")
-
-Ready = Callable[[str, int], None]
-"""Called with the address and port once the server answers."""
 
 _PRIVATE_IDLE_S = 3600.0
 """The other process closes first."""
@@ -182,17 +180,3 @@ async def _run(
             door.close()
         await server.shutdown(settings.storage.drain_timeout_s)
         await loop.run_in_executor(None, runtime.close)
-
-
-def url_of(host: str, port: int) -> str:
-    """Return the URL of a server at an address."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes event loops: uvloop where there is one."""
-    try:
-        import uvloop  # noqa: PLC0415  (absent on Windows, and not worth 20 ms to who only imports this module)
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

@@ -1,4 +1,6 @@
-"""The line between the supervisor of a server and one of its processes: connections and words go down, reports come up.
+"""The line between the supervisor of a server and one of its processes.
+
+Connections and words go down; reports come up, and connections that another process shall have.
 
 Its end means the end of the one at the other end: a process that loses its supervisor finishes what runs and exits, a
 supervisor that loses a process replaces it. The kernel sees to that whatever happened to them.
@@ -7,13 +9,14 @@ supervisor that loses a process replaces it. The kernel sees to that whatever ha
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
 
-CONNECTION, DRAIN, FINISH = b"c", b"d", b"f"
-"""What goes down, one byte each: here is a connection; say that you will stop; finish what runs, take nothing new."""
+CONNECTION, DRAIN, FINISH = b"\0", b"d", b"f"
+"""What goes down, one byte each: here is a connection; say that you will stop; finish what runs, take nothing new. The first
+one goes up, too: no JSON text holds that byte."""
 
 _AT_ONCE = 64
 _LINE_BYTES = 1 << 16
@@ -38,6 +41,14 @@ class Channel:
         except OSError:
             return
 
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Give a connection away; False if the other end is gone or does not take any more."""
+        try:
+            socket.send_fds(self._socket, [CONNECTION], [connection.fileno()])
+        except OSError:
+            return False
+        return True
+
     # --- lines of JSON, both ways ----------------------------------------------------------------------------
 
     def say(self, **facts: Any) -> None:  # noqa: ANN401
@@ -57,14 +68,6 @@ class Channel:
 
     # --- the supervisor's end --------------------------------------------------------------------------------
 
-    def hand_over(self, connection: socket.socket) -> bool:
-        """Give a connection away; False if the process is gone or does not take any more."""
-        try:
-            socket.send_fds(self._socket, [CONNECTION], [connection.fileno()])
-        except OSError:
-            return False
-        return True
-
     def tell(self, word: bytes) -> None:
         """Send a word; one that cannot be sent is for a process that is gone or stuck."""
         try:
@@ -72,23 +75,30 @@ class Channel:
         except OSError:
             return
 
-    def listen(self, heard: Callable[[dict[str, Any]], None], gone: Callable[[], None]) -> None:
-        """Call `heard` with each report, and `gone` once at the end."""
+    def listen(
+        self,
+        heard: Callable[[dict[str, Any]], None],
+        take: Callable[[socket.socket], None],
+        gone: Callable[[], None],
+    ) -> None:
+        """Call `heard` with each report, `take` with each connection, and `gone` once at the end."""
         self._socket.setblocking(False)
         loop = asyncio.get_running_loop()
 
         def read() -> None:
             try:
-                data = self._socket.recv(_LINE_BYTES)
+                data, descriptors, _, _ = socket.recv_fds(self._socket, _LINE_BYTES, _AT_ONCE)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, descriptors = b"", []
             if not data:
                 loop.remove_reader(self._socket)
                 gone()
                 return
-            *lines, self._received = (self._received + data).split(b"\n")
+            for connection in _connections(descriptors):
+                take(connection)
+            *lines, self._received = (self._received + data.replace(CONNECTION, b"")).split(b"\n")
             for line in lines:
                 heard(orjson.loads(line))
 
@@ -115,10 +125,15 @@ class Channel:
                     loop.remove_reader(self._socket)
                     gone()
                     return
-                for descriptor in descriptors:
-                    os.set_inheritable(descriptor, False)
-                    take(socket.socket(fileno=descriptor))
+                for connection in _connections(descriptors):
+                    take(connection)
                 if not descriptors:
                     told(word)
 
         loop.add_reader(self._socket, read)
+
+
+def _connections(descriptors: Iterable[int]) -> Iterator[socket.socket]:
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+        yield socket.socket(fileno=descriptor)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from collections import deque
 from enum import Enum, auto
@@ -13,11 +14,11 @@ from dvidzarr.http.incoming import Body
 from dvidzarr.http.request import Request
 from dvidzarr.http.responses import failure
 from dvidzarr.http.writer import Writer
-from dvidzarr.server.eagerly import start
+from dvidzarr.server.eventloop import start
 from dvidzarr.server.reading import Reader
 
 if TYPE_CHECKING:
-    from dvidzarr.server.httpserver import HttpServer
+    from dvidzarr.server.httpserver import HandOn, HttpServer
 
 LOG = logging.getLogger("dvidzarr.server")
 
@@ -190,6 +191,23 @@ class Connection(asyncio.BufferedProtocol):
             self._proceed()
         else:
             self._enter(State.LINGER)
+        if request.writes and self._server.hand_on is not None:
+            asyncio.get_running_loop().call_soon(self._hand_on, self._server.hand_on)
+
+    def _hand_on(self, hand_on: "HandOn") -> None:
+        """Let another process have the connection, if it is between two requests."""
+        if self._state is not State.IDLE or self._reader.has_more or self._transport.get_write_buffer_size():
+            return
+        try:
+            copy = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        except OSError:  # no descriptor is left: it stays
+            return
+        self._transport.pause_reading()
+        with copy:
+            if hand_on(copy):
+                self._transport.abort()
+            else:
+                self._transport.resume_reading()
 
     def _say_farewell(self) -> None:
         if self._farewell is not None:

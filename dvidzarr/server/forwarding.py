@@ -24,7 +24,7 @@ from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.request import REQUEST_ID, Request
 from dvidzarr.http.response import Response
-from dvidzarr.server.eagerly import in_task
+from dvidzarr.server.eventloop import in_task
 from dvidzarr.server.paths import target_of
 
 _BUFFER = 1 << 20

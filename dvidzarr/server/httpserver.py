@@ -1,6 +1,7 @@
 """The connections of one server: how many, how long they may take, and their end."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Request], Awaitable[object]]
 """Answers a request; an error that it raises ends the connection."""
+
+HandOn = Callable[[socket.socket], bool]
+"""Gives a copy of a connection to another process; False if that cannot be done."""
 
 _BUFFER_BYTES = 256 << 10
 _LOOKS = 8
@@ -50,6 +54,8 @@ class HttpServer:
         )
         self._pause_s = min(_LONGEST_PAUSE_S, min(*waits, limits.send_timeout_s, LINGER_S) / _LOOKS)
         self.name = name
+        self.hand_on: HandOn | None = None
+        """What gives the connection of a client that writes to the process that does; None there."""
         self._connections: set[Connection] = set()
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         """Where bytes lie between the kernel and the parser, which copies them before anything else is read."""

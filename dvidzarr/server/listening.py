@@ -2,8 +2,12 @@
 
 import errno
 import socket
+from collections.abc import Callable
 
 from dvidzarr.core.errors import BusyError, StorageError
+
+Ready = Callable[[str, int], None]
+"""Called with the address and port once the server answers."""
 
 BACKLOG = 1024
 """Connections that may wait to be taken."""
@@ -49,3 +53,8 @@ def _listen(door: socket.socket, address: object) -> socket.socket:
         door.close()
         raise
     return door
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL of a server at an address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -37,12 +37,13 @@ from dvidzarr.core import errors
 from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.core.settings import Settings
 from dvidzarr.server.access import Access
-from dvidzarr.server.app import Ready, event_loop, url_of
 from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
+from dvidzarr.server.eventloop import event_loop
+from dvidzarr.server.listening import Ready, url_of
 from dvidzarr.server.logs import logging_to
+from dvidzarr.server.order import GRACE_S, Order
 from dvidzarr.server.reception import Reception
-from dvidzarr.server.worker import GRACE_S, Order
 from dvidzarr.server.workerprocess import WorkerProcess
 
 LOG = logging.getLogger("dvidzarr.server")
@@ -54,7 +55,7 @@ _TOLD_S = 0.5
 
 
 def supervise(store: str, settings: Settings, ready: Ready | None = None) -> None:
-    """Serve a store with `server.workers` processes until SIGTERM or SIGINT, then finish running requests.
+    """Serve a store with several processes until SIGTERM or SIGINT, then finish running requests.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def supervise(store: str, settings: Settings, ready: Ready | None = None) -> Non
         The store cannot be opened, or the process that writes died.
     """
     Access.of(settings.server, settings.server.host, "")
-    count = settings.server.workers
+    count = settings.server.process_count
     with tempfile.TemporaryDirectory(prefix="dvidzarr-") as folder, tempfile.TemporaryFile() as file:
         file.truncate(Board.size(count))
         supervisor = Supervisor(store, settings, Path(folder), file.fileno())
@@ -92,12 +93,14 @@ class Supervisor:
         self._settings = settings
         self._folder = folder
         self._board_file = board
-        self._board = Board(settings.server.workers, board)
+        self._count = settings.server.process_count
+        self._share = -(-settings.limits.max_connections // self._count)
+        self._board = Board(self._count, board)
         self._read_only = settings.server.read_only
         self._url = ""
         self._reception = Reception(self._candidates)
         self._processes: dict[int, WorkerProcess] = {}
-        self._pauses = dict.fromkeys(range(settings.server.workers), _FIRST_PAUSE_S)
+        self._pauses = dict.fromkeys(range(self._count), _FIRST_PAUSE_S)
         self._stop = asyncio.Event()
         self._stopping = False
         self._failure: DvidzarrError | None = None
@@ -127,9 +130,12 @@ class Supervisor:
     # --- processes -------------------------------------------------------------------------------------------
 
     async def _start_all(self) -> None:
-        """Start home, which may have to make the store, then the others."""
-        await self._begun(self._start(0))
-        others = [self._start(number) for number in range(1, self._settings.server.workers)]
+        """Start all, which takes each of them a while, but let home go first: it may have to make the store."""
+        home, *others = [self._launch(number) for number in range(self._count)]
+        self._give_order(home)
+        await self._begun(home)
+        for process in others:
+            self._give_order(process)
         for process in others:
             await self._begun(process)
 
@@ -141,7 +147,8 @@ class Supervisor:
         if process.ready.done():
             process.ready.result()
 
-    def _start(self, number: int) -> WorkerProcess:
+    def _launch(self, number: int) -> WorkerProcess:
+        """Start a process, which loads what it needs and waits for its order."""
         self._board.clear(number)
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
@@ -156,11 +163,16 @@ class Supervisor:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         process = WorkerProcess(number, child, Channel(ours), ready)
         self._processes[number] = process
-        process.channel.say(**asdict(self._order(number)))
         process.channel.listen(
-            lambda report: self._heard(process, report), lambda: self._spawn(self._buried(process))
+            lambda report: self._heard(process, report),
+            lambda connection: self._take_home(connection, process),
+            lambda: self._spawn(self._buried(process)),
         )
         return process
+
+    def _give_order(self, process: WorkerProcess) -> None:
+        process.ordered = True
+        process.channel.say(**asdict(self._order(process.number)))
 
     def _order(self, number: int) -> Order:
         return Order(
@@ -169,7 +181,7 @@ class Supervisor:
             host=self._settings.server.host,
             url=self._url,
             number=number,
-            count=self._settings.server.workers,
+            count=self._count,
             folder=str(self._folder),
             board=self._board_file,
             settings={key: value for key, value, _ in self._settings.items()},
@@ -189,6 +201,13 @@ class Supervisor:
         elif "stop" in report:
             process.leaving = True
             asyncio.get_running_loop().call_later(_TOLD_S, self._let_go, process)
+
+    def _take_home(self, connection: socket.socket, origin: WorkerProcess) -> None:
+        """Give the connection of a client that writes to home, or back where home has its share."""
+        home = self._processes.get(0)
+        is_free = home is not None and home.serves and self._load(home)[0] < self._share
+        with connection:
+            any(taker.hand_over(connection) for taker in ([home, origin] if home and is_free else [origin]))
 
     def _let_go(self, process: WorkerProcess) -> None:
         """Let a process end that was told to; if all were told, they end in order instead."""
@@ -226,7 +245,7 @@ class Supervisor:
             if self._stopping:
                 return
             try:
-                self._start(number)
+                self._give_order(self._launch(number))
             except OSError as error:  # no memory, no process, no file: what may have ended the one before
                 what = f"worker {number} cannot be started: {error}"
             else:
@@ -248,6 +267,9 @@ class Supervisor:
         self._reception.close()
         LOG.info("stopping")
         self._tell_all(FINISH)
+        for process in self._processes.values():
+            if not process.ordered:
+                process.channel.shut()
         running = dict(self._processes)
         home = running.pop(0, None)
         patience = self._settings.storage.drain_timeout_s + GRACE_S
@@ -268,7 +290,7 @@ class Supervisor:
 
     def _tell_all(self, word: bytes) -> None:
         for process in self._processes.values():
-            if not process.ended.is_set():
+            if process.ordered and not process.ended.is_set():
                 process.channel.tell(word)
 
     def _spawn(self, work: Any) -> None:  # noqa: ANN401

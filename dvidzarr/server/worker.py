@@ -13,56 +13,34 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dvidzarr
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
-from dvidzarr.server.app import LOG, event_loop, make_server, tune_memory
+from dvidzarr.server.app import LOG, make_server, tune_memory
 from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
+from dvidzarr.server.eventloop import event_loop
 from dvidzarr.server.fleet import Fleet, private_socket
-from dvidzarr.server.forwarding import Home
 from dvidzarr.server.httpserver import Gate
 from dvidzarr.server.logs import logging_to
+from dvidzarr.server.opening import open_store
+from dvidzarr.server.order import GRACE_S, Order
 from dvidzarr.server.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dvidzarr.repo.catalog import Catalog
-
-GRACE_S = 5.0
-"""So much longer than its requests may take to finish a process has to end."""
+    from dvidzarr.server.forwarding import Home
 
 _LOOK_S = 1.0
 _FOLLOW_S = 0.1
 """How often a follower reads on by itself, so that no request finds it far behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a process is to do."""
-
-    store: str
-    read_only: bool
-    host: str
-    url: str
-    number: int
-    count: int
-    folder: str
-    board: int
-    settings: dict[str, Any]
-
-    @property
-    def writes(self) -> bool:
-        """Whether it is the process that writes."""
-        return self.number == 0 and not self.read_only
 
 
 class SharedGate(Gate):
@@ -93,7 +71,7 @@ class Worker:
         self._channel = channel
         self._catalog = catalog
         folder = Path(order.folder)
-        self._home = None if order.number == 0 else Home(private_socket(folder, 0))
+        self._home = None if order.number == 0 else _home_at(folder)
         board = Board(order.count, order.board)
         self._row = board.row(order.number)
         fleet = Fleet(order.read_only, order.number, order.count, board, self._home, folder)
@@ -102,6 +80,8 @@ class Worker:
         self._patience = settings.storage.drain_timeout_s
         access = Access.of(settings.server, order.host, os.environ.get(ADMIN_TOKEN, ""))
         self._server = make_server(self._runtime, access)
+        if self._home is not None:
+            self._server.hand_on = channel.hand_over
         self._private = make_server(self._runtime, access, private=True)
         self._place = private_socket(folder, order.number)
         Path(self._place).unlink(missing_ok=True)  # of a process that was killed
@@ -179,6 +159,12 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(None, self._runtime.close)
 
 
+def _home_at(folder: Path) -> "Home":
+    from dvidzarr.server.forwarding import Home  # noqa: PLC0415 - what home itself need not load
+
+    return Home(private_socket(folder, 0))
+
+
 def _die_with(parent: int, patience: float) -> None:
     """End this process some time after its supervisor if it did not end by itself; runs in a thread."""
     while os.getppid() == parent:
@@ -189,8 +175,7 @@ def _die_with(parent: int, patience: float) -> None:
 
 @contextmanager
 def _opened(order: Order, settings: Settings) -> "Iterator[Catalog]":
-    mode = "w" if order.writes else "r"
-    catalog = dvidzarr.open(order.store, mode, settings, full_write=settings.server.full_write)
+    catalog = open_store(order.store, settings, write=order.writes)
     with catalog, sinks(catalog, settings) if order.number == 0 else nullcontext():
         yield catalog
 
@@ -201,7 +186,10 @@ def main() -> int:
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the supervisor too, which knows the order of things
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    order = Order(**channel.hear())
+    try:
+        order = Order(**channel.hear())
+    except EOFError:  # the start of the server failed, or was given up
+        return 1
     settings = Settings.load(env={}, overrides=order.settings)
     patience = settings.storage.drain_timeout_s + GRACE_S
     threading.Thread(target=_die_with, args=(os.getppid(), patience), daemon=True).start()

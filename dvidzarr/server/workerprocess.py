@@ -22,6 +22,8 @@ class WorkerProcess:
     channel: Channel
     ready: asyncio.Future[None]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ordered: bool = False
+    """Whether it was told what to do."""
     sent: int = 0
     leaving: bool = False
     failure: DvidzarrError | None = None

@@ -39,7 +39,9 @@ class Served:
 
 @contextmanager
 def served(store: Path, *words: object, **env: str) -> Iterator[Served]:
-    """Serve a store on a free port; the log lies beside the store."""
+    """Serve a store on a free port, with one process unless words say `--workers`; the log lies beside the store."""
+    if "--workers" not in words:
+        words = ("--workers", 1, *words)
     log = store.parent / f"{store.name}.log"
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     with log.open("w") as errors:

@@ -27,7 +27,17 @@ PATIENCE_S = 120.0
 
 @contextmanager
 def server(store: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "dvidzarr.cli.main", "serve", str(store), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "dvidzarr.cli.main",
+        "serve",
+        str(store),
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) as process:
         try:

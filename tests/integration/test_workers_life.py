@@ -24,6 +24,7 @@ from tests.integration.workers_client import (
     WORKERS,
     Client,
     alive,
+    asked,
     new_instance,
     new_repo,
     processes,
@@ -204,14 +205,16 @@ def test_an_error_at_home_can_be_found_by_the_access_log_of_who_took_the_request
         folder.rename(tmp_path / "aside")
         folder.write_text("no folder")
         place = f"/api/node/{root}/gray/raw/0_1_2/64_64_64/64_0_0"
-        for which in range(WORKERS):
-            assert client.ask(which, "POST", place, bytes(BLOCK))[0] == 500
+        links = [client.link() for _ in range(3 * WORKERS)]  # all open at once: each process has some
+        for link in links:
+            assert asked(link, "POST", place, bytes(BLOCK))[0] == 500
+            link.close()
 
         def told(name: str, value: object) -> dict[str, int]:
             return {line["request"]: line["worker"] for line in server.lines() if line.get(name) == value}
 
-        wait_for(lambda: len(told("status", 500)) == WORKERS, "the access log")
-        wait_for(lambda: len(told("message", "storage failed")) == WORKERS, "the errors")
+        wait_for(lambda: len(told("status", 500)) == len(links), "the access log")
+        wait_for(lambda: len(told("message", "storage failed")) == len(links), "the errors")
         assert told("status", 500).keys() == told("message", "storage failed").keys()
         assert set(told("status", 500).values()) == set(range(WORKERS))
         assert set(told("message", "storage failed").values()) == {0}

@@ -20,18 +20,24 @@ class Client:
     """Connections, all open at once: the server spreads them over its processes, so each process has one at least."""
 
     def __init__(self, url: str, count: int = WORKERS) -> None:
-        parts = urlsplit(url)
-        self.links = [
-            HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S) for _ in range(count)
-        ]
-        for link in self.links:
-            link.connect()
+        self._parts = urlsplit(url)
+        self.links = [self.link() for _ in range(count)]
+
+    def link(self) -> HTTPConnection:
+        """Return a new connection, which the process with the fewest gets."""
+        link = HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=PATIENCE_S)
+        link.connect()
+        return link
 
     def ask(self, which: int, method: str, path: str, body: bytes | str | None = None) -> tuple[int, bytes]:
-        link = self.links[which % len(self.links)]
-        link.request(method, path, body)
-        answer = link.getresponse()
-        return answer.status, answer.read()
+        """Read over the connection of that number, or write over one of its own: those that write move to home."""
+        if method == "GET":
+            return asked(self.links[which % len(self.links)], method, path, body)
+        link = self.link()
+        try:
+            return asked(link, method, path, body)
+        finally:
+            link.close()
 
     def done(self, which: int, method: str, path: str, body: bytes | str | None = None) -> bytes:
         status, answer = self.ask(which, method, path, body)
@@ -44,6 +50,13 @@ class Client:
     def close(self) -> None:
         for link in self.links:
             link.close()
+
+
+def asked(link: HTTPConnection, method: str, path: str, body: bytes | str | None = None) -> tuple[int, bytes]:
+    """Return status and body of an answer."""
+    link.request(method, path, body)
+    answer = link.getresponse()
+    return answer.status, answer.read()
 
 
 @contextmanager

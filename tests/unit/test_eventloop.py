@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from dvidzarr.server.eagerly import in_task, start
+from dvidzarr.server.eventloop import in_task, start
 
 PLACE: ContextVar[str] = ContextVar("place", default="outside")
 
