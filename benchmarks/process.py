@@ -72,8 +72,12 @@ def url_of(process: "subprocess.Popen[str]") -> str:
 
 
 def serve(store: Path, durability: str = "full", *more: object) -> tuple[object, ...]:
-    """Return the words that `running` and `start` need to serve a store on a free port; `more` are further options."""
-    return ("dvidzarr.cli.main", "serve", store, "--port", 0, "--durability", durability, *more)
+    """Return the words that `running` and `start` need to serve a store on a free port; `more` are further options.
+
+    One process serves, unless they say `--workers`: figures shall not depend on how many cores there are.
+    """
+    workers = () if "--workers" in more else ("--workers", 1)
+    return ("dvidzarr.cli.main", "serve", store, "--port", 0, "--durability", durability, *workers, *more)
 
 
 class Client:

@@ -1,6 +1,5 @@
 """How a server opens its store."""
 
-import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,6 @@ from dvidzarr.core.errors import BusyError
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
     from dvidzarr.repo.catalog import Catalog
-
-LOG = logging.getLogger("dvidzarr.server")
 
 _PATIENCE_S = 5.0
 """For the writer before: after a server was killed, its processes finish what runs before they let go of the store."""
@@ -29,15 +26,11 @@ def open_store(store: str, settings: "Settings", *, write: bool) -> "Catalog":
         The folder holds no store.
     """
     until = time.monotonic() + _PATIENCE_S
-    said = False
+    mode = "w" if write else "r"
     while True:
         try:
-            mode = "w" if write else "r"
             return dvidzarr.open(store, mode, settings, full_write=settings.server.full_write)
-        except BusyError as error:
+        except BusyError:
             if time.monotonic() > until:
                 raise
-            if not said:
-                LOG.warning("waiting up to %.0f s: %s", _PATIENCE_S, error)
-                said = True
             time.sleep(_PAUSE_S)

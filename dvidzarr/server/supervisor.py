@@ -8,7 +8,9 @@ Design. This process opens no store. It starts process 0, which writes ("home"),
 gives each new connection to the process that has the fewest. Every process answers every request: followers answer what
 reads, after comparing the numbers that the writer publishes in shared memory (`applied` of each log, `generation` of the
 store) with what they have seen; they forward the rest to home (`forwarding.py`), whose answer to a write goes out after
-these numbers were set. So a read that begins after the answer sees the write, at the price of a look at memory.
+these numbers were set. After a forwarded write the connection itself goes to home, between two requests and by way of this
+process: who writes goes on writing, and forwarding costs as much as a small write. So a read that begins after the answer
+sees the write, at the price of a look at memory.
 
 A process that dies is noticed by the end of its channel. A follower is started again (after a pause that grows while it
 keeps dying); its connections are lost, no acknowledged write is. If home dies, nobody can write, and a second writer must
@@ -52,6 +54,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.2, 30.0, 60.0
 """Before a process is started again; the pause doubles unless it lived long enough."""
 
 _TOLD_S = 0.5
+_STDERR = 2
 
 
 def supervise(store: str, settings: Settings, ready: Ready | None = None) -> None:
@@ -157,7 +160,7 @@ class Supervisor:
                 (sys.executable, "-P", "-m", "dvidzarr.server.worker", str(theirs.fileno())),
                 env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=_STDERR,
                 pass_fds=(theirs.fileno(), self._board_file),
             )
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -221,16 +224,16 @@ class Supervisor:
         process.ended.set()
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         what = f"worker {process.number} (process {process.child.pid}) ended with {why}"
-        if not process.ready.done():
+        served = process.ready.done()
+        if not served:
             process.ready.set_exception(process.failure or StorageError(f"{what} before it served"))
             process.ready.exception()  # looked at: who restarts it does not wait for it
-        if self._stopping:
+        if self._stopping or not (served or self._reception.opened):  # the latter is an error of the start
             return
         if process.number == 0 and not self._read_only:
             self._fail(f"the process that writes, {what}: start the server again")
             return
-        if self._reception.opened:  # else it is an error of the start
-            await self._replace(process, what)
+        await self._replace(process, what)
 
     async def _replace(self, process: WorkerProcess, what: str) -> None:
         number = process.number
@@ -264,8 +267,9 @@ class Supervisor:
         if self._failure is None and self._reception.opened:
             self._tell_all(DRAIN)
             await asyncio.sleep(self._settings.server.stop_delay_s)
+        if self._reception.opened:
+            LOG.info("stopping")
         self._reception.close()
-        LOG.info("stopping")
         self._tell_all(FINISH)
         for process in self._processes.values():
             if not process.ordered:
