@@ -77,11 +77,11 @@ def _by_number(plan: Plan) -> Iterator[list[Case]]:
     ):
         openings = {keys: Opening(store, key_of(keys // 2), cold=cold) for keys, store in stores.items()}
         yield [
-            Case(what, f"dvidzarr, {keys} keys", each.begin, prepare=each.end, calls=calls)
-            for keys, each in openings.items()
+            Case(what, f"dvidzarr, {keys} keys", opening.begin, prepare=opening.end, calls=calls)
+            for keys, opening in openings.items()
         ]
-        for each in openings.values():
-            each.end()
+        for opening in openings.values():
+            opening.end()
 
 
 def _asked(keys: int) -> list[str]:
