@@ -44,7 +44,7 @@ def note_unflushed(dataset: Dataset, keys: Iterable[str]) -> None:
     dataset.unflushed.extend(keys)
     interval = dataset.context.settings.storage.flush_interval_s
     dataset.context.housekeeper.schedule(
-        interval, ("flush", dataset.data_id), lambda: flush(dataset), at_close=False
+        interval, ("flush", dataset.data_id), lambda: flush(dataset), at_close=False, prompt=True
     )
 
 

@@ -1,4 +1,4 @@
-"""The one background thread of a store: finishing overlays, removing superseded objects, writing derived files."""
+"""The background threads of a store: one finishes overlays, removes superseded objects and writes caches, one flushes."""
 
 import heapq
 import logging
@@ -12,51 +12,74 @@ from dvidzarr.core.errors import DvidzarrError
 
 _logger = logging.getLogger("dvidzarr.storage")
 
+_DUE_S = 0.001
+"""A task counts as due so long before its time."""
+
 
 class Housekeeper:
-    """Runs tasks at their time, one after another. `_changed` guards the queue.
+    """Runs tasks at their time: one after another, but prompt ones on a thread of their own. `_lock` guards the queues.
 
     A task that fails is logged and forgotten: everything done here is done again at the next start.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._queue: list[tuple[float, int, Hashable, Callable[[], None], bool]] = []
+        self._lock = threading.RLock()
+        self._ended = threading.Condition(self._lock)
+        self._lane = _Lane("dvidzarr-housekeeper", self._lock)
+        self._prompt = _Lane("dvidzarr-flusher", self._lock)
         self._waiting: set[Hashable] = set()
         self._numbers = count()
-        self._thread: threading.Thread | None = None
-        self._busy = False
         self._closed = False
 
     def schedule(
-        self, delay: float, name: Hashable, task: Callable[[], None], *, at_close: bool = True
+        self,
+        delay: float,
+        name: Hashable,
+        task: Callable[[], None],
+        *,
+        at_close: bool = True,
+        prompt: bool = False,
     ) -> None:
-        """Run `task` in `delay` seconds, unless a task of that name waits already; `at_close`: run it when closing."""
-        with self._changed:
+        """Run `task` in `delay` seconds, unless a task of that name waits already.
+
+        Parameters
+        ----------
+        at_close
+            Run it when closing, if its time has not come by then.
+        prompt
+            Its time was promised to somebody: it waits for other prompt tasks only, not for those that take long.
+        """
+        with self._lock:
             if self._closed or name in self._waiting:
                 return
             self._waiting.add(name)
-            number = next(self._numbers)
-            heapq.heappush(self._queue, (time.monotonic() + delay, number, name, task, at_close))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dvidzarr-housekeeper", daemon=True)
-                self._thread.start()
+            lane, number = self._prompt if prompt else self._lane, next(self._numbers)
+            heapq.heappush(lane.queue, (time.monotonic() + delay, number, name, task, at_close))
+            if lane.thread is None:
+                lane.thread = threading.Thread(target=self._run, args=(lane,), name=lane.name, daemon=True)
+                lane.thread.start()
             # to wake the thread for less would cost every write a fifth of its time
-            if self._queue[0][1] == number:
-                self._changed.notify_all()
+            if lane.queue[0][1] == number:
+                lane.wake.notify_all()
 
-    def _run(self) -> None:
+    @property
+    def waiting(self) -> frozenset[Hashable]:
+        """The names of the tasks that wait for their time."""
+        with self._lock:
+            return frozenset(self._waiting)
+
+    def _run(self, lane: "_Lane") -> None:
         while True:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-                while not self._closed and (not self._queue or self._queue[0][0] > time.monotonic()):
-                    self._changed.wait(self._queue[0][0] - time.monotonic() if self._queue else None)
-                if not self._queue:
+            with self._lock:
+                lane.busy = False
+                self._ended.notify_all()
+                while not self._closed and (not lane.queue or lane.queue[0][0] > time.monotonic()):
+                    lane.wake.wait(lane.queue[0][0] - time.monotonic() if lane.queue else None)
+                if not lane.queue:
                     return
-                _, _, name, task, at_close = heapq.heappop(self._queue)
+                _, _, name, task, at_close = heapq.heappop(lane.queue)
                 self._waiting.discard(name)
-                self._busy = True
+                lane.busy = True
                 if self._closed and not at_close:
                     continue
             self._perform(name, task)
@@ -72,25 +95,39 @@ class Housekeeper:
 
     def settle(self, timeout: float = 30.0) -> bool:
         """Wait until nothing that is due is left; True if so. For tests and for closing."""
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._busy and (not self._queue or self._queue[0][0] > time.monotonic() + 0.001),
-                deadline - time.monotonic(),
-            )
+        with self._lock:
+            return self._ended.wait_for(lambda: self._lane.settled and self._prompt.settled, timeout)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep all tasks waiting, after the running one has ended: for copying the files of a store."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._busy)
+        """Keep all tasks waiting, after the running ones have ended: for copying the files of a store."""
+        with self._lock:
+            self._ended.wait_for(lambda: not self._lane.busy and not self._prompt.busy)
             yield
 
     def close(self) -> None:
-        """Run what must not wait for the next start, and end the thread."""
-        with self._changed:
+        """Run what must not wait for the next start, and end the threads."""
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+            lanes = (self._lane, self._prompt)
+            for lane in lanes:
+                lane.wake.notify_all()
+        for lane in lanes:
+            if lane.thread is not None:
+                lane.thread.join()
+
+
+class _Lane:
+    """A thread, started when first needed, and the tasks that wait for it. `Housekeeper` guards it."""
+
+    def __init__(self, name: str, lock: threading.RLock) -> None:
+        self.name = name
+        self.wake = threading.Condition(lock)
+        self.queue: list[tuple[float, int, Hashable, Callable[[], None], bool]] = []
+        self.thread: threading.Thread | None = None
+        self.busy = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing runs, and nothing is due."""
+        return not self.busy and (not self.queue or self.queue[0][0] > time.monotonic() + _DUE_S)

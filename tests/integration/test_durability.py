@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -340,6 +341,44 @@ def test_nothing_is_given_back_once_a_checkpoint_could_not_be_synced(
         time.sleep(1.5)
         assert discarded == []
         assert (dataset.data_id, "superseded") not in {
-            name[:2] for name in catalog.context.housekeeper._waiting if isinstance(name, tuple)
+            name[:2] for name in catalog.context.housekeeper.waiting if isinstance(name, tuple)
         }
         monkeypatch.undo()
+
+
+def test_finishing_a_version_does_not_hold_up_the_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copying the chunks of a large version takes minutes; what is written meanwhile is promised within seconds."""
+    settings = settings_for("fast", 0.05)
+    new_store(tmp_path / "store", settings)
+    copying, going_on = threading.Event(), threading.Event()
+    with dvidzarr.open(tmp_path / "store", "w", settings) as catalog:
+        backend, repo = catalog.context.backend, catalog.repos[0]
+        replace = backend.replace
+
+        def slow_replace(key: str, data: bytes) -> None:
+            if "/0/c/" in key:
+                copying.set()
+                assert going_on.wait(60)
+            replace(key, data)
+
+        monkeypatch.setattr(backend, "replace", slow_replace)
+        write(gray(catalog), 2)
+        repo.commit(repo.dag.root)
+        child = repo.new_version(repo.dag.root)
+        try:
+            assert copying.wait(60)
+            write(gray(catalog), 3)
+            dataset = repo.instance("gray").dataset
+            written = dataset.log.tail.sequence
+            deadline = time.monotonic() + 30
+            while dataset.flushed < written and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert dataset.flushed >= written
+            assert repo.dag.root.ordinal not in dataset.finished
+        finally:
+            going_on.set()
+        assert catalog.context.housekeeper.settle(60)
+        assert repo.dag.root.ordinal in dataset.finished
+        assert (repo.instance("gray").at(child).read(BOX) == 3).all()

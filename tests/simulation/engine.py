@@ -32,7 +32,13 @@ class InlineHousekeeper:
         self._count = 0
 
     def schedule(
-        self, delay: float, name: Hashable, task: Callable[[], None], *, at_close: bool = True
+        self,
+        delay: float,
+        name: Hashable,
+        task: Callable[[], None],
+        *,
+        at_close: bool = True,
+        prompt: bool = False,
     ) -> None:
         """Keep a task, unless one of that name waits."""
         if all(name != waiting for _, _, waiting, _ in self._tasks):
