@@ -5,6 +5,7 @@ On the store it is a dataset like an instance's, in the folder `blobstore`: refe
 
 import base64
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from dvidzarr.core.errors import ForbiddenError, StorageError
@@ -64,9 +65,10 @@ class BlobStore:
                 if self._catalog.closed:
                     raise ForbiddenError(f"the store {self._catalog.url} is closed")
                 dataset = Dataset(self._catalog.context, _PREFIX, _ID, self._versions, _NoModel())
-                dataset.open(writable=self._catalog.writing)
-                if dataset.writable:
-                    begin(dataset)
+                with _whole_or_closed(dataset):
+                    dataset.open(writable=self._catalog.writing)
+                    if dataset.writable:
+                        begin(dataset)
                 self._dataset = dataset
             return self._dataset
 
@@ -75,8 +77,11 @@ class BlobStore:
         with self._lock:
             dataset = self.dataset
             if not dataset.writable:
-                dataset.promote()
-                begin(dataset)
+                self._dataset = None  # if it fails half way, all of it is done again
+                with _whole_or_closed(dataset):
+                    dataset.promote()
+                    begin(dataset)
+                self._dataset = dataset
             return dataset
 
     def writer(self) -> "ReferenceWriter":
@@ -122,6 +127,16 @@ class BlobStore:
                     dataset.save_caches()
             finally:
                 dataset.close()
+
+
+@contextmanager
+def _whole_or_closed(dataset: Dataset) -> "Iterator[None]":
+    """Close a dataset that could not be opened, or made writable, with all that belongs to it."""
+    try:
+        yield
+    except BaseException:
+        dataset.close()
+        raise
 
 
 class ReferenceWriter:

@@ -268,9 +268,12 @@ class Catalog:
         changed = self.context.backend.changed("repos")
         if changed is None or (changed == self._listed and not self.writing and not told):
             return
-        for repo_id in self.context.backend.folders("repos"):
+        present = self.context.backend.folders("repos")
+        for repo_id in present:
             if repo_id not in self._repos:
                 self._open_repo(Repo(self, repo_id))
+        for repo_id in self.broken.keys() - present:
+            del self.broken[repo_id]
         if (
             time.time_ns() - changed > _SETTLED_NS
         ):  # else a repo may be half made, or two made within one tick
@@ -286,6 +289,7 @@ class Catalog:
             self.broken[repo.id] = str(error)
             self._drop(repo)
             return
+        self.broken.pop(repo.id, None)
         if repo.exists:
             self._repos[repo.id] = repo
         elif self.writing:  # its creation or its deletion was interrupted

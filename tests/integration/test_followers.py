@@ -1,6 +1,7 @@
 """A catalog that follows another process's writes: here both are in one process, which they do not know."""
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -173,3 +174,28 @@ def test_a_new_writer_does_not_go_on_with_an_index_that_is_ahead_of_the_log(tmp_
         _ = view.instance.dataset  # opened to follow, before it writes
         view["new"] = b"2"
         assert dict(view) == {"new": b"2"}
+
+
+def test_a_repo_that_can_be_read_again_is_not_called_broken(writer: Catalog, follower: Catalog) -> None:
+    repo = writer.create_repo("damaged")
+    (segment,) = Path(writer.url).glob(f"{repo.prefix}/log/*.log")
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert follower.repos == ()
+    assert list(follower.broken) == [repo.id]
+    segment.write_bytes(whole)
+    writer.create_repo("another")  # the follower looks again
+    assert repo.root in {each.root for each in follower.repos}
+    assert follower.broken == {}
+
+
+def test_a_broken_repo_that_was_removed_is_forgotten(writer: Catalog, follower: Catalog) -> None:
+    repo = writer.create_repo("damaged")
+    (segment,) = Path(writer.url).glob(f"{repo.prefix}/log/*.log")
+    segment.write_bytes(segment.read_bytes()[:-1])
+    assert follower.repos == ()
+    assert list(follower.broken) == [repo.id]
+    shutil.rmtree(Path(writer.url) / repo.prefix)
+    writer.create_repo("another")
+    assert len(follower.repos) == 1
+    assert follower.broken == {}

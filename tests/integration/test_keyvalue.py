@@ -11,13 +11,21 @@ from pathlib import Path
 import pytest
 
 import dvidzarr
-from dvidzarr.core.errors import CorruptionError, ForbiddenError, InvalidInputError, VersionLockedError
+from dvidzarr.core.errors import (
+    CorruptionError,
+    ForbiddenError,
+    InvalidInputError,
+    NoSpaceError,
+    VersionLockedError,
+)
 from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.keyvalue.model import MAX_KEY, KeyValueInstance, KeyValueView
 from dvidzarr.datatypes.keyvalue.mutations import mutations
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import dataset as dataset_module
+from dvidzarr.storage.frames import Kind
+from dvidzarr.storage.log import LocalLog
 
 
 @pytest.fixture
@@ -302,3 +310,26 @@ def test_blobs_are_kept_once_and_found_again(tmp_path: Path) -> None:
         (Path(catalog.url) / key).write_bytes(bytes(300_000))
         (finding,) = (each for each in catalog.verify(deep=True) if each.severity == "error")
         assert "is not the one recorded" in finding.message
+
+
+def test_blobs_that_could_not_be_made_writable_are_so_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint that begins durability `fast` is missing after a failure: what is acknowledged without it is lost."""
+    fast = Settings.load(env={}, overrides={"storage.durability": "fast", "storage.flush_interval_s": 1000})
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        reference = catalog.blobs.put(b"before")
+    with dvidzarr.open(tmp_path / "store", "a", fast) as catalog:
+        assert catalog.blobs.get(base64.urlsafe_b64decode(reference)) is not None  # open, and not writable
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalLog, "flush", out_of_room)
+            with pytest.raises(NoSpaceError):
+                catalog.blobs.put(b"refused")
+        catalog.blobs.put(b"taken")
+        kinds = [entry.kind for entry in catalog.blobs.dataset.log.records()]
+        assert kinds[-2:] == [Kind.CHECKPOINT, Kind.PUT]
+        assert catalog.blobs.get(base64.urlsafe_b64decode(reference)) is not None
+
+
+def out_of_room(log: LocalLog) -> None:
+    raise NoSpaceError(f"{log.prefix}: no space left on the device")
