@@ -6,12 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from dvidzarr.core.errors import (
-    BusyError,
-    NotFoundError,
-    StorageError,
-    VersionLockedError,
-)
+from dvidzarr.core.errors import BusyError, NotFoundError, StorageError, VersionLockedError
 from dvidzarr.core.ids import Author, now
 from dvidzarr.repo.dag import Version, VersionDAG
 from dvidzarr.repo.instance import Instance
@@ -176,7 +171,7 @@ class RepoBase:
                     instance.dataset.save_caches()
                 except (
                     StorageError
-                ) as error:  # said before to those who wrote; the others must be closed all the same
+                ) as error:  # said to those who wrote; the others must be closed all the same
                     _logger.error("%s: %s", instance.prefix, error)  # noqa: TRY400 - no traceback
             instance.close()
         self._log.close()
@@ -196,7 +191,9 @@ class RepoBase:
         self.catalog.generation.advance()
 
     def _apply(self, entry: Entry) -> None:
-        self.state = self.state.applied(entry)
+        """Take in a record; one that Ctrl-C interrupted comes again, and what was done of it is not done twice."""
+        if entry.sequence > self.state.sequence:
+            self.state = self.state.applied(entry)
         if entry.kind in {Kind.INSTANCE, Kind.RENAME, Kind.DELETE_INSTANCE}:
             self._match_instances()
         if entry.kind == Kind.VERSION:

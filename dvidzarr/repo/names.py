@@ -26,9 +26,11 @@ class VersionNames:
         self._number = 0
 
     def add(self, repo: "Repo", version: Version) -> None:
-        """Register a version that a record made."""
+        """Register a version that a record made; nothing changes if it is registered."""
         with self._guard:
-            bisect.insort(self._sorted, version.uuid)
+            at = bisect.bisect_left(self._sorted, version.uuid)
+            if self._sorted[at : at + 1] != [version.uuid]:
+                self._sorted.insert(at, version.uuid)
             self._where[version.uuid] = (repo, version.ordinal)
             self._number = max(self._number, version.number)
 

@@ -56,6 +56,8 @@ class RepoState:
     deleted: tuple[str, ...] = ()
     """Ids of deleted instances."""
     gone: bool = False
+    sequence: int = 0
+    """The last record that changed anything."""
 
     def applied(self, entry: Entry) -> "RepoState":
         """Return the state after one more record; kinds of other logs change nothing."""
@@ -64,7 +66,9 @@ class RepoState:
             return (
                 self
                 if change is None
-                else replace(self, updated=entry.header["t"], **change(self, entry.header))
+                else replace(
+                    self, sequence=entry.sequence, updated=entry.header["t"], **change(self, entry.header)
+                )
             )
         except KeyError as error:  # after a gap in a damaged log
             raise CorruptionError(

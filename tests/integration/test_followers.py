@@ -14,7 +14,10 @@ import pytest
 import dvidzarr
 from dvidzarr.core.errors import NotFoundError
 from dvidzarr.core.settings import Settings
+from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.names import VersionNames
+from dvidzarr.repo.state import RepoState
 from dvidzarr.storage.local import LocalBackend
 
 
@@ -199,3 +202,43 @@ def test_a_broken_repo_that_was_removed_is_forgotten(writer: Catalog, follower: 
     writer.create_repo("another")
     assert len(follower.repos) == 1
     assert follower.broken == {}
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(RepoState, "applied"), (VersionNames, "add"), (RepoBase, "_match_instances"), (RepoBase, "_apply")],
+)
+def test_a_record_is_taken_in_once_when_ctrl_c_comes_meanwhile(
+    writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, when: str
+) -> None:
+    repo = writer.create_repo("interrupted")
+    assert len(follower.repos) == 1
+    repo.append_log(["a line"])
+    repo.create_instance("keyvalue", "kv")
+    child = repo.new_version(repo.commit(repo.dag.root))
+    real = getattr(owner, step)
+    left = [1]
+
+    def interrupted(*args: object) -> object:
+        if when == "before" and left and left.pop():
+            raise KeyboardInterrupt
+        result = real(*args)
+        if when == "behind" and left and left.pop():
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, interrupted)
+        if step == "_apply":
+            (followed,) = follower._repos.values()
+            patch.setattr(followed._log, "_apply", lambda entry: interrupted(followed, entry))
+        with pytest.raises(KeyboardInterrupt):
+            follower.refresh()
+    (seen,) = follower.repos
+    assert [(each.uuid, each.parents) for each in seen.dag] == [
+        (each.uuid, each.parents) for each in repo.dag
+    ]
+    assert seen.log == repo.log
+    assert list(seen.instances) == ["kv"]
+    assert follower.resolve(child.uuid[:8])[1].uuid == child.uuid

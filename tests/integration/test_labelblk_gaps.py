@@ -250,3 +250,27 @@ def test_labels_that_are_followed_anew_are_not_made_up(
         half.set_syncs(["seg"])
         half.repo.commit(half.repo.root)
         assert (half.at(half.repo.root)[0:8, 0:8, 0:8] == 7).all()
+
+
+def test_a_lasting_failure_does_not_fill_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again and again, said at once, and said again when the reason is another one."""
+    monkeypatch.setattr(model, "_RETRY_S", 0.001)
+    tries = []
+
+    def follow(*_: Any) -> np.ndarray:  # noqa: ANN401 - as `follow` has it
+        tries.append(1)
+        raise StorageError("unreadable" if len(tries) < 20 else "gone")
+
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        seg, _ = pair(catalog)
+        monkeypatch.setattr(model, "follow", lambda *args, **_: follow(*args))
+        with pytest.raises(StorageError):
+            seg.at().write(FINE, random_labels(4))
+        deadline = time.monotonic() + 120
+        while len(tries) < 40:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    said = [record.message for record in caplog.records if "could not catch up" in record.message]
+    assert said == [f"half could not catch up with seg: {why}" for why in ("unreadable", "gone")]

@@ -9,6 +9,7 @@ import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
 from dvidzarr.core.ids import Author
+from dvidzarr.datatypes.labelblk.complaints import Complaints
 from dvidzarr.datatypes.labelblk.following import Tickets, follow
 from dvidzarr.datatypes.labelblk.gaps import Gap, Gaps
 from dvidzarr.datatypes.labelblk.view import LabelView
@@ -46,6 +47,7 @@ class LabelInstance(VoxelInstance):
         self._since: dict[str, int] = {}
         """The instances it follows → the last record of each before that began."""
         self._gaps = Gaps()
+        self._complaints = Complaints()
         self._opened_at = 0
 
     # --- what DVID shows -------------------------------------------------------------------------------------
@@ -215,8 +217,10 @@ class LabelInstance(VoxelInstance):
             for source in followed:
                 try:
                     self._catch_up_with(source)
+                    self._complaints.withdraw(source.id)
                 except (DvidzarrError, OSError) as error:  # the labels themselves can be read and written
-                    _logger.warning("%s could not catch up with %s: %s", self.name, source.name, error)
+                    if self._complaints.is_due(source.id, str(error)):
+                        _logger.warning("%s could not catch up with %s: %s", self.name, source.name, error)
         finally:
             if any(source.id in self._gaps for source in followed):
                 self._catch_up_later(_RETRY_S)
