@@ -13,7 +13,7 @@ from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.overlays import Overlays
 from dvidzarr.repo.state import RepoState
 from dvidzarr.repo.versions import RepoVersions
-from dvidzarr.storage.dataset import StoreContext
+from dvidzarr.storage.context import StoreContext
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.locks import Gates

@@ -22,7 +22,7 @@ from dvidzarr.repo.names import VersionNames
 from dvidzarr.repo.repo import Repo, version_header
 from dvidzarr.repo.storefile import create_store, read_store
 from dvidzarr.storage.cache import ChunkCache
-from dvidzarr.storage.dataset import StoreContext
+from dvidzarr.storage.context import StoreContext
 from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.housekeeper import Housekeeper
 from dvidzarr.storage.local import LocalBackend

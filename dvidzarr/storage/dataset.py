@@ -9,69 +9,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol, Self
+from dataclasses import replace
+from typing import Any
 
 from dvidzarr.core.errors import BusyError, CorruptionError, DvidzarrError, StorageError
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.core.settings import Settings
-from dvidzarr.storage.backend import RunAll
-from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.codecs import ChunkCodec
+from dvidzarr.storage.context import Model, StoreContext
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.frames import Entry, Kind, Position
-from dvidzarr.storage.housekeeper import Housekeeper
-from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.merging import Versions
 from dvidzarr.storage.packs import Packs
-from dvidzarr.storage.places import DELETED, INLINE, VALUE, Place
 from dvidzarr.storage.runs import Row
-from dvidzarr.storage.words import DOCUMENT_KINDS, Word, words_of
+from dvidzarr.storage.words import DOCUMENT_KINDS, placed_words
 
-IN_BLOB = -1
-"""`Place.segment` of a value that lies in the blob named by `Place.value`."""
 _CACHE_EVERY = (
     64 << 20
 )  # bytes of log after which caches are written, so that a start replays at most that much
-
-
-@dataclass(frozen=True, slots=True)
-class StoreContext:
-    """What everything in one store shares."""
-
-    backend: LocalBackend
-    store_id: str
-    settings: Settings
-    cache_dir: Path
-    chunk_cache: ChunkCache
-    housekeeper: Housekeeper
-    run_all: RunAll
-
-
-class Model(Protocol):
-    """What a datatype keeps besides chunks and documents. `snapshot` is JSON that `restore` takes back."""
-
-    def apply(self, entry: Entry, ordinal: int) -> None:
-        """Take in a record."""
-        ...
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return the state."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Set the state."""
-        ...
-
-    def blank(self) -> Self:
-        """Return another one as created, to take in the records anew."""
-        ...
 
 
 class Dataset:
@@ -252,7 +211,7 @@ class Dataset:
         if entry.kind == Kind.CHUNKS:
             self._apply_chunks(entry, ordinal)
         elif entry.kind in DOCUMENT_KINDS:
-            self._apply_documents(entry, ordinal)
+            self.documents.put_all(placed_words(entry, ordinal))  # all of a record at once
         elif entry.kind == Kind.FINISHED:
             self._apply_finished(ordinal, entry.sequence)
         elif entry.kind == Kind.CHECKPOINT:
@@ -308,25 +267,6 @@ class Dataset:
         """Do something after the grace period in which readers may still use what they resolved before."""
         grace = max(wait, self.context.settings.storage.rewrite_grace_s)
         self.context.housekeeper.schedule(grace, (self.data_id, *name), task, at_close=False)
-
-    def _apply_documents(self, entry: Entry, ordinal: int) -> None:
-        """Take in all words of a record at once."""
-        words = []
-        for word in words_of(entry):
-            key = bytes(entry.payload[word.start : word.value_start])
-            words.append((key, self._place(entry, ordinal, word)))
-        self.documents.put_all(words)
-
-    def _place(self, entry: Entry, ordinal: int, word: Word) -> Place:
-        if word.length is None:
-            return Place(ordinal, entry.sequence, DELETED, None, 0, 0, 0, 0)
-        if word.blob is not None:
-            name = word.blob.encode()
-            return Place(ordinal, entry.sequence, VALUE, name, IN_BLOB, 0, word.length, word.checksum)
-        start = word.value_start
-        kept = bytes(entry.payload[start : start + word.length]) if word.length <= INLINE else None
-        at = entry.offset + start
-        return Place(ordinal, entry.sequence, VALUE, kept, entry.segment, at, word.length, word.checksum)
 
     def _apply_finished(self, ordinal: int, sequence: int) -> None:
         for store in self.arrays.values():

@@ -8,9 +8,12 @@ LOGGED = 64 << 10
 
 VALUE, DELETED = 0, 1
 
+IN_BLOB = -1
+"""`Place.segment` of a value that lies in the blob named by `Place.value`."""
+
 
 class Place(NamedTuple):
-    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (segment −1).
+    """Where a value is: in `value`, in the log at (segment, start), or in the blob named by `value` (`IN_BLOB`).
 
     The order is that of the columns of the index. A tuple, because a look-up makes one per row.
     """

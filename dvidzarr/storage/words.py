@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from crc32c import crc32c
 
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.places import DELETED, IN_BLOB, INLINE, VALUE, Place
 
 DOCUMENT_KINDS = frozenset({Kind.PUT, Kind.DELETE, Kind.BATCH})
 
@@ -70,6 +71,26 @@ def words_of(entry: Entry) -> Iterator[Word]:
                 length, checksum = rest
                 yield Word(at, value_start, length, checksum, None)
                 at = value_start + length
+
+
+def placed_words(entry: Entry, ordinal: int) -> list[tuple[bytes, Place]]:
+    """Return the keys of a record of a version, each with the place of its value."""
+    return [
+        (bytes(entry.payload[word.start : word.value_start]), _place(entry, ordinal, word))
+        for word in words_of(entry)
+    ]
+
+
+def _place(entry: Entry, ordinal: int, word: Word) -> Place:
+    if word.length is None:
+        return Place(ordinal, entry.sequence, DELETED, None, 0, 0, 0, 0)
+    if word.blob is not None:
+        name = word.blob.encode()
+        return Place(ordinal, entry.sequence, VALUE, name, IN_BLOB, 0, word.length, word.checksum)
+    start = word.value_start
+    kept = bytes(entry.payload[start : start + word.length]) if word.length <= INLINE else None
+    at = entry.offset + start
+    return Place(ordinal, entry.sequence, VALUE, kept, entry.segment, at, word.length, word.checksum)
 
 
 def batch_record(writes: Sequence[tuple[bytes, Value]]) -> tuple[dict[str, Any], bytes]:
