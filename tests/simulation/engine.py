@@ -11,7 +11,7 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes import BUILTIN
-from dvidzarr.repo import catalog as catalog_module
+from dvidzarr.repo import store
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import dataset, log, writing
 from dvidzarr.storage.caches import DatasetCaches
@@ -74,8 +74,8 @@ def small_and_calm() -> Iterator[None]:
     """Let files be small and everything happen in one thread."""
     with ExitStack() as stack:
         for target, name, value in (
-            (catalog_module, "Housekeeper", InlineHousekeeper),
-            (catalog_module, "Scheduler", InlineScheduler),
+            (store, "Housekeeper", InlineHousekeeper),
+            (store, "Scheduler", InlineScheduler),
             (log, "SEGMENT_SIZE", SEGMENT_SIZE),
             (writing, "LOGGED", LOGGED),
             (dataset, "Stripes", partial(Stripes, 4)),
