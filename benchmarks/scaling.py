@@ -26,7 +26,9 @@ from benchmarks.volumes import BLOCK, GRAY, settings, voxels_of
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.storage.postings import Postings, Run, pack
+from dvidzarr.storage.chunkkeys import pack
+from dvidzarr.storage.postings import Postings
+from dvidzarr.storage.runs import Run
 
 GROUP = "scaling"
 _MEMORY = Path("/dev/shm")

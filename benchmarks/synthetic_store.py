@@ -10,7 +10,7 @@ from benchmarks.volumes import BLOCK, GRAY, settings
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.frames import Kind
-from dvidzarr.storage.postings import ROW
+from dvidzarr.storage.runs import ROW
 
 _RECORD = 512
 """Chunks in one record: a 512³ box of 64³ chunks."""

@@ -9,8 +9,10 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.chunkkeys import pack_one, pack_span, unpack, unpack_one
 from dvidzarr.storage.chunks import ChunkStore, SupersededError
-from dvidzarr.storage.postings import ROW, Row, pack_one, pack_span, present, unpack, unpack_one
+from dvidzarr.storage.postings import present
+from dvidzarr.storage.runs import ROW, Row
 from dvidzarr.wire.compression import lz4_encode
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Position
-from dvidzarr.storage.postings import pack_one
 from dvidzarr.storage.writing import write_chunks
 
 

@@ -24,9 +24,10 @@ from dvidzarr.repo.events import (
     VersionCommitted,
     WritesLost,
 )
+from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.chunkrecords import rows_of
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import TOMBSTONE, unpack
+from dvidzarr.storage.runs import TOMBSTONE
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.storage.blobs import blob_key
+from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.places import IN_BLOB
-from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.trash import FOLDER, Trash
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.backend import in_turn
+from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.merging import CONFLICTING
-from dvidzarr.storage.postings import unpack
 from dvidzarr.storage.writing import delete_document, write_chunks
 
 if TYPE_CHECKING:

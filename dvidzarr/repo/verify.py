@@ -15,11 +15,12 @@ import numpy as np
 from dvidzarr.core.errors import BusyError, DvidzarrError, StorageError
 from dvidzarr.repo.garbage import orphans
 from dvidzarr.storage.backend import Part
+from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import DELETED
-from dvidzarr.storage.postings import Run, unpack
 from dvidzarr.storage.repair import close_gap, gaps
+from dvidzarr.storage.runs import Run
 from dvidzarr.storage.writing import read_place
 
 if TYPE_CHECKING:

@@ -17,11 +17,13 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Backend, Part
 from dvidzarr.storage.cache import ChunkCache
+from dvidzarr.storage.chunkkeys import pack_one, unpack_one
 from dvidzarr.storage.chunkrecords import Receipt, count_of, row_tuples_of, rows_of
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
 from dvidzarr.storage.merging import Versions, choose, contested, rivals
 from dvidzarr.storage.packs import Batch, pack_of
-from dvidzarr.storage.postings import CONFLICT, TOMBSTONE, Postings, Row, is_few, pack_one, unpack_one
+from dvidzarr.storage.postings import Postings, is_few
+from dvidzarr.storage.runs import CONFLICT, TOMBSTONE, Row
 
 T = TypeVar("T")
 

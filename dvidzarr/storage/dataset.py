@@ -28,9 +28,7 @@ from dvidzarr.storage.packs import Packs
 from dvidzarr.storage.runs import Row
 from dvidzarr.storage.words import DOCUMENT_KINDS, placed_words
 
-_CACHE_EVERY = (
-    64 << 20
-)  # bytes of log after which caches are written, so that a start replays at most that much
+_CACHE_EVERY = 64 << 20  # bytes of log after which caches are written: a start replays at most that much
 
 
 class Dataset:
@@ -75,7 +73,9 @@ class Dataset:
         store = ChunkStore(context.backend, self.prefix, scale, codec, self.versions, context.chunk_cache)
         store.refresh, store.failure = self.follow, self.failure
         merging = ("merge", self.data_id, scale)
-        store.postings.later = lambda task: context.housekeeper.schedule(0, merging, task, at_close=False)
+        store.postings.stack.later = lambda task: context.housekeeper.schedule(
+            0, merging, task, at_close=False
+        )
         self._codecs[scale] = codec
         self.arrays[scale] = store
         return store

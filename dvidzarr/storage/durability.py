@@ -12,10 +12,10 @@ from crc32c import crc32c
 
 from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import Author
+from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunkrecords import row_tuples_of
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import unpack_one
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
 
 _logger = logging.getLogger("dvidzarr.storage")

@@ -16,10 +16,11 @@ import numpy as np
 from dvidzarr.core.errors import CorruptionError
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
+from dvidzarr.storage.chunkkeys import pack_one, unpack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Kind
-from dvidzarr.storage.postings import Row, pack_one, unpack_one
+from dvidzarr.storage.runs import Row
 
 _AT_ONCE = 1 << 16
 _PORTION = 32

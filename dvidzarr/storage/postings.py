@@ -3,9 +3,6 @@
 Rows live in a few sorted runs, each many times larger than the next, and a dictionary of the newest rows. A look-up
 takes, per chunk, the row whose version has the highest rank; between equal ranks (the same version wrote again) the
 newer layer. What merge versions derive from their parents is a run of its own below the others.
-
-Runs that came close in size are merged: small ones by who publishes, large ones in the background, so that each row is
-copied a bounded number of times and neither readers nor writers wait for a large copy.
 """
 
 import threading
@@ -14,37 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.chunkkeys import pack, pack_one, pack_span, unpack, unpack_one
+from dvidzarr.storage.chunkkeys import unpack
+from dvidzarr.storage.derivedrows import DerivedRows
 from dvidzarr.storage.hulls import Hulls
 from dvidzarr.storage.newest import NewestRows
 from dvidzarr.storage.runs import CONFLICT, ROW, TOMBSTONE, Row, Run
+from dvidzarr.storage.runstack import RunStack
 from dvidzarr.storage.settled import Settled
-
-__all__ = [
-    "CONFLICT",
-    "ROW",
-    "TOMBSTONE",
-    "Postings",
-    "Row",
-    "Run",
-    "is_few",
-    "pack",
-    "pack_one",
-    "pack_span",
-    "present",
-    "unpack",
-    "unpack_one",
-]
 
 _NEWEST_LIMIT = 1024
 _MANY = 64
 """A record of so many rows becomes a run at once."""
 _SINGLY = 8
 """Fewer keys than this are looked up one after another: an array costs more than they do."""
-_RATIO = 32
-"""A run is merged into the one before it unless that is more than so many times larger."""
-_AT_ONCE = 1 << 17
-"""Merges of more rows than this (some 10 ms) are left to the background."""
 _NONE = np.zeros((), ROW)
 _NONE["ordinal"] = -1
 _NONE["flags"] = TOMBSTONE
@@ -64,41 +43,32 @@ def is_few(chunks: int) -> bool:
 class Postings:
     """The rows of one array.
 
-    Runs are immutable. `_lock` guards the dictionary and the replacement of runs; look-ups hold it while they read the
-    dictionary, so that the rows of one request appear together. `_merging` is held by the one who merges large runs.
+    `_lock` guards the dictionary and the replacement of runs; look-ups hold it while they read the dictionary, so that
+    the rows of one request appear together.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._merging = threading.Lock()
-        self._runs: tuple[Run, ...] = ()
-        self._newest = NewestRows()
         self._settled = Settled()
+        self.stack = RunStack(self._lock, self._settled)
+        self._newest = NewestRows()
         self._hulls = Hulls()
         self._unmeasured: tuple[Run, ...] = ()
         self._measuring = threading.Lock()
-        self._held: tuple[Run, ...] = ()
-        self._derived: dict[int, Run] = {}
-        self._derived_run = Run.empty()
-        self.later: Callable[[Callable[[], None]], None] = lambda task: task()
-        """Runs a task in the background."""
-        self._deriving: set[int] = set()
-        self.epoch = 0
-        """Changes when derived rows are dropped: what was looked up meanwhile may lack them."""
+        self._derived = DerivedRows()
 
     def load(self, *runs: Run) -> None:
         """Start from the rows of a cache."""
-        self._runs = self._unmeasured = runs
+        self.stack.runs = self._unmeasured = runs
 
     def take_over(self, other: "Postings") -> None:
         """Hold the rows of others instead, all at once; derived ones are made anew."""
         runs = other.runs()
         with self._measuring, self._lock:
-            self._runs = self._unmeasured = runs
-            self._newest, self._hulls, self._settled = NewestRows(), Hulls(), other._settled
-            self._deriving = set()
-            self._set_derived({})
-            self.epoch += 1
+            self.stack.runs = self._unmeasured = runs
+            self._newest, self._hulls = NewestRows(), Hulls()
+            self._settled.take_over(other._settled)
+            self._derived.clear()
 
     # --- adding rows -----------------------------------------------------------------------------------------
 
@@ -119,10 +89,10 @@ class Postings:
             fresh = ~known | (before["sequence"] < rows["sequence"])  # else replayed, see `publish_few`
             old = list(zip(keys[known & fresh].tolist(), before[known & fresh].tolist(), strict=True))
             self._freeze()
-            self._runs = (*self._runs, Run.build(keys[fresh], rows[fresh]))
+            self.stack.push(Run.build(keys[fresh], rows[fresh]))
             self._hulls.add(ordinal, keys, rows)
-            self._drop_derived(inherits)
-        self._compact()
+            self._derived.drop(inherits)
+        self.stack.compact()
         return old
 
     def publish_few(
@@ -143,29 +113,21 @@ class Postings:
             full = len(self._newest) > _NEWEST_LIMIT
             if full:
                 self._freeze()
-            self._drop_derived(inherits)
+            self._derived.drop(inherits)
         if full:
-            self._compact()
+            self.stack.compact()
         return old
-
-    def _drop_derived(self, inherits: Callable[[int], bool]) -> None:
-        if not self._derived and not self._deriving:
-            return
-        gone = {merge for merge in self._derived.keys() | self._deriving if inherits(merge)}
-        if gone:
-            self._deriving -= gone
-            self._set_derived({merge: run for merge, run in self._derived.items() if merge not in gone})
-            self.epoch += 1
 
     def _freeze(self) -> None:
         """Turn the newest rows into a run."""
         if self._newest:
-            self._runs, self._newest = (*self._runs, self._newest.run()), NewestRows()
+            self.stack.push(self._newest.run())
+            self._newest = NewestRows()
 
     def _own(self, keys: np.ndarray, ordinal: int) -> np.ndarray:
         """Return, per key, the row that the version itself wrote; ordinal −1 where it did not."""
         rows = np.full(len(keys), _NONE, ROW)
-        for run in self._runs:
+        for run in self.stack.runs:
             run.offer_own(keys, ordinal, rows)
         self._newest.offer_own(keys, ordinal, rows)
         self._settled.correct(rows)
@@ -173,7 +135,7 @@ class Postings:
 
     def _own_row(self, key: int, ordinal: int) -> Row | None:
         row = self._newest.find_own(key, ordinal)
-        for run in () if row is not None else reversed(self._runs):
+        for run in () if row is not None else reversed(self.stack.runs):
             row = run.find_own(key, ordinal)
             if row is not None:
                 break
@@ -190,49 +152,12 @@ class Postings:
         with self._lock:
             return self._own_rows(keys, ordinal)
 
-    # --- merging runs ----------------------------------------------------------------------------------------
-
-    def _compact(self) -> None:
-        """Merge what came close in size: small runs now, large ones in the background."""
-        while (pair := self._close_pair(_AT_ONCE)) is not None:
-            self._merge(*pair)
-        if self._close_pair(None) is not None:
-            self.later(self._merge_large)
-
-    def _merge_large(self) -> None:
-        with self._merging:
-            while (pair := self._close_pair(None)) is not None:
-                self._held = pair
-                self._merge(*pair)
-                self._held = ()
-
-    def _close_pair(self, limit: int | None) -> tuple[Run, Run] | None:
-        """Return the newest two neighbours to be merged, with a limit only small ones that nobody is merging."""
-        runs, held = self._runs, self._held
-        for older, newer in zip(runs[-2::-1], runs[:0:-1], strict=True):
-            left = limit is not None and (
-                len(older.keys) + len(newer.keys) > limit or older in held or newer in held
-            )
-            if len(older.keys) <= _RATIO * len(newer.keys) and not left:
-                return older, newer
-        return None
-
-    def _merge(self, older: Run, newer: Run) -> None:
-        """Replace two neighbours by one run, unless somebody else did meanwhile."""
-        merged = older.merged(newer)
-        self._settled.correct(merged.rows)
-        with self._lock:
-            runs = self._runs
-            at = next((index for index, run in enumerate(runs) if run is older), len(runs))
-            if runs[at + 1 : at + 2] == (newer,):
-                self._runs = (*runs[:at], merged, *runs[at + 2 :])
-
     # --- looking up ------------------------------------------------------------------------------------------
 
     def find(self, key: int, lineage: Lineage) -> Row | None:
         """Return the row that the lineage sees for one packed key, None if it holds no chunk: `resolve`, without arrays."""
         with self._lock:
-            runs = (self._derived_run, *self._runs)
+            runs = (self._derived.run, *self.stack.runs)
             newest_rank, newest = self._newest.find(key, lineage)
         best, place, seen = -1, -1, None
         for run in runs:
@@ -263,7 +188,7 @@ class Postings:
         rows = np.full(len(keys), _NONE, ROW)
         ranks = np.full(len(keys), -1, np.int32)
         with self._lock:
-            runs = (self._derived_run, *self._runs)
+            runs = (self._derived.run, *self.stack.runs)
             newest = self._newest.look_up(keys, lineage)
         for run in runs:
             run.offer(keys, lineage, ranks, rows)
@@ -277,8 +202,8 @@ class Postings:
         """Return all rows, without derived ones, for a cache: what `load` takes."""
         with self._lock:
             self._freeze()
-            runs = self._runs
-        self._compact()
+            runs = self.stack.runs
+        self.stack.compact()
         for run in runs:
             self._settled.correct(run.rows)
         return runs
@@ -286,7 +211,7 @@ class Postings:
     def _layers(self, writers: frozenset[int] | None = None) -> tuple[Run, ...]:
         """Return all rows, or those of some versions; of the same (key, ordinal) the later run's row counts."""
         with self._lock:
-            runs, newest = self._runs, self._newest.run(writers)
+            runs, newest = self.stack.runs, self._newest.run(writers)
         return (*(run if writers is None else run.of_versions(writers) for run in runs), newest)
 
     def snapshot(self) -> Run:
@@ -300,12 +225,12 @@ class Postings:
         """Return the keys that any of these versions wrote or derived, sorted."""
         wanted = frozenset(ordinals)
         layers = [run.keys for run in self._layers(wanted)]
-        layers += [run.keys for ordinal, run in self._derived.items() if ordinal in wanted]
+        layers += [run.keys for ordinal, run in self._derived.runs.items() if ordinal in wanted]
         return np.unique(np.concatenate(layers))
 
     def visible(self, lineage: Lineage) -> np.ndarray:
         """Return the keys of all chunks that a lineage sees, sorted."""
-        runs = (*self._layers(), self._derived_run)
+        runs = (*self._layers(), self._derived.run)
         keys = np.unique(np.concatenate([run.keys for run in runs]))
         seen: np.ndarray = keys[present(self.resolve(keys, lineage))]
         return seen
@@ -331,33 +256,26 @@ class Postings:
 
     # --- merge versions --------------------------------------------------------------------------------------
 
+    @property
+    def epoch(self) -> int:
+        """Changes when derived rows are dropped: what was looked up meanwhile may lack them."""
+        return self._derived.epoch
+
     def is_derived(self, ordinal: int) -> bool:
         """Tell whether the rows of a merge version are there."""
-        return ordinal in self._derived
+        return ordinal in self._derived.runs
 
     def begin_deriving(self, ordinal: int) -> None:
         """Announce `derive`: it comes to nothing if what the merge version inherits is written meanwhile."""
         with self._lock:
-            self._deriving.add(ordinal)
+            self._derived.begin(ordinal)
 
     def derive(self, ordinal: int, keys: np.ndarray, rows: np.ndarray) -> None:
         """Set what a merge version shows where it differs from its first parent."""
-        rows = rows.copy()
-        rows["ordinal"] = ordinal
         with self._lock:
             if (rows["flags"] & CONFLICT).any():
                 self._hulls.hide(ordinal)
-            if ordinal in self._deriving:
-                self._deriving.remove(ordinal)
-                self._set_derived({**self._derived, ordinal: Run.build(keys, rows)})
-
-    def _set_derived(self, derived: dict[int, Run]) -> None:
-        empty = Run.empty()
-        self._derived_run = Run.build(
-            np.concatenate([empty.keys, *(run.keys for run in derived.values())]),
-            np.concatenate([empty.rows, *(run.rows for run in derived.values())]),
-        )
-        self._derived = derived
+            self._derived.keep(ordinal, keys, rows)
 
     # --- finishing -------------------------------------------------------------------------------------------
 
@@ -379,4 +297,4 @@ class Postings:
             self._settled.add(ordinal, upto)
 
     def __len__(self) -> int:
-        return sum(len(run.keys) for run in self._runs) + len(self._newest)
+        return sum(len(run.keys) for run in self.stack.runs) + len(self._newest)

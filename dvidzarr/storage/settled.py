@@ -24,6 +24,10 @@ class Settled:
         grown[ordinal] = upto
         self._upto = grown
 
+    def take_over(self, other: "Settled") -> None:
+        """Know what another one knows instead."""
+        self._upto = other._upto
+
     def correct(self, rows: np.ndarray) -> None:
         """Put the locations of rows right, in place."""
         moved = np.flatnonzero(rows["location"])

@@ -14,6 +14,7 @@ from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Part, RunAll
 from dvidzarr.storage.blobs import blob_key, write_blob
+from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
@@ -21,7 +22,7 @@ from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.packs import Batch
 from dvidzarr.storage.places import IN_BLOB, LOGGED, Place
-from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one
+from dvidzarr.storage.runs import TOMBSTONE, Row
 from dvidzarr.storage.words import Blob, Value, batch_record
 
 if TYPE_CHECKING:

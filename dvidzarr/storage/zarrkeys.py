@@ -18,10 +18,11 @@ from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import in_turn
+from dvidzarr.storage.chunkkeys import pack_one, unpack
 from dvidzarr.storage.codecs import Encoded
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import Place
-from dvidzarr.storage.postings import TOMBSTONE, Row, pack_one, unpack
+from dvidzarr.storage.runs import TOMBSTONE, Row
 from dvidzarr.storage.writing import delete_document, get_document, put_document, write_chunks
 
 Chunk = tuple[int, ZYX]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvidzarr.core.errors import CorruptionError
+from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, count_of, payload_of, row_tuples_of, rows_of
-from dvidzarr.storage.postings import pack_one
 
 _AT = st.integers(-(1 << 20), (1 << 20) - 1)
 _U32 = st.integers(0, (1 << 32) - 1)

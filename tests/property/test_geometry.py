@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
-from dvidzarr.storage.postings import pack, pack_one, pack_span, unpack, unpack_one
+from dvidzarr.storage.chunkkeys import pack, pack_one, pack_span, unpack, unpack_one
 
 corner = st.tuples(*(st.integers(-9, 9) for _ in range(3)))
 size = st.tuples(*(st.integers(1, 7) for _ in range(3)))

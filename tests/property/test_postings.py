@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvidzarr.storage import postings as module
-from dvidzarr.storage.postings import ROW, TOMBSTONE, Postings, pack_one, present
+from dvidzarr.storage import postings as postings_module
+from dvidzarr.storage import runstack
+from dvidzarr.storage.chunkkeys import pack_one
+from dvidzarr.storage.postings import Postings, present
+from dvidzarr.storage.runs import ROW, TOMBSTONE
 from tests.property.dags import RandomVersions, version_graphs
 
 KEYS = [pack_one((z, y, x)) for z in (-1, 0) for y in (0, 1) for x in (0, 2)]
@@ -77,13 +80,19 @@ def compare(postings: Postings, expected: Dictionary, versions: RandomVersions) 
 
 LAYERS = [(3, 64, 32, 1 << 17, 8), (3, 3, 1, 1 << 17, 2), (5, 4, 2, 3, 0), (2, 2, 0, 1, 1)]
 """Many layers, few, merged late; own rows looked up one after another, and together."""
-_LIMITS = ("_NEWEST_LIMIT", "_MANY", "_RATIO", "_AT_ONCE", "_SINGLY")
+_LIMITS = (
+    (postings_module, "_NEWEST_LIMIT"),
+    (postings_module, "_MANY"),
+    (runstack, "_RATIO"),
+    (runstack, "_AT_ONCE"),
+    (postings_module, "_SINGLY"),
+)
 
 
 @pytest.fixture(autouse=True, scope="module", params=LAYERS)
 def layers(request: pytest.FixtureRequest) -> object:
     with pytest.MonkeyPatch.context() as patch:
-        for name, number in zip(_LIMITS, request.param, strict=True):
+        for (module, name), number in zip(_LIMITS, request.param, strict=True):
             patch.setattr(module, name, number)
         yield
 

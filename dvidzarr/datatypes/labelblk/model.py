@@ -15,9 +15,9 @@ from dvidzarr.datatypes.labelblk.gaps import Gap, Gaps
 from dvidzarr.datatypes.labelblk.view import LabelView
 from dvidzarr.datatypes.voxels.model import VoxelInstance
 from dvidzarr.repo.datatype import DataType
+from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.codecs import LABELS
 from dvidzarr.storage.frames import Entry, Kind
-from dvidzarr.storage.postings import unpack
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version

@@ -9,7 +9,8 @@ import numpy as np
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.view import VoxelView
-from dvidzarr.storage.postings import pack, present
+from dvidzarr.storage.chunkkeys import pack
+from dvidzarr.storage.postings import present
 
 if TYPE_CHECKING:
     from dvidzarr.datatypes.labelblk.model import LabelInstance

@@ -7,8 +7,8 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.repo.view import BlockMask
+from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.chunks import ChunkStore
-from dvidzarr.storage.postings import unpack
 
 
 class MaskedReader(Reader):

@@ -12,9 +12,9 @@ from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.view import View
+from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.frames import Kind
-from dvidzarr.storage.postings import pack_one
 
 if TYPE_CHECKING:
     import dask.array
