@@ -9,6 +9,7 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.repo.dag import Version
 from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.intact import check_intact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ class View:
             dataset.follow()  # after the repo: a version seen locked is seen with all that was written to it
         lineage = dataset.versions.lineage(self.ordinal)
         if dataset.log.damage:
-            dataset.check_intact(lineage, self._seal_of)
+            check_intact(dataset, lineage, self._seal_of)
         return lineage
 
     def _seal_of(self, ordinal: int) -> int | None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from dvidzarr.core.errors import BusyError, CorruptionError, DvidzarrError, StorageError
 from dvidzarr.core.ids import Author
-from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.codecs import ChunkCodec
@@ -279,8 +278,6 @@ class Dataset:
         """The index of the documents."""
         return self.caches.documents
 
-    # --- damage ----------------------------------------------------------------------------------------------
-
     def failure(self, sequence: int, what: str) -> DvidzarrError:
         """Return the error to raise when what a record names is not whole: damage, unless a power loss explains it."""
         if self.writable or self.log.unflushed_after is None or sequence <= self.flushed:
@@ -289,20 +286,3 @@ class Dataset:
             f"{what}. It was acknowledged but not flushed (durability fast): if the power failed since then, the store "
             f"awaits recovery, which opening it for writing does"
         )
-
-    def check_intact(self, lineage: Lineage, sealed: Callable[[int], int | None]) -> None:
-        """Refuse to read versions that may have lost records where the log is damaged.
-
-        `sealed` gives the last record of this instance that can concern a version, None while it is open. Versions
-        sealed before the first damage are whole; of the others nobody can know what is missing.
-        """
-        if not self.log.damage:
-            return
-        first = self.log.damage[0].after
-        for ordinal in map(int, (lineage.ranks >= 0).nonzero()[0]):
-            seal = sealed(ordinal)
-            if seal is None or seal > first:
-                raise CorruptionError(
-                    f"version {self.versions.id_of(ordinal)} may have lost data: {self.prefix} {self.log.damage[0]}; "
-                    f"see `dvidzarr verify --repair`"
-                )

@@ -5,23 +5,19 @@ a deletion. Derived ones of merge versions are kept apart and rebuilt when neede
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.derivedwords import DerivedWords, differing, offers
-from dvidzarr.storage.keyindex import KeyIndex
-from dvidzarr.storage.listings import KeyList, KeyLists
+from dvidzarr.storage.derivedwords import differing, offers
+from dvidzarr.storage.documentindex import DocumentIndex
+from dvidzarr.storage.listings import KeyList
 from dvidzarr.storage.merging import Versions, choose, contested, rivals
 from dvidzarr.storage.places import DELETED, VALUE, Place
-from dvidzarr.storage.recent import RecentWords
 
 _ROWS_AT_ONCE = 5000
-
-_PENDING = 2000
-"""So many words are held in memory before they are written into the index."""
 
 ONE_STATE = 2000
 """So many keys of a range are looked up in one go."""
@@ -29,105 +25,17 @@ ONE_STATE = 2000
 T = TypeVar("T")
 
 
-class Documents:
-    """The index of one instance's documents.
+class Documents(DocumentIndex):
+    """What versions see of an instance's documents.
 
-    One index under one lock: a look-up takes microseconds, and what was applied is seen at once.
-
-    Parameters
-    ----------
-    path
-        The file of the index, or ":memory:".
-    loading
-        Whether a log is about to be read back. Until `loaded` is called, or something is looked up, words go to the
-        index in large sorted portions: keys in random order would have its pages written again and again.
+    One index under one lock: a look-up takes microseconds, and what was applied is seen at once. `_deriving` and
+    `_collecting` see to it that one thread alone works out what merges show, and collects keys for a list.
     """
 
     def __init__(self, path: str, versions: Versions, *, loading: bool = False) -> None:
-        self._versions = versions
-        self._lock = threading.RLock()
-        self._index = KeyIndex(path)
-        self._loading = loading
+        super().__init__(path, versions, loading=loading)
         self._deriving = threading.RLock()
-        self._derived = DerivedWords(versions)
         self._collecting = threading.Lock()
-        self._lists = KeyLists()
-        self._recent = RecentWords()
-        self._epoch = 0
-
-    # --- the index as a cache --------------------------------------------------------------------------------
-
-    def stamp(self) -> str:
-        """Return what the index was last marked with, "" if never."""
-        with self._lock:
-            return self._index.stamp()
-
-    def mark(self, stamp: str) -> None:
-        """Commit what was applied, together with the stamp that describes it."""
-        with self._lock:
-            self._write_out()
-            self._index.mark(stamp)
-
-    def load(self, data: bytes) -> None:
-        """Take over the bytes of another index (followers start from the writer's file)."""
-        with self._lock:
-            self._index.load(data)
-            self._recent = RecentWords()
-
-    def take_over(self, other: "Documents") -> None:
-        """Hold the words of others instead, which nobody uses any more: all at once; derived ones are made anew."""
-        with self._lock, other._lock:
-            other._write_out()
-            self._index.close()
-            self._index = other._index
-            self._derived, self._lists, self._recent = DerivedWords(self._versions), KeyLists(), RecentWords()
-            self._epoch += 1
-
-    def move_to(self, path: str) -> None:
-        """Go on in a new file, with all rows: who looks something up meanwhile waits, and nobody sees a difference."""
-        with self._lock:
-            self._write_out()
-            self._index.move_to(path)
-
-    def close(self) -> None:
-        """Close the index; what was applied since the last `mark` comes from the log again."""
-        with self._lock:
-            self._index.close()
-
-    # --- applying records ------------------------------------------------------------------------------------
-
-    def put(self, key: bytes, place: Place) -> None:
-        """Note a version's word on a key; an older one of the same version is replaced."""
-        self.put_all([(key, place)])
-
-    def put_all(self, words: Iterable[tuple[bytes, Place]]) -> None:
-        """Note several words; a reader sees all of them or none."""
-        with self._lock:
-            if self._loading:
-                self._index.gather((key, *place) for key, place in words)
-                return
-            written = set()
-            for key, place in words:
-                self._recent.note(key, place)
-                self._lists.note(key, place.ordinal, there=place.state == VALUE)
-                written.add(place.ordinal)
-                if self._recent.count >= _PENDING:
-                    self._write_out()
-            gone = self._derived.drop(written)
-            if gone:
-                self._lists.drop(gone)
-
-    def loaded(self) -> None:
-        """Note that the log was read back."""
-        with self._lock:
-            self._loading = False
-
-    def _write_out(self) -> None:
-        """Put the pending words into the index."""
-        self._loading = False
-        if self._recent.count:
-            self._index.write(self._recent.pending())
-            self._recent.written()
 
     # --- looking up ------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage import documents as module
+from dvidzarr.storage import documentindex as module
 from dvidzarr.storage import keyindex
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.places import DELETED, VALUE, Place

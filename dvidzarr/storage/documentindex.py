@@ -1,0 +1,111 @@
+"""The words of one instance, as records bring them: pending ones in memory, the others in the index. Design: storage §8."""
+
+import threading
+from collections.abc import Iterable
+
+from dvidzarr.storage.derivedwords import DerivedWords
+from dvidzarr.storage.keyindex import KeyIndex
+from dvidzarr.storage.listings import KeyLists
+from dvidzarr.storage.merging import Versions
+from dvidzarr.storage.places import VALUE, Place
+from dvidzarr.storage.recent import RecentWords
+
+_PENDING = 2000
+"""So many words are held in memory before they are written into the index."""
+
+
+class DocumentIndex:
+    """The index of one instance's documents; `Documents` adds what is looked up in it.
+
+    Parameters
+    ----------
+    path
+        The file of the index, or ":memory:".
+    loading
+        Whether a log is about to be read back. Until `loaded` is called, or something is looked up, words go to the
+        index in large sorted portions: keys in random order would have its pages written again and again.
+    """
+
+    def __init__(self, path: str, versions: Versions, *, loading: bool = False) -> None:
+        self._versions = versions
+        self._lock = threading.RLock()
+        self._index = KeyIndex(path)
+        self._loading = loading
+        self._derived = DerivedWords(versions)
+        self._lists = KeyLists()
+        self._recent = RecentWords()
+        self._epoch = 0
+
+    # --- the index as a cache --------------------------------------------------------------------------------
+
+    def stamp(self) -> str:
+        """Return what the index was last marked with, "" if never."""
+        with self._lock:
+            return self._index.stamp()
+
+    def mark(self, stamp: str) -> None:
+        """Commit what was applied, together with the stamp that describes it."""
+        with self._lock:
+            self._write_out()
+            self._index.mark(stamp)
+
+    def load(self, data: bytes) -> None:
+        """Take over the bytes of another index (followers start from the writer's file)."""
+        with self._lock:
+            self._index.load(data)
+            self._recent = RecentWords()
+
+    def take_over(self, other: "DocumentIndex") -> None:
+        """Hold the words of others instead, which nobody uses any more: all at once; derived ones are made anew."""
+        with self._lock, other._lock:
+            other._write_out()
+            self._index.close()
+            self._index = other._index
+            self._derived, self._lists, self._recent = DerivedWords(self._versions), KeyLists(), RecentWords()
+            self._epoch += 1
+
+    def move_to(self, path: str) -> None:
+        """Go on in a new file, with all rows: who looks something up meanwhile waits, and nobody sees a difference."""
+        with self._lock:
+            self._write_out()
+            self._index.move_to(path)
+
+    def close(self) -> None:
+        """Close the index; what was applied since the last `mark` comes from the log again."""
+        with self._lock:
+            self._index.close()
+
+    # --- applying records ------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, place: Place) -> None:
+        """Note a version's word on a key; an older one of the same version is replaced."""
+        self.put_all([(key, place)])
+
+    def put_all(self, words: Iterable[tuple[bytes, Place]]) -> None:
+        """Note several words; a reader sees all of them or none."""
+        with self._lock:
+            if self._loading:
+                self._index.gather((key, *place) for key, place in words)
+                return
+            written = set()
+            for key, place in words:
+                self._recent.note(key, place)
+                self._lists.note(key, place.ordinal, there=place.state == VALUE)
+                written.add(place.ordinal)
+                if self._recent.count >= _PENDING:
+                    self._write_out()
+            gone = self._derived.drop(written)
+            if gone:
+                self._lists.drop(gone)
+
+    def loaded(self) -> None:
+        """Note that the log was read back."""
+        with self._lock:
+            self._loading = False
+
+    def _write_out(self) -> None:
+        """Put the pending words into the index."""
+        self._loading = False
+        if self._recent.count:
+            self._index.write(self._recent.pending())
+            self._recent.written()
