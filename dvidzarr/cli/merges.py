@@ -6,6 +6,7 @@ from typing import Any
 import click
 import orjson
 
+from dvidzarr.cli.checks import check_instances, check_locked
 from dvidzarr.cli.options import printable
 from dvidzarr.cli.target import StoreKind, open_target
 
@@ -73,6 +74,7 @@ def merge(store: str, refs: tuple[str, ...], message: str) -> None:
     """
     _check(refs)
     with open_target(store, WRITE) as target:
+        check_locked(target, refs)
         click.echo(target.merge(refs, message))
 
 
@@ -89,6 +91,8 @@ def resolve(store: str, refs: tuple[str, ...], names: tuple[str, ...], message: 
     """
     _check(refs)
     with open_target(store, WRITE) as target:
+        check_locked(target, refs)
+        check_instances(target, refs[0], names)
         click.echo(target.resolve(refs, names, message))
 
 

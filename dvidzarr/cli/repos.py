@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 import orjson
 
+from dvidzarr.cli.checks import check_instances, check_locked
 from dvidzarr.cli.options import box_text, pair, printable
 from dvidzarr.cli.target import RepoInfo, StoreKind, VersionInfo, open_target
 
@@ -137,6 +138,7 @@ def commit(store: str, ref: str, message: str) -> None:
 def newversion(store: str, ref: str, message: str) -> None:
     """Make an open child of the locked version REF on the same branch. Prints its UUID."""
     with open_target(store, WRITE) as target:
+        check_locked(target, [ref])
         click.echo(target.new_version(ref, message))
 
 
@@ -148,6 +150,7 @@ def newversion(store: str, ref: str, message: str) -> None:
 def branch(store: str, ref: str, name: str, message: str) -> None:
     """Make an open child of the locked version REF on a new branch NAME. Prints its UUID."""
     with open_target(store, WRITE) as target:
+        check_locked(target, [ref])
         click.echo(target.branch(ref, name, message))
 
 
@@ -159,6 +162,7 @@ def branch(store: str, ref: str, name: str, message: str) -> None:
 def rename(store: str, ref: str, old: str, new_name: str) -> None:
     """Rename instance OLD to NEW in the repo of REF, in all versions."""
     with open_target(store, WRITE) as target:
+        check_instances(target, ref, [old])
         target.rename_instance(ref, old, new_name)
 
 
@@ -178,6 +182,7 @@ def delete(store: str, ref: str, name: str | None, yes: bool) -> None:
         click.confirm(f"Delete {what} from {store}?", abort=True)
     with open_target(store, WRITE) as target:
         if name:
+            check_instances(target, ref, [name])
             target.delete_instance(ref, name)
         else:
             target.delete_repo(ref)

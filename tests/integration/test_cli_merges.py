@@ -88,5 +88,9 @@ def test_refusals(shell: Shell, store: str) -> None:
     assert "each once" in shell.fails("merge", store, *refs("one", "one"))
     assert "each once" in shell.fails("conflicts", store, *refs("one", "one"))
     assert "nothing" in shell.fails("conflicts", store, *refs("one", "nothing"))
-    assert shell.fails("resolve", store, *refs("one", "two"), "--data", "other")
+    lacking = shell.fails("resolve", store, *refs("one", "two"), "--data", "other")
+    assert "has no instance 'other'" in lacking
     assert shell.ok("repos", store) == before
+    shell.ok("newversion", store, *refs("two"))
+    for command in (["merge"], ["resolve", "--data", "gray"]):
+        assert f"{refs('two')[0]} (version" in shell.fails(*command, store, *refs("one", "two"))

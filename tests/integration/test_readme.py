@@ -75,6 +75,13 @@ def test_python(folder: Path, heading: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_branch_and_merge(folder: Path) -> None:
+    script = block("### Branch and merge", "sh")
+    said = shell(folder, f"mkdir branched\ncd branched\ndvidzarr new repo ./store\n{script}")
+    assert "slice-10  1 | 2" in said
+    assert said.splitlines()[-1] == "looks good"
+
+
 def test_plain_zarr(folder: Path) -> None:
     (metadata,) = folder.glob("store/repos/*/data/*/versions/*/zarr.json")
     array = zarr.open_array(metadata.parent / "0", mode="r")
