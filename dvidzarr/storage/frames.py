@@ -27,6 +27,7 @@ _RECORD = struct.Struct("<HII")
 _AFTER_CHECKSUM = 12
 _LEAST = _AFTER_CHECKSUM + _RECORD.size
 _HIGH = 1 << 16  # sequences stay below 2⁴⁸
+_STRETCH = 1 << 16
 
 
 class Kind(IntEnum):
@@ -143,6 +144,11 @@ def frame_end(data: memoryview, offset: int, expected: int, salt: int) -> int | 
     return end if crc32c(data[offset + 8 : end], salt) == checksum else None
 
 
+def frame_size(data: bytes) -> int:
+    """Return how long the frame is that begins here, if one does; 0 if these are too few bytes to tell."""
+    return 8 + int.from_bytes(data[:4], "little") if len(data) >= _FRAME.size else 0
+
+
 def last_sequence(data: memoryview, offset: int) -> int:
     """Return the sequence of the last record of a frame that `frame_end` found valid."""
     _, _, first, count = _FRAME.unpack_from(data, offset)
@@ -169,14 +175,25 @@ def decode_frame(data: memoryview, offset: int, segment: int, base: int = 0) -> 
     return entries
 
 
+def content_end(data: memoryview, start: int) -> int:
+    """Return where the zeros at the end of `data` begin, `start` if nothing else follows there: they are no frame."""
+    for stop in range(len(data), start, -_STRETCH):
+        begin = max(start, stop - _STRETCH)
+        stretch = np.frombuffer(data[begin:stop], np.uint8)
+        if stretch.any():
+            return begin + int(stretch.nonzero()[0][-1]) + 1
+    return start
+
+
 def next_frame(data: memoryview, offset: int, expected: int, salt: int) -> int | None:
     """Return the offset of the first valid frame at or after `offset` with a sequence ≥ `expected`, None if there is none.
 
     Every byte offset is looked at: what lies between is damaged, so its lengths cannot be believed.
     """
     candidates: list[int] = []
+    stop = min(len(data), content_end(data, offset) + 3)  # the number of records ends in zeros
     for phase in range(4):
-        tail = np.frombuffer(data, np.uint8)[offset + phase :]
+        tail = np.frombuffer(data[:stop], np.uint8)[offset + phase :]
         words = tail[: len(tail) // 4 * 4].view("<u4")
         count = len(words) - 4
         if count <= 0:

@@ -20,6 +20,7 @@ from dvidzarr.storage.frames import (
 from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.logreader import Apply
 from dvidzarr.storage.logrecovery import LogRecovery
+from dvidzarr.storage.segmentfile import SegmentFile
 
 SEGMENT_SIZE = 64 << 20
 FRAME_SIZE = 32 << 20
@@ -214,7 +215,7 @@ class LocalLog(LogRecovery):
         if self._file is None:
             raise StorageError(f"{self._prefix} is not open for appending")
         try:
-            self._file.write_at(self._offset, frame)
+            self._file.append(self._offset, frame, SEGMENT_SIZE if self.durable else 0)
         except StorageError as error:
             self._take_back(error)
             if self._failed is not None:
@@ -231,7 +232,7 @@ class LocalLog(LogRecovery):
         """Cut off a frame that was not written whole, durably, so that it can never be taken for a record."""
         try:
             if self._file is not None:
-                self._file.truncate(self._offset)
+                self._file.cut(self._offset)
                 self._file.sync()
         except StorageError as second:
             self._failed = str(second)
@@ -251,10 +252,8 @@ class LocalLog(LogRecovery):
             file.close()
             self._backend.remove([self._key(number)])
             raise
-        with self._syncing:
-            if self._file is not None:
-                self._file.close()
-            self._file = file
+        self._let_go(cut=True)
+        self._file = SegmentFile(file, HEADER_SIZE)
         self._segment, self._offset, self._salt = number, HEADER_SIZE, salt
 
     def flush(self) -> None:
@@ -271,22 +270,24 @@ class LocalLog(LogRecovery):
         """Take no more records in this process."""
         self._failed = self._failed or why
 
+    def _let_go(self, *, cut: bool) -> None:
+        """Close the file, without the zeros behind its last frame if nobody can be writing there (`cut`)."""
+        with self._syncing:
+            if self._file is not None:
+                self._file.close(self._offset if cut else None)
+                self._file = None
+
     def demote(self) -> None:
         """Follow as before `recover`; nobody appends."""
-        with self._following, self._syncing:
+        with self._following:
             super().close()
             self._writing = self._looked = False
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._let_go(cut=True)
 
     def close(self) -> None:
         """Let a running append end, refuse later ones, close the files; nothing is flushed."""
         with self._idle:
             self.refuse("it was closed")
-            self._idle.wait_for(lambda: not self._leading, _CLOSING_S)
+            ended = self._idle.wait_for(lambda: not self._leading, _CLOSING_S)
         super().close()
-        with self._syncing:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        self._let_go(cut=ended)

@@ -15,6 +15,7 @@ from dvidzarr.storage.frames import (
     SegmentHeader,
     decode_frame,
     frame_end,
+    frame_size,
     last_sequence,
     next_frame,
 )
@@ -24,6 +25,9 @@ from dvidzarr.storage.locks import WriterLock
 _logger = logging.getLogger("dvidzarr.storage")
 
 Apply = Callable[[Entry], None]
+
+_PIECE = 16 << 10
+"""So many bytes are read at first: behind the last frame may lie many zeros. Then twice as many each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +83,15 @@ class LogReader:
 
     def resume(self, cursor: Cursor) -> bool:
         """Start behind a cursor instead of at the first record; False (and unchanged) if the log does not hold it."""
-        data = self._backend.get(self._key(cursor.segment)) if cursor.segment else None
-        header = None if data is None else self._read_header(cursor.segment, data)
-        if data is None or header is None:
+        key = self._key(cursor.segment)
+        header = self._read_header(cursor.segment, self._head(cursor.segment)) if cursor.segment else None
+        if header is None or (self._backend.size(key) or 0) < cursor.offset:
             return False
-        view = memoryview(data)
-        first = int.from_bytes(view[cursor.frame + 8 : cursor.frame + 16], "little")
-        if frame_end(view, cursor.frame, first, header.salt) != cursor.offset:
+        view = memoryview(self._backend.read_at(key, cursor.frame, cursor.offset - cursor.frame))
+        if frame_end(view, 0, int.from_bytes(view[8:16], "little"), header.salt) != len(view):
             return False
-        if decode_frame(view, cursor.frame, cursor.segment)[-1].position != Position(
-            cursor.sequence, cursor.checksum
-        ):
+        last = decode_frame(view, 0, cursor.segment, cursor.frame)[-1]
+        if last.position != Position(cursor.sequence, cursor.checksum):
             return False
         self._segment, self._frame, self._offset = cursor.segment, cursor.frame, cursor.offset
         self._salt, self._tail, self._cursor = header.salt, Position(cursor.sequence, cursor.checksum), cursor
@@ -143,8 +145,9 @@ class LogReader:
         return segments, 0
 
     def _head(self, segment: int) -> bytes:
-        size = self._backend.size(self._key(segment)) or 0
-        return self._backend.read_at(self._key(segment), 0, min(size, HEADER_SIZE))
+        """Return the first bytes of a segment, as many as a header has; fewer if there are no more."""
+        head = bytearray(HEADER_SIZE)
+        return bytes(head[: self._backend.read_into(self._key(segment), memoryview(head)) or 0])
 
     def value(self, segment: int, offset: int, length: int) -> bytes:
         """Return bytes of a payload by their place (`Entry.segment`, `Entry.offset`)."""
@@ -235,8 +238,7 @@ class LogReader:
 
     def _enter(self, segment: int, first: int | None = None) -> bool:
         """Go to the start of a segment, if it is whole and (when `first` is given) nothing is missing before it."""
-        data = self._backend.get(self._key(segment))
-        header = None if data is None else self._read_header(segment, data)
+        header = self._read_header(segment, self._head(segment))
         if header is None or first not in {None, header.first}:
             return False
         self._segment, self._frame, self._offset, self._salt = segment, 0, HEADER_SIZE, header.salt
@@ -244,22 +246,33 @@ class LogReader:
 
     def _read_segment(self, upto: int | None) -> bool:
         """Apply what the current segment holds beyond the cursor; True if anything came."""
-        size = self._backend.size(self._key(self._segment)) or 0
-        if size <= self._offset:
-            return False
-        base = self._offset
-        view = memoryview(self._backend.read_at(self._key(self._segment), base, size - base))
-        at, moved = 0, False
+        moved, size = False, _PIECE
         while self._tail.sequence != upto:
-            end = frame_end(view, at, self._tail.sequence + 1, self._salt)
-            if end is None:
+            base, view, at = self._offset, self._piece(size), 0
+            while self._tail.sequence != upto:
+                end = frame_end(view, at, self._tail.sequence + 1, self._salt)
+                if end is None:
+                    break
+                for entry in decode_frame(view, at, self._segment, base):
+                    self._take(entry)
+                self._frame, self._offset = base + at, base + end
+                self._mark()
+                at, moved = end, True
+            if not at:
                 break
-            for entry in decode_frame(view, at, self._segment, base):
-                self._take(entry)
-            self._frame, self._offset = base + at, base + end
-            self._mark()
-            at, moved = end, True
+            size *= 2
         return moved
+
+    def _piece(self, size: int) -> memoryview:
+        """Return so many bytes of the current segment from the cursor on, but the next frame whole."""
+        key = self._key(self._segment)
+        left = (self._backend.size(key) or 0) - self._offset
+        if left <= 0:
+            return memoryview(b"")
+        data = self._backend.read_at(key, self._offset, min(left, size))
+        if len(data) < frame_size(data) <= left:
+            data = self._backend.read_at(key, self._offset, frame_size(data))
+        return memoryview(data)
 
     def _take(self, entry: Entry) -> None:
         if entry.kind == Kind.CHECKPOINT:

@@ -3,9 +3,10 @@
 import logging
 from dataclasses import dataclass
 
-from dvidzarr.storage.frames import HEADER_SIZE, Position, next_frame
-from dvidzarr.storage.local import AppendFile, LocalBackend
+from dvidzarr.storage.frames import HEADER_SIZE, Position, content_end, next_frame
+from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.logreader import Apply, LogReader
+from dvidzarr.storage.segmentfile import SegmentFile
 
 _logger = logging.getLogger("dvidzarr.storage")
 
@@ -30,11 +31,11 @@ class LogRecovery(LogReader):
 
     def __init__(self, backend: LocalBackend, prefix: str, ids: tuple[str, str], apply: Apply) -> None:
         super().__init__(backend, prefix, ids, apply)
-        self._file: AppendFile | None = None
+        self._file: SegmentFile | None = None
         self._writing = False
         self.damage: list[Damage] = []
         self.dropped = 0
-        """Bytes of a torn tail that recovery cut off."""
+        """Bytes of a torn tail that recovery cut off, without the zeros at its end."""
 
     def follow(self) -> None:
         """Apply what another process published; nothing to do for the writer itself."""
@@ -85,12 +86,12 @@ class LogRecovery(LogReader):
         return False
 
     def _cut(self, view: memoryview, later: list[int]) -> None:
-        """Drop a torn tail: nothing of it was acknowledged."""
+        """Drop a torn tail: nothing of it was acknowledged. Zeros that were written ahead are none."""
         torn = [self._key(number) for number in later]
         if torn:
             self._backend.remove(torn)
             self._backend.sync_folder(self._prefix)
-        self.dropped = len(view) - self._offset if self._segment else 0
+        self.dropped = content_end(view, self._offset) - self._offset if self._segment else 0
         if self.dropped > 0:
             _logger.warning("%s: dropped a torn tail of %d bytes", self._key(self._segment), self.dropped)
 
@@ -101,7 +102,7 @@ class LogRecovery(LogReader):
             before = int.from_bytes(view[found + 8 : found + 16], "little")
             self._offset = found
         elif later and self._enter(later[0]):
-            header = self._read_header(later[0], self._backend.get(self._key(later[0])) or b"")
+            header = self._read_header(later[0], self._head(later[0]))
             before = header.first if header else after + 1
         else:
             self.damage.append(Damage(*place, after, None))
@@ -119,9 +120,9 @@ class LogRecovery(LogReader):
         key = self._key(self._segment)
         start = self._frame if self._frame >= HEADER_SIZE else 0
         data = self._backend.read_at(key, start, self._offset - start)
-        file = self._backend.open_append(key, create=False)
-        file.truncate(self._offset)
-        file.write_at(start, data)
+        file = SegmentFile(self._backend.open_append(key, create=False), self._offset)
+        file.cut(self._offset)
+        file.append(start, data, 0)
         file.sync()
         self._backend.sync_folder(self._prefix)
         self._file = file

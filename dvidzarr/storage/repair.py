@@ -14,6 +14,7 @@ from dvidzarr.storage.frames import (
     HEADER_SIZE,
     Kind,
     SegmentHeader,
+    content_end,
     decode_frame,
     encode_frame,
     encode_record,
@@ -71,6 +72,8 @@ def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
                 sequence = decode_frame(data, offset, 0)[-1].sequence
                 offset = end
                 continue
+            if sequence >= upto and content_end(data, offset) == offset:  # zeros that were written ahead
+                break
             found = next_frame(data, offset, sequence + 1, header.salt)
             following = upto + 1 if found is None else struct.unpack_from("<Q", data, found + 8)[0]
             stop = len(data) if found is None else found

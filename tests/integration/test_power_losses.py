@@ -39,7 +39,7 @@ def lose(folder: Path, stretch: Stretch, chance: random.Random) -> None:
 def lose_power(
     source: Path, target: Path, chance: random.Random, at_risk: set[Stretch], start: int, log_key: str
 ) -> tuple[int, set[Stretch]]:
-    """Copy a store as a power loss may leave it; return the length of the log that is left, and what of objects is lost."""
+    """Copy a store as a power loss may leave it; return how much of the log is left, and what of objects is lost."""
     shutil.copytree(source, target)
     if chance.random() < 0.5:
         shutil.rmtree(target / "cache", ignore_errors=True)
@@ -47,10 +47,11 @@ def lose_power(
     for stretch in sorted(lost):
         lose(target, stretch, chance)
     path = target / log_key
-    cut = chance.randint(start, path.stat().st_size)
-    if chance.random() < 0.3:
-        cut = path.stat().st_size
     whole = path.read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    cut = chance.randint(start, end)
+    if chance.random() < 0.3:
+        cut = len(whole)
     filler = chance.choice((b"", bytes(len(whole) - cut), chance.randbytes(len(whole) - cut)))
     left = whole[:cut] + filler
     path.write_bytes(left)
@@ -82,14 +83,14 @@ def prepare(folder: Path, chance: random.Random) -> tuple[int, int, list[tuple[i
     flush(dataset)
     assert dataset.log.unflushed_after is not None
     key = f"{dataset.prefix}/log/00000001.log"
-    start = (folder / key).stat().st_size
+    start = dataset.log.cursor.offset
     later = []
     for value in range(100, 100 + chance.randint(1, 6)):
         before = sizes(folder, dataset.context.backend.keys(f"{dataset.prefix}/rewrites"))
         write(view, value)
         after = sizes(folder, set(dataset.unflushed))
         grown = {(name, before.get(name, 0), size) for name, size in after.items()}
-        later.append((value, (folder / key).stat().st_size, grown))
+        later.append((value, dataset.log.cursor.offset, grown))
     if chance.random() < 0.5:
         dataset.save_caches()
     assert catalog.context.housekeeper.settle(120)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError, StorageError
 from dvidzarr.storage import log as module
+from dvidzarr.storage import segmentfile
 from dvidzarr.storage.frames import HEADER_SIZE, Entry
-from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.local import AppendFile, LocalBackend
 from dvidzarr.storage.log import LocalLog
 
 IDS = ("ab" * 16, "cd" * 16)
@@ -53,19 +55,30 @@ class Replayed:
 def small_segments() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SEGMENT_SIZE", 260)
+        patch.setattr(segmentfile, "AHEAD_LEAST", 30)
+        patch.setattr(segmentfile, "AHEAD_MOST", 100)
+        patch.setattr(segmentfile, "_FRAMES_AHEAD", 0)
         yield
 
 
 @contextmanager
-def written(records: list[Value]) -> Iterator[tuple[Path, list[tuple[int, int, bytes]]]]:
-    """Give a folder with a closed log of these records, one frame each."""
+def written(
+    records: list[Value], *, killed: bool = False
+) -> Iterator[tuple[Path, list[tuple[int, int, bytes]]]]:
+    """Give a folder with a log of these records, one frame each; `killed`: with the zeros that closing cuts off."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base) as name:
-        folder = Path(name)
+        folder = Path(name) / "store"
         first = Replayed.recovered(folder)
         for kind, payload in records:
             first.log.append(kind, {"x": 1}, payload)
+        if killed:
+            shutil.copytree(folder, folder.with_name("as killed"))
         first.log.close()
+        if killed:
+            folder = folder.with_name("as killed")
+            for path in segments(folder)[:-1]:  # it may have died before it cut them
+                os.truncate(path, path.stat().st_size + 50)
         try:
             yield folder, first.entries
         finally:
@@ -76,21 +89,25 @@ def segments(folder: Path) -> list[Path]:
     return sorted((folder / "log").glob("*.log"))
 
 
-@given(values)
-def test_replay_is_what_was_appended(records: list[Value]) -> None:
-    with written(records) as (folder, entries):
+@given(values, st.booleans())
+def test_replay_is_what_was_appended(records: list[Value], killed: bool) -> None:
+    with written(records, killed=killed) as (folder, entries):
         assert [(kind, payload) for _, kind, payload in entries] == records
         again = Replayed.recovered(folder)
         assert again.entries == entries
+        assert not again.log.damage
+        assert again.log.dropped == 0
         assert [e.sequence for e in again.log.records()] == list(range(1, len(records) + 1))
         again.log.append(5, {}, b"more")
         again.log.close()
         assert Replayed.recovered(folder).entries == [*entries, (len(records) + 1, 5, b"more")]
 
 
-@given(values, st.data())
-def test_records_behind_one_are_read_without_those_before(records: list[Value], data: st.DataObject) -> None:
-    with written(records) as (folder, _):
+@given(values, st.booleans(), st.data())
+def test_records_behind_one_are_read_without_those_before(
+    records: list[Value], killed: bool, data: st.DataObject
+) -> None:
+    with written(records, killed=killed) as (folder, _):
         log = Replayed.recovered(folder).log
         whole = list(log.records())
         for after in range(len(records) + 1):
@@ -103,14 +120,18 @@ def test_records_behind_one_are_read_without_those_before(records: list[Value], 
             assert list(log.records(after=first - 1)) == whole[first - 1 :]
 
 
-@given(values, st.data())
-def test_cut_at_any_byte_the_whole_frames_stay(records: list[Value], data: st.DataObject) -> None:
-    """Without the word of what was acknowledged (lost with the power), the end is a torn tail."""
-    with written(records) as (folder, entries):
+@given(values, st.booleans(), st.booleans(), st.data())
+def test_cut_at_any_byte_the_whole_frames_stay(
+    records: list[Value], killed: bool, zeros: bool, data: st.DataObject
+) -> None:
+    """Without the word of what was acknowledged (lost with the power), the end is a torn tail, maybe among zeros."""
+    with written(records, killed=killed) as (folder, entries):
         (folder / "log/applied").unlink()
         last = segments(folder)[-1]
-        cut = data.draw(st.integers(0, last.stat().st_size))
+        size = last.stat().st_size
+        cut = data.draw(st.integers(HEADER_SIZE if zeros else 0, size))
         os.truncate(last, cut)
+        os.truncate(last, size if zeros else cut)
         again = Replayed.recovered(folder)
         kept = len(again.entries)
         assert again.entries == entries[:kept]
@@ -133,12 +154,12 @@ def test_what_was_acknowledged_is_missed(records: list[Value], data: st.DataObje
 
 
 @settings(max_examples=100)
-@given(values, st.booleans(), st.data())
+@given(values, st.booleans(), st.booleans(), st.data())
 def test_any_changed_byte_is_damage_or_a_torn_last_frame(
-    records: list[Value], keep_word: bool, data: st.DataObject
+    records: list[Value], keep_word: bool, killed: bool, data: st.DataObject
 ) -> None:
     """What is applied is always what was appended, in order; if something is missing, it is either the tail or damage."""
-    with written(records) as (folder, entries):
+    with written(records, killed=killed) as (folder, entries):
         if not keep_word:
             (folder / "log/applied").unlink()
         number = data.draw(st.integers(0, len(segments(folder)) - 1))
@@ -158,7 +179,9 @@ def test_any_changed_byte_is_damage_or_a_torn_last_frame(
         assert set(again.entries) <= set(entries)
         assert [e[0] for e in again.entries] == sorted(e[0] for e in again.entries)
         missing = sorted({e[0] for e in entries} - {e[0] for e in again.entries})
-        if not again.log.damage:
+        if killed and not missing:  # among the zeros
+            assert not again.log.damage
+        elif not again.log.damage:
             assert not keep_word
             assert missing == list(range(len(entries) - len(missing) + 1, len(entries) + 1))
             assert number == len(segments(folder)) - 1 or number >= len(segments(folder))
@@ -226,6 +249,110 @@ def test_a_follower_reads_what_is_published(records: list[Value], often: int) ->
         assert follower.entries == writer.entries
         follower.log.close()
         writer.log.close()
+
+
+def test_zeros_are_written_ahead_and_cut_off(tmp_path: Path) -> None:
+    """Most frames leave the length of their file as it is; closed files and all but the last segment end with a frame."""
+    writer, lengths = Replayed.recovered(tmp_path), []
+    for number in range(40):
+        writer.log.append(100, {}, b"%d" % number)
+        lengths.append((segments(tmp_path)[-1], segments(tmp_path)[-1].stat().st_size))
+    assert len(set(lengths)) < 20
+    for path in segments(tmp_path)[:-1]:
+        assert path.read_bytes()[-1]
+    writer.log.close()
+    assert segments(tmp_path)[-1].read_bytes()[-1]
+    assert Replayed.recovered(tmp_path).entries == writer.entries
+
+
+@pytest.mark.parametrize("end", ["closed", "demoted"])
+def test_nothing_that_was_acknowledged_is_cut_off_with_the_zeros(tmp_path: Path, end: str) -> None:
+    first = Replayed.recovered(tmp_path)
+    first.log.append(100, {}, bytes(40))  # ends with zeros itself
+    first.log.close() if end == "closed" else first.log.demote()
+    (path,) = segments(tmp_path)
+    assert path.stat().st_size < HEADER_SIZE + 100
+    assert Replayed.recovered(tmp_path).entries == [(1, 100, bytes(40))]
+
+
+def test_a_torn_record_among_zeros_is_dropped_and_never_comes_back(tmp_path: Path) -> None:
+    """What lay behind it must not follow the record that is put in its place."""
+    first = Replayed.recovered(tmp_path / "one")
+    first.log.append(100, {}, b"one")
+    end = segments(tmp_path / "one")[0].read_bytes().rstrip(b"\0")
+    first.log.append(101, {}, b"two")
+    first.log.append(102, {}, b"three")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    first.log.close()
+    (path,) = segments(tmp_path / "two")
+    data = bytearray(path.read_bytes())
+    data[len(end) + 30] ^= 1  # the second frame
+    path.write_bytes(data)
+    (tmp_path / "two/log/applied").unlink()
+    damaged = Replayed.recovered(tmp_path / "two")  # a valid frame follows: no torn tail
+    assert damaged.log.damage
+    data[len(end) + 60 :] = bytes(len(data) - len(end) - 60)
+    path.write_bytes(data)
+    again = Replayed.recovered(tmp_path / "two")
+    assert again.entries == [(1, 100, b"one")]
+    assert not again.log.damage
+    assert 0 < again.log.dropped <= 60
+    again.log.append(103, {}, b"xxx")
+    assert [e.kind for e in again.log.records()] == [100, 103]
+
+
+def test_a_follower_reads_little_of_the_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AHEAD_LEAST", 1 << 20), ("AHEAD_MOST", 1 << 20)):
+        monkeypatch.setattr(segmentfile, name, value)
+    monkeypatch.setattr(module, "SEGMENT_SIZE", 64 << 20)
+    writer, follower, read = Replayed.recovered(tmp_path), Replayed(tmp_path), []
+    read_at = LocalBackend.read_at
+
+    def counted(backend: LocalBackend, key: str, offset: int, length: int) -> bytes:
+        read.append(length)
+        return read_at(backend, key, offset, length)
+
+    monkeypatch.setattr(LocalBackend, "read_at", counted)
+    for number in range(20):
+        writer.log.append(100, {}, bytes(100_000 if number == 10 else 10))
+        follower.log.follow()
+        assert follower.entries == writer.entries
+    assert segments(tmp_path)[0].stat().st_size > 1 << 20
+    assert sum(read) < 600_000
+    writer.log.close()
+    follower.log.close()
+
+
+@pytest.mark.parametrize("room", [0, 10, 500])
+def test_a_disk_that_is_nearly_full_takes_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """The room for zeros is missing, that for a frame is there; what was written of them is given back."""
+    first = Replayed.recovered(tmp_path)
+    write_at = AppendFile.write_at
+
+    def nearly_full(file: AppendFile, offset: int, data: bytes) -> None:
+        """Write as much as there is room for."""
+        write_at(file, offset, data[: 100 + room])
+        if len(data) > 100 + room:
+            raise NoSpaceError("full")
+
+    monkeypatch.setattr(segmentfile, "AHEAD_LEAST", 1000)
+    monkeypatch.setattr(segmentfile, "AHEAD_MOST", 1000)
+    monkeypatch.setattr(module, "SEGMENT_SIZE", 4000)
+    monkeypatch.setattr(AppendFile, "write_at", nearly_full)
+    for number in range(3):
+        first.log.append(100, {}, b"%d" % number)
+        assert segments(tmp_path)[0].stat().st_size == first.log.cursor.offset
+    with pytest.raises(NoSpaceError):
+        first.log.append(101, {}, bytes(100 + room))
+    assert segments(tmp_path)[0].stat().st_size == first.log.cursor.offset
+    monkeypatch.setattr(AppendFile, "write_at", write_at)
+    first.log.append(102, {}, b"room again")
+    first.log.close()
+    again = Replayed.recovered(tmp_path)
+    assert again.entries == first.entries
+    assert [kind for _, kind, _ in again.entries] == [100, 100, 100, 102]
 
 
 @given(values, values)

@@ -13,7 +13,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes import BUILTIN
 from dvidzarr.repo import store
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.storage import dataset, log, writing
+from dvidzarr.storage import dataset, log, segmentfile, writing
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.locks import Stripes
@@ -77,6 +77,9 @@ def small_and_calm() -> Iterator[None]:
             (store, "Housekeeper", InlineHousekeeper),
             (store, "Scheduler", InlineScheduler),
             (log, "SEGMENT_SIZE", SEGMENT_SIZE),
+            (segmentfile, "AHEAD_LEAST", 300),
+            (segmentfile, "AHEAD_MOST", 900),
+            (segmentfile, "_FRAMES_AHEAD", 0),
             (writing, "LOGGED", LOGGED),
             (dataset, "Stripes", partial(Stripes, 4)),
             (DatasetCaches, "_open", _index_in_memory),

@@ -10,7 +10,7 @@ import pytest
 
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.repo import base, instance, overlays
-from dvidzarr.storage import durability, finishing, logreader, tidying
+from dvidzarr.storage import durability, finishing, log, logreader, logrecovery, tidying
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.local import AppendFile, LocalBackend
@@ -18,6 +18,7 @@ from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.logreader import LogReader
 from dvidzarr.storage.packs import Pack
 from dvidzarr.storage.runs import Row
+from dvidzarr.storage.segmentfile import SegmentFile
 from tests.simulation.crashes import crash
 
 SEEDS = 1000
@@ -97,8 +98,8 @@ _replace = LocalBackend.replace
 
 
 def _trusting_tail(log: LocalLog) -> None:
-    log._file = log._backend.open_append(log._key(log._segment), create=False)
-    log._file.truncate(log._offset)
+    log._file = SegmentFile(log._backend.open_append(log._key(log._segment), create=False), log._offset)
+    log._file.cut(log._offset)
     log._backend.sync_folder(log._prefix)
 
 
@@ -108,6 +109,31 @@ _open_tail = LocalLog._open_tail
 def _trusting_names(log: LocalLog) -> None:
     with patch.object(log._backend, "sync_folder", _nothing):
         _open_tail(log)
+
+
+def _trusting_length(log: LocalLog) -> None:
+    with patch.object(SegmentFile, "cut", _nothing):
+        _open_tail(log)
+    log._offset = log._backend.size(log._key(log._segment)) or 0
+
+
+def _leaving_the_rest(log: LocalLog) -> None:
+    with patch.object(SegmentFile, "cut", _nothing):
+        _open_tail(log)
+
+
+class _LengthsOnly(SegmentFile):
+    """What fits into the file is not synced."""
+
+    _grown = True
+
+    def append(self, end: int, frame: bytes, limit: int) -> None:
+        self._grown = end + len(frame) > self._size
+        super().append(end, frame, limit)
+
+    def sync(self) -> None:
+        if self._grown:
+            super().sync()
 
 
 def _discard_at_once(
@@ -197,6 +223,11 @@ FULL: dict[str, Callable[[], Patches]] = {
     "copies from packs are not synced": lambda: [(LocalBackend, "replace", _copy_unsynced)],
     "recovery trusts the page cache": lambda: [(LocalLog, "_open_tail", _trusting_tail)],
     "recovery trusts the names that it sees": lambda: [(LocalLog, "_open_tail", _trusting_names)],
+    "recovery takes the length of a file for its end": lambda: [(LocalLog, "_open_tail", _trusting_length)],
+    "frames that overwrite zeros are not synced": lambda: [
+        (log, "SegmentFile", _LengthsOnly),
+        (logrecovery, "SegmentFile", _LengthsOnly),
+    ],
     "torn frames are believed": lambda: [(logreader, "frame_end", _believe)],
     "a torn shared word is believed": lambda: [(LogReader, "_published", _published_whatever)],
     "chunks are overwritten": lambda: [
@@ -216,6 +247,7 @@ FAST: dict[str, Callable[[], Patches]] = {
     ],
     "a flush does not sync the objects": lambda: [(LocalBackend, "sync", _sync_names_only)],
     "leftovers go before what superseded them is durable": lambda: [(tidying, "flush", _nothing)],
+    "recovery leaves what lies behind the end": lambda: [(LocalLog, "_open_tail", _leaving_the_rest)],
     "a flush does not sync the log": lambda: [(AppendFile, "sync", _nothing)],
     "the first checkpoint is not durable": lambda: [(instance, "begin", _first_checkpoint_lazily)],
 }
