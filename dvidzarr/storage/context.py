@@ -1,6 +1,6 @@
 """What a dataset is given: what everything in one store shares, and what its datatype keeps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -10,6 +10,7 @@ from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.frames import Entry
 from dvidzarr.storage.housekeeper import Housekeeper
 from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.packs import OpenPacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class StoreContext:
     chunk_cache: ChunkCache
     housekeeper: Housekeeper
     run_all: RunAll
+    open_packs: OpenPacks = field(default_factory=OpenPacks)
 
 
 class Model(Protocol):

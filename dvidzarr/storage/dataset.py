@@ -45,7 +45,7 @@ class Dataset:
         self.versions = versions
         self.arrays: dict[int, ChunkStore] = {}
         self.stripes = Stripes()
-        self.packs = Packs(context.backend)
+        self.packs = Packs(context.backend, context.open_packs)
         self.writable = False
         self.finished: set[int] = set()
         """Ordinals of the versions whose chunks all lie under their Zarr keys."""
@@ -171,6 +171,7 @@ class Dataset:
         """Close the files; `save_caches` is the caller's choice."""
         self.writable = False  # background tasks that still hold it change nothing on the store
         self.log.close()
+        self.packs.close()
         self.caches.close()
 
     # --- records ---------------------------------------------------------------------------------------------

@@ -48,6 +48,21 @@ def _drop_pages(fd: int, part: Part) -> None:
     os.posix_fadvise(fd, part.offset, part.length, os.POSIX_FADV_DONTNEED)
 
 
+def _joined(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the stretches in order, those as one that lie one behind the other but for the rest of a block."""
+    before: Part | None = None
+    for part in sorted(parts):
+        whole = part.length and -(-part.length // BLOCK) * BLOCK
+        if before and whole and part.key == before.key and part.offset == before.offset + before.length:
+            before = Part(part.key, before.offset, before.length + whole)
+            continue
+        if before:
+            yield before
+        before = Part(part.key, part.offset, whole)
+    if before:
+        yield before
+
+
 class AppendFile:
     """A file that grows: a log segment, a pack."""
 
@@ -328,7 +343,7 @@ class LocalBackend:
     def forget(self, parts: Sequence[Part]) -> None:
         """Let the page cache drop what hardly anybody will read again."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
-            self._for_each(parts, os.O_RDONLY, _drop_pages)
+            self._for_each(_joined(parts), os.O_RDONLY, _drop_pages)
 
     def _for_each(self, parts: Iterable[Part], access: int, act: Callable[[int, Part], None]) -> None:
         """Do something with stretches of files on which nothing but speed and room depends."""

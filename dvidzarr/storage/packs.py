@@ -8,6 +8,9 @@ system piece by piece, and when its version is finished, the pack goes. Design: 
 import re
 import secrets
 import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from dvidzarr.core.errors import StorageError
@@ -16,6 +19,13 @@ from dvidzarr.storage.local import AppendFile, LocalBackend
 
 PACK_BYTES = 64 << 20
 """A pack of this size takes no more."""
+
+OPEN = 32
+"""So many packs of a store that nobody writes to just now stay open: opening one costs as much as a small write."""
+IDLE_S = 10.0
+"""They are closed after this time."""
+_SUPERSEDED = 1 << 14
+"""Of so many pieces the place is kept until the page cache is told of them."""
 
 _OFFSET_BITS = 32
 _NUMBER_BITS = 31
@@ -38,7 +48,7 @@ def pack_of(folder: str, location: int) -> tuple[str, int]:
 
 
 class Pack:
-    """One file, open while somebody writes to it. All but `sync` is for `Packs`, whose lock guards it."""
+    """One file. `size` and `written` are for `Packs`, whether it is open is for `OpenPacks`; their locks guard that."""
 
     def __init__(self, backend: LocalBackend, folder: str, first: int) -> None:
         self.first = first
@@ -52,21 +62,21 @@ class Pack:
         """Why nothing more can be made durable."""
         self._backend = backend
         self._file: AppendFile | None = backend.open_append(self.key, create=True)
-        self._users = 0
+        self.users = 0
+        self.ended = False
+        """Whether nothing more is to be appended."""
         self._syncing = threading.Lock()
         self._synced = 0
         self._named = False
 
-    def enter(self) -> None:
-        """Keep the file open until `leave`."""
+    def open(self) -> None:
+        """Open the file again if it was closed."""
         if self._file is None:
             self._file = self._backend.open_append(self.key, create=False)
-        self._users += 1
 
-    def leave(self) -> None:
-        """Close the file if nobody else needs it."""
-        self._users -= 1
-        if not self._users and self._file is not None:
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
             self._file.close()
             self._file = None
 
@@ -97,11 +107,71 @@ class Pack:
             self._synced = upto
 
 
+class OpenPacks:
+    """Those packs of a store whose files are open: all that are in use, and a few that were in use last.
+
+    `_lock` guards which are; whoever takes it may hold the lock of a `Packs`. Also keeps in mind which pieces were
+    superseded lately, for `forget` of the backend; nothing depends on those.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[Pack, float] = OrderedDict()
+        self._superseded: deque[Part] = deque(maxlen=_SUPERSEDED)
+
+    def enter(self, pack: Pack) -> None:
+        """Keep the file open until `leave`."""
+        with self._lock:
+            pack.open()
+            pack.users += 1
+            self._idle.pop(pack, None)
+
+    def leave(self, pack: Pack) -> None:
+        """Need the file no longer: it may stay open, for who comes next."""
+        with self._lock:
+            pack.users -= 1
+            if pack.users:
+                return
+            if pack.ended:
+                pack.close()
+                return
+            self._idle[pack] = time.monotonic()
+            if len(self._idle) > OPEN:
+                self._idle.popitem(last=False)[0].close()
+
+    def end(self, pack: Pack) -> None:
+        """Close the file as soon as nobody needs it."""
+        with self._lock:
+            pack.ended = True
+            if self._idle.pop(pack, None) is not None or not pack.users:
+                pack.close()
+
+    def close_idle(self) -> bool:
+        """Close what nobody needed for long; tell whether any stay open."""
+        with self._lock:
+            while self._idle:
+                pack, since = next(iter(self._idle.items()))
+                if since > time.monotonic() - IDLE_S:
+                    return True
+                del self._idle[pack]
+                pack.close()
+            return False
+
+    def supersede(self, parts: Iterable[Part]) -> None:
+        """Note pieces that hardly anybody will read again."""
+        self._superseded.extend(parts)
+
+    def take_superseded(self) -> list[Part]:
+        """Return what was noted since the last call."""
+        return [self._superseded.popleft() for _ in range(len(self._superseded))]
+
+
 class Packs:
     """The packs of one instance that this process writes: one at a time for each folder. `_lock` guards them."""
 
-    def __init__(self, backend: LocalBackend) -> None:
+    def __init__(self, backend: LocalBackend, opened: OpenPacks) -> None:
         self._backend = backend
+        self._opened = opened
         self._lock = threading.Lock()
         self._current: dict[str, Pack] = {}
         self._own: set[str] = set()
@@ -114,10 +184,13 @@ class Packs:
         """Append a piece and return its location; the pack is added to `used`, and stays open until `leave`."""
         with self._lock:
             pack = self._current.get(folder)
-            if pack is None or pack.problem or pack.size + len(data) > max(PACK_BYTES, len(data)):
+            if pack is not None and (pack.problem or pack.size + len(data) > max(PACK_BYTES, len(data))):
+                self._opened.end(pack)
+                pack = None
+            if pack is None:
                 pack = self._current[folder] = self._begin(folder)
             if pack not in used:
-                pack.enter()
+                self._opened.enter(pack)
                 used.add(pack)
             offset = pack.size
             pack.size += -(-len(data) // BLOCK) * BLOCK
@@ -138,14 +211,20 @@ class Packs:
 
     def leave(self, used: set[Pack]) -> None:
         """Need the packs no longer."""
-        with self._lock:
-            for pack in used:
-                pack.leave()
+        for pack in used:
+            self._opened.leave(pack)
 
     def end(self, folder: str) -> None:
         """Begin a new pack with the next piece in a folder."""
         with self._lock:
-            self._current.pop(folder, None)
+            pack = self._current.pop(folder, None)
+            if pack is not None:
+                self._opened.end(pack)
+
+    def close(self) -> None:
+        """End all packs."""
+        for folder in tuple(self._current):
+            self.end(folder)
 
     def is_own(self, key: str) -> bool:
         """Tell whether this process made a pack: what no record names in it may be about to be recorded."""
@@ -168,6 +247,11 @@ class Batch(AbstractContextManager["Batch"]):
         """Make all pieces durable."""
         for pack in self._used:
             pack.sync()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was appended."""
+        return not self._used
 
     def __exit__(self, *_: object) -> None:
         self._packs.leave(self._used)

@@ -17,6 +17,7 @@ from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.context import StoreContext
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 """Large values are read in pieces of this many bytes."""
+
+_REST_S = 1.0
 
 ChunkOf = Callable[[int], "np.ndarray | Encoded | None"]
 """Gives the i-th chunk of a write: an array, encoded bytes, or None for a deletion. Called under the chunks' locks."""
@@ -73,10 +76,24 @@ def write_chunks(
         ):  # surely not recorded; after other failures the objects are left for gc
             backend.discard([receipt.part for receipt in receipts if receipt.part])
             raise
-    if not is_fast(dataset):  # what is not on the disk yet cannot leave the memory
-        written = zip(coords, before, strict=True)
-        backend.forget([store.part(version, at, row[1], row[4]) for at, row in written if row and not row[6]])
+    written = zip(coords, before, strict=True)
+    superseded = [store.part(version, at, row[1], row[4]) for at, row in written if row and not row[6]]
+    if superseded or not batch.is_empty:
+        _rest_later(dataset.context, [] if is_fast(dataset) else superseded)
     return position
+
+
+def _rest_later(context: StoreContext, superseded: list[Part]) -> None:
+    """Have the page cache drop superseded pieces soon (what is not on the disk yet cannot leave it)."""
+    context.open_packs.supersede(superseded)
+    context.housekeeper.schedule(_REST_S, "packs", lambda: _rest(context), at_close=False)
+
+
+def _rest(context: StoreContext) -> None:
+    """Do at once for many requests what each would lose time with."""
+    context.backend.forget(context.open_packs.take_superseded())
+    if context.open_packs.close_idle():
+        _rest_later(context, [])
 
 
 def _create_objects(

@@ -18,7 +18,8 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.garbage import collect
-from dvidzarr.storage import local, packs
+from dvidzarr.storage import local, packs, writing
+from dvidzarr.storage.backend import BLOCK, Part
 from dvidzarr.storage.local import AppendFile
 from dvidzarr.storage.tidying import tidy
 
@@ -168,7 +169,7 @@ def test_writers_share_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         real(file)
 
     monkeypatch.setattr(AppendFile, "sync", noting)
-    written, ready = packs.Packs(local.LocalBackend(tmp_path)), threading.Barrier(8)
+    written, ready = packs.Packs(local.LocalBackend(tmp_path), packs.OpenPacks()), threading.Barrier(8)
 
     def write(which: int) -> None:
         with written.batch("rewrites/version") as batch:
@@ -178,6 +179,7 @@ def test_writers_share_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(8)))
+    written.close()
     assert len(synced) == 1
 
 
@@ -196,18 +198,93 @@ def test_writers_at_the_same_time(folder: Path) -> None:
         assert errors(catalog) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_packs_are_open_only_while_they_are_written(folder: Path) -> None:
-    with dvidzarr.open(folder, "w", AT_ONCE) as catalog:
-        view = catalog.repos[0].instance("gray").at()
+def open_packs() -> list[str]:
+    """Return the packs that this process has open."""
+    held = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one of this listing is closed by now
+            held.append(os.readlink(fd))
+    return [path for path in held if "/rewrites/" in path]
+
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("why", ["idle", "locked", "full", "closed"])
+def test_a_pack_stays_open_until_it_is_not_needed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        repo = catalog.repos[0]
+        view = repo.instance("gray").at()
         for seed in range(3):
             view.write(WORLD, noise(seed))
-        assert catalog.context.housekeeper.settle(120)
-        held = []
-        for fd in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):  # the one of this listing is closed by now
-                held.append(os.readlink(fd))
-        assert [path for path in held if "/rewrites/" in path] == []
+            (held,) = open_packs()
+            assert Path(held).samefile(pack_files(folder)[0])
+        if why == "idle":
+            monkeypatch.setattr(packs, "IDLE_S", 0.0)
+            monkeypatch.setattr(writing, "_REST_S", 0.05)
+            view.write(WORLD, noise(3))
+        elif why == "locked":
+            repo.commit(repo.dag.root)
+        elif why == "full":
+            monkeypatch.setattr(packs, "PACK_BYTES", 1)
+            view.write(CORNERS[0], noise(3, CORNERS[0]))
+            assert held not in open_packs()
+        else:
+            catalog.close()
+        if why != "full":
+            deadline = time.monotonic() + 60
+            while open_packs() and time.monotonic() < deadline:  # the rest is waited for, too
+                time.sleep(0.01)
+            assert open_packs() == []
+        if why == "idle":
+            view.write(WORLD, noise(4))
+            assert len(pack_files(folder)) == 1, "it was not opened again"
+            np.testing.assert_array_equal(view.read(WORLD), noise(4))
+
+
+@needs_proc
+def test_few_packs_are_open_however_many_are_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "OPEN", 3)
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        repo = catalog.repos[0]
+        views = [
+            repo.create_instance("uint8blk", f"g{number}", {"BlockSize": f"{EDGE},{EDGE},{EDGE}"}).at()
+            for number in range(8)
+        ]
+        for seed in range(3):
+            for number, view in enumerate(views):
+                view.write(WORLD, noise(seed + number))
+                assert len(open_packs()) <= 3
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: views[number].write(WORLD, noise(50 + number)), range(8)))
+        assert len(open_packs()) == 3
+        for number, view in enumerate(views):
+            np.testing.assert_array_equal(view.read(WORLD), noise(50 + number))
+        assert len(pack_files(folder)) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs posix_fadvise")
+def test_superseded_pieces_leave_the_memory_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[Part] = []
+    monkeypatch.setattr(local, "_drop_pages", lambda _, part: dropped.append(part))
+    monkeypatch.setattr(writing, "_REST_S", 0.2)
+    with dvidzarr.open(folder, "w", PATIENT) as catalog:
+        view = catalog.repos[0].instance("gray").at()
+        for seed in range(6):
+            view.write(WORLD, noise(seed))
+        deadline = time.monotonic() + 60
+        (pack,) = pack_files(folder)
+        key = str(pack.relative_to(folder))
+        while sum(part.length for part in dropped) < 5 * WORLD.volume and time.monotonic() < deadline:
+            time.sleep(0.01)
+    in_pack = [part for part in dropped if part.key == key]
+    (last,) = (-(-pack.stat().st_size // BLOCK) * BLOCK // 6,)  # the last of six writes is not superseded
+    assert sum(part.length for part in in_pack) == 5 * last
+    assert len(in_pack) <= 5, "stretches side by side were not joined"
+    assert {part.length for part in dropped if part.key != key} == {0}
 
 
 # --- what earlier processes left -------------------------------------------------------------------------------
