@@ -40,20 +40,24 @@ def finish(dataset: Dataset, ordinal: int) -> None:
     settled = list(backend.keys(folder))  # what is written there from now on is not
     done = dataset.append(Kind.FINISHED, ordinal, Author(), {})
     dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
-    dataset.later(("rewrites", folder, str(done.sequence)), lambda: backend.remove(settled))
+    dataset.later(("rewrites", folder, str(done.sequence)), lambda: _remove(dataset, settled))
 
 
 def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
-    backend = dataset.context.backend
     keys, rows = store.postings.written_by(ordinal)
     live = rows["flags"] == 0
     again = np.flatnonzero(live & (rows["location"] != 0))
     for start in range(0, len(again), _PORTION):
         portion = again[start : start + _PORTION]
         _copy(dataset, store, ordinal, keys[portion].tolist(), rows[portion].tolist())
-    backend.remove(
-        _orphans(f"{store.folder(ordinal)}/c/", backend.keys(f"{store.folder(ordinal)}/c"), keys[live])
-    )
+    folder = f"{store.folder(ordinal)}/c"
+    _remove(dataset, _orphans(f"{folder}/", dataset.context.backend.keys(folder), keys[live]))
+
+
+def _remove(dataset: Dataset, keys: list[str]) -> None:
+    """Remove objects, but not those of which a flush on another thread has just found that they are there."""
+    with dataset.flushing:
+        dataset.context.backend.remove(keys)
 
 
 def _copy(dataset: Dataset, store: ChunkStore, ordinal: int, keys: list[int], rows: list[Row]) -> None:
