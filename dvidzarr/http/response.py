@@ -125,21 +125,28 @@ class Response:
             self._chunked, self.close = False, True
         # the rest of a body that will not come cannot be told from the next request
         request.keep_alive = request.keep_alive and not self.close and not request.body.is_lost
-        lines = [_STATUS_LINES.get(self.status) or f"HTTP/1.1 {self.status} Unknown\r\n"]
-        lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
+        text = _head_text(self.status, tuple(self.headers.items()))
         if length is not None:
-            lines.append(f"Content-Length: {length}\r\n")
+            text = f"{text}Content-Length: {length}\r\n"
         elif self._chunked:
-            lines.append("Transfer-Encoding: chunked\r\n")
+            text += "Transfer-Encoding: chunked\r\n"
         if not request.keep_alive:
-            lines.append("Connection: close\r\n")
+            text += "Connection: close\r\n"
         elif request.is_old:
-            lines.append("Connection: keep-alive\r\n")
-        lines.append(_date_line(int(time.time())))
-        text = "".join(lines)
-        if text.count("\n") != len(lines) or text.count("\r") != len(lines):
-            raise ValueError(f"a line break in the headers of an answer: {self.headers!r}")
+            text += "Connection: keep-alive\r\n"
+        text += _date_line(int(time.time()))
         self._head = (text + "\r\n").encode("utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=256)
+def _head_text(status: int, headers: tuple[tuple[str, str], ...]) -> str:
+    """Return the status line and headers that an answer names; most answers have those of another one."""
+    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in headers]
+    text = "".join(lines)
+    if text.count("\n") != len(lines) or text.count("\r") != len(lines):
+        raise ValueError(f"a line break in the headers of an answer: {headers!r}")
+    return text
 
 
 @lru_cache(maxsize=2)
