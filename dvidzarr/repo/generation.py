@@ -6,8 +6,12 @@ logs: knowing that nothing happened costs one look at memory, for any number of 
 """
 
 import threading
+from typing import TYPE_CHECKING
 
-from dvidzarr.storage.local import LocalBackend, SharedWord
+from dvidzarr.storage.local import LocalBackend
+
+if TYPE_CHECKING:
+    from dvidzarr.storage.openfiles import SharedWord
 
 KEY = "generation"
 

@@ -1,135 +1,21 @@
-"""A store in a folder. All file system calls of the engine are in this module, so that a simulated disk can stand in."""
+"""A store in a folder.
 
-import ctypes
-import errno
-import mmap
+All file system calls of the engine are here, in `openfiles`, `stretches` and `locks`, so that a simulated disk can stand in.
+"""
+
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from dvidzarr.core.errors import NoSpaceError, StorageError
-from dvidzarr.storage.backend import BLOCK, Part, RunAll, check_key, in_turn
+from dvidzarr.core.errors import StorageError
+from dvidzarr.storage.backend import Part, RunAll, check_key, in_turn
+from dvidzarr.storage.openfiles import CREATE, AppendFile, SharedWord, fail, write_all
+from dvidzarr.storage.stretches import drop_pages, for_each, joined, punch
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
-_KEEP_SIZE_PUNCH_HOLE = 1 | 2  # of its linux/falloc.h
-
-
-def _fail(key: str, error: OSError) -> NoReturn:
-    kind = NoSpaceError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
-    raise kind(f"{key}: {error.strerror or error}") from error
-
-
-def _write_all(fd: int, data: bytes | memoryview) -> None:
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Give a stretch of a file back to the file system; nothing happens where that cannot be done."""
-    if _fallocate is not None:
-        _fallocate(fd, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length))
-
-
-def _punch(fd: int, part: Part) -> None:
-    punch_hole(fd, part.offset, -(-part.length // BLOCK) * BLOCK)
-
-
-def _drop_pages(fd: int, part: Part) -> None:
-    os.posix_fadvise(fd, part.offset, part.length, os.POSIX_FADV_DONTNEED)
-
-
-def _joined(parts: Iterable[Part]) -> Iterator[Part]:
-    """Yield the stretches in order, those as one that lie one behind the other but for the rest of a block."""
-    before: Part | None = None
-    for part in sorted(parts):
-        whole = part.length and -(-part.length // BLOCK) * BLOCK
-        if before and whole and part.key == before.key and part.offset == before.offset + before.length:
-            before = Part(part.key, before.offset, before.length + whole)
-            continue
-        if before:
-            yield before
-        before = Part(part.key, part.offset, whole)
-    if before:
-        yield before
-
-
-class AppendFile:
-    """A file that grows: a log segment, a pack."""
-
-    def __init__(self, path: str, key: str, *, create: bool) -> None:
-        self._key = key
-        flags = _CREATE if create else os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._fd = os.open(path, flags, 0o644)
-        except OSError as error:
-            _fail(key, error)
-
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data` at `offset`."""
-        try:
-            view = memoryview(data)
-            while view:
-                done = os.pwrite(self._fd, view, offset)
-                view, offset = view[done:], offset + done
-        except OSError as error:
-            _fail(self._key, error)
-
-    def sync(self) -> None:
-        """Make the contents and the length durable."""
-        try:
-            os.fdatasync(self._fd) if hasattr(os, "fdatasync") else os.fsync(self._fd)
-        except OSError as error:
-            _fail(self._key, error)
-
-    def truncate(self, size: int) -> None:
-        """Cut the file to `size` bytes."""
-        try:
-            os.ftruncate(self._fd, size)
-        except OSError as error:
-            _fail(self._key, error)
-
-    def close(self) -> None:
-        """Close the file; nothing is synced, and nothing that matters can fail any more."""
-        with suppress(OSError):
-            os.close(self._fd)
-
-
-class SharedWord:
-    """One 64-bit number in a small file, mapped into every process that follows a log."""
-
-    def __init__(self, path: str, key: str, *, writable: bool) -> None:
-        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        try:
-            fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            try:
-                if writable and os.fstat(fd).st_size < 8:
-                    os.ftruncate(fd, 8)
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                self._map = mmap.mmap(fd, 8, access=access)
-            finally:
-                os.close(fd)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{key}: {error}") from error
-        self._view = memoryview(self._map).cast("Q")
-
-    @property
-    def value(self) -> int:
-        """The number; reading and writing it is one aligned access."""
-        return self._view[0]
-
-    @value.setter
-    def value(self, number: int) -> None:
-        self._view[0] = number
 
 
 class LocalBackend:
@@ -169,12 +55,12 @@ class LocalBackend:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
         try:
             with os.fdopen(fd, "rb", buffering=0) as file:
                 return file.readall()
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
 
     def read_into(self, key: str, buffer: memoryview, offset: int = 0) -> int | None:
         """Fill `buffer` with one system call; return how many bytes came, None if the file is absent."""
@@ -183,13 +69,13 @@ class LocalBackend:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
         try:
             if offset:
                 os.lseek(fd, offset, os.SEEK_SET)
             return os.readv(fd, [buffer])
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
         finally:
             os.close(fd)
 
@@ -202,7 +88,7 @@ class LocalBackend:
             finally:
                 os.close(fd)
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
         if len(data) != length:
             raise StorageError(f"{key}: {len(data)} bytes at {offset}, {length} were expected")
         return data
@@ -212,24 +98,24 @@ class LocalBackend:
         path = self.path(key)
         try:
             try:
-                fd = os.open(path, _CREATE, 0o644)
+                fd = os.open(path, CREATE, 0o644)
             except FileNotFoundError:
                 self.make_folder(key.rpartition("/")[0])
-                fd = os.open(path, _CREATE, 0o644)
+                fd = os.open(path, CREATE, 0o644)
         except FileExistsError:
             return False
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
         try:
             try:
-                _write_all(fd, data)
+                write_all(fd, data)
                 if sync:
                     os.fsync(fd)
             finally:
                 os.close(fd)
         except OSError as error:
             os.unlink(path)
-            _fail(key, error)
+            fail(key, error)
         return True
 
     def is_empty(self) -> bool:
@@ -240,7 +126,7 @@ class LocalBackend:
         except FileNotFoundError:
             return True
         except OSError as error:
-            _fail(self.root, error)
+            fail(self.root, error)
 
     def make_root(self) -> None:
         """Create the root with its ancestors, durably."""
@@ -250,7 +136,7 @@ class LocalBackend:
         try:
             os.makedirs(self.root, exist_ok=True)
         except OSError as error:
-            _fail(self.root, error)
+            fail(self.root, error)
         for path in missing:
             self._sync_path(path.rpartition("/")[0] or "/", path, _FOLDER)
 
@@ -260,7 +146,7 @@ class LocalBackend:
             try:
                 os.makedirs(f"{self.root}/{folder}", exist_ok=True)
             except OSError as error:
-                _fail(folder, error)
+                fail(folder, error)
             self._check_folder(folder)
 
     def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
@@ -298,7 +184,7 @@ class LocalBackend:
             finally:
                 os.close(fd)
         except OSError as error:
-            _fail(key, error)
+            fail(key, error)
 
     def replace(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it over the old one, durably."""
@@ -312,7 +198,7 @@ class LocalBackend:
         try:
             os.link(self.path(source), self.path(temporary))
         except OSError as error:
-            _fail(source, error)
+            fail(source, error)
         self._rename(temporary, target)
 
     def _rename(self, source: str, target: str) -> None:
@@ -322,7 +208,7 @@ class LocalBackend:
             os.rename(self.path(source), self.path(target))
         except OSError as error:
             self.remove([source])
-            _fail(target, error)
+            fail(target, error)
         self.sync_folder(folder)
 
     def remove(self, keys: Sequence[str]) -> None:
@@ -333,28 +219,17 @@ class LocalBackend:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                _fail(key, error)
+                fail(key, error)
 
     def discard(self, parts: Sequence[Part]) -> None:
         """Remove files, and give back stretches of others; absent ones are passed over."""
         self.remove([part.key for part in parts if not part.length])
-        self._for_each([part for part in parts if part.length], os.O_RDWR, _punch)
+        for_each(self.path, [part for part in parts if part.length], os.O_RDWR, punch)
 
     def forget(self, parts: Sequence[Part]) -> None:
         """Let the page cache drop what hardly anybody will read again."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
-            self._for_each(_joined(parts), os.O_RDONLY, _drop_pages)
-
-    def _for_each(self, parts: Iterable[Part], access: int, act: Callable[[int, Part], None]) -> None:
-        """Do something with stretches of files on which nothing but speed and room depends."""
-        for key, stretches in groupby(sorted(parts), lambda part: part.key):
-            with suppress(OSError):
-                fd = os.open(self.path(key), access | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    for stretch in stretches:
-                        act(fd, stretch)
-                finally:
-                    os.close(fd)
+            for_each(self.path, joined(parts), os.O_RDONLY, drop_pages)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder."""
@@ -371,25 +246,25 @@ class LocalBackend:
         except FileNotFoundError:
             return []
         except OSError as error:
-            _fail(prefix, error)
+            fail(prefix, error)
 
     def size(self, key: str) -> int | None:
         """Return the length of a file, None if absent."""
-        try:
-            return os.stat(self.path(key), follow_symlinks=False).st_size
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            _fail(key, error)
+        status = self._status(key)
+        return None if status is None else status.st_size
 
     def changed(self, folder: str) -> int | None:
         """Return when something last came into a folder or left it (or a file was written), in ns; None if absent."""
+        status = self._status(folder)
+        return None if status is None else status.st_mtime_ns
+
+    def _status(self, key: str) -> os.stat_result | None:
         try:
-            return os.stat(self.path(folder), follow_symlinks=False).st_mtime_ns
+            return os.stat(self.path(key), follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
-            _fail(folder, error)
+            fail(key, error)
 
     def trash(self, prefix: str) -> None:
         """Move a folder into `trash/` under a new name."""
@@ -401,7 +276,7 @@ class LocalBackend:
         try:
             os.rename(path, target)
         except OSError as error:
-            _fail(prefix, error)
+            fail(prefix, error)
         self._checked = {each for each in tuple(self._checked) if not f"{each}/".startswith(f"{prefix}/")}
         self._durable = {each for each in tuple(self._durable) if not f"{each}/".startswith(f"{prefix}/")}
         self.sync_folder("trash")

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import CorruptionError
 from dvidzarr.storage.frames import (
@@ -19,8 +20,11 @@ from dvidzarr.storage.frames import (
     last_sequence,
     next_frame,
 )
-from dvidzarr.storage.local import LocalBackend, SharedWord
+from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.locks import WriterLock
+
+if TYPE_CHECKING:
+    from dvidzarr.storage.openfiles import SharedWord
 
 _logger = logging.getLogger("dvidzarr.storage")
 

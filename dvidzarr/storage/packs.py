@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager
 
 from dvidzarr.core.errors import StorageError
 from dvidzarr.storage.backend import BLOCK, Part
-from dvidzarr.storage.local import AppendFile, LocalBackend
+from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.openfiles import AppendFile
 
 PACK_BYTES = 64 << 20
 """A pack of this size takes no more."""

@@ -9,7 +9,7 @@ after a crash they are still there.
 from contextlib import suppress
 
 from dvidzarr.core.errors import NoSpaceError, StorageError
-from dvidzarr.storage.local import AppendFile
+from dvidzarr.storage.openfiles import AppendFile
 
 AHEAD_LEAST = 16 << 10
 AHEAD_MOST = 1 << 20

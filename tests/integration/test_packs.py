@@ -18,9 +18,9 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.garbage import collect
-from dvidzarr.storage import local, packs, writing
+from dvidzarr.storage import local, packs, stretches, writing
 from dvidzarr.storage.backend import BLOCK, Part
-from dvidzarr.storage.local import AppendFile
+from dvidzarr.storage.openfiles import AppendFile
 from dvidzarr.storage.tidying import tidy
 
 EDGE = 32
@@ -80,7 +80,7 @@ def gives_back_room(folder: Path) -> bool:
         file.write(bytes([1]) * (1 << 20))
         file.flush()
         os.fsync(file.fileno())
-        local.punch_hole(file.fileno(), 0, 1 << 20)
+        stretches.punch_hole(file.fileno(), 0, 1 << 20)
     gave = held_by(probe) == 0
     probe.unlink()
     return gave
@@ -269,7 +269,7 @@ def test_few_packs_are_open_however_many_are_written(folder: Path, monkeypatch: 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs posix_fadvise")
 def test_superseded_pieces_leave_the_memory_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[Part] = []
-    monkeypatch.setattr(local, "_drop_pages", lambda _, part: dropped.append(part))
+    monkeypatch.setattr(local, "drop_pages", lambda _, part: dropped.append(part))
     monkeypatch.setattr(writing, "_REST_S", 0.2)
     with dvidzarr.open(folder, "w", PATIENT) as catalog:
         view = catalog.repos[0].instance("gray").at()

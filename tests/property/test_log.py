@@ -18,8 +18,9 @@ from dvidzarr.core.errors import BusyError, CorruptionError, NoSpaceError, Stora
 from dvidzarr.storage import log as module
 from dvidzarr.storage import segmentfile
 from dvidzarr.storage.frames import HEADER_SIZE, Entry
-from dvidzarr.storage.local import AppendFile, LocalBackend
+from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.log import LocalLog
+from dvidzarr.storage.openfiles import AppendFile
 
 IDS = ("ab" * 16, "cd" * 16)
 Value = tuple[int, bytes]

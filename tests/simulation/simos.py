@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from dvidzarr.storage import local, locks
+from dvidzarr.storage import local, locks, openfiles, stretches
 from tests.simulation.simanswers import Entry, Reading, Status, Word
 from tests.simulation.simdisk import ROOT, Disk, File, Folder, Op
 
@@ -299,8 +299,10 @@ def mounted(system: SimOs) -> Iterator[None]:
     """Let the engine run on a simulated disk."""
     with (
         patch.object(local, "os", system),
-        patch.object(local, "mmap", SimMmap(system)),
-        patch.object(local, "punch_hole", system.punch_hole),
+        patch.object(openfiles, "os", system),
+        patch.object(openfiles, "mmap", SimMmap(system)),
+        patch.object(stretches, "os", system),
+        patch.object(stretches, "punch_hole", system.punch_hole),
         patch.object(locks, "os", system),
         patch.object(locks, "fcntl", SimFcntl()),
     ):

@@ -13,9 +13,10 @@ from dvidzarr.repo import base, instance, overlays
 from dvidzarr.storage import durability, finishing, log, logreader, logrecovery, tidying
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.local import AppendFile, LocalBackend
+from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.logreader import LogReader
+from dvidzarr.storage.openfiles import AppendFile
 from dvidzarr.storage.packs import Pack
 from dvidzarr.storage.runs import Row
 from dvidzarr.storage.segmentfile import SegmentFile

@@ -376,7 +376,7 @@ def full_disk(catalog: Catalog, after: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "create", failing)
-        patch.setattr("dvidzarr.storage.local.AppendFile.write_at", refuse)
+        patch.setattr("dvidzarr.storage.openfiles.AppendFile.write_at", refuse)
         yield
 
 
