@@ -214,6 +214,29 @@ def test_lost_acknowledged_records_are_missed(store: Path) -> None:
             repo.instance("gray").at(repo.dag.root).read(WORLD)
 
 
+@pytest.mark.parametrize("zeros", [1, 20_000, 1 << 20])
+def test_zeros_behind_the_records_are_no_damage(
+    store: Path, zeros: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A killed process leaves those that it wrote ahead."""
+    for path in store.glob("repos/**/log/*.log"):
+        os.truncate(path, path.stat().st_size + zeros)
+    sizes = {path: path.stat().st_size for path in store.glob("repos/**/log/*.log")}
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        assert [found for found in catalog.verify(deep=True) if "log" in str(found)] == []
+        before = look(catalog)
+        assert not any(isinstance(value, Exception) for value in before.values())
+    assert sizes == {path: path.stat().st_size for path in sizes}, "a reader changed a log"
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        after = look(catalog)
+        assert after.keys() == before.keys()
+        assert all(np.array_equal(after[place], before[place]) for place in before)  # type: ignore[arg-type]
+        fill(catalog.repos[0], "gray", 50)
+        assert [found for found in catalog.verify(deep=True) if found.severity == "error"] == []
+    assert "torn" not in caplog.text
+    assert not any(path.read_bytes().endswith(bytes(100)) for path in sizes)
+
+
 def test_a_log_of_another_instance_is_refused(store: Path) -> None:
     with dvidzarr.open(store, "r", SETTINGS) as catalog:
         mine, theirs = instance_log(store, catalog, "gray"), instance_log(store, catalog, "other")
