@@ -12,9 +12,7 @@ from dvidzarr.core.errors import InvalidInputError
 MIB = 1 << 20
 GIB = 1 << 30
 ENV_PREFIX = "DVIDZARR_"
-
-_MOST_WORKERS = 4
-"""Processes that serve, unless more are asked for: each costs some 60 MiB, and one of them does all the writing."""
+_MOST_WORKERS = 4  # unless more are asked for: each costs some 60 MiB, and one of them does all the writing
 
 
 @dataclass(frozen=True, slots=True)

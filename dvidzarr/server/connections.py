@@ -15,6 +15,7 @@ from dvidzarr.http.request import Request
 from dvidzarr.http.responses import failure
 from dvidzarr.http.writer import Writer
 from dvidzarr.server.eventloop import start
+from dvidzarr.server.listening import prepared
 from dvidzarr.server.reading import Reader
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take the connection, or close it at once when there are too many."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._writer = Writer(self._transport)
-        peer = _prepared(transport)
+        peer = prepared(transport)
         self._reader = Reader(self, self._limits, self._server.buffer, self._writer, peer)
         if not self._server.add(self):
             self._transport.abort()
@@ -303,13 +304,3 @@ class Connection(asyncio.BufferedProtocol):
         if self._running is not None and self._running.task is not None:
             self._running.task.cancel()
         self._transport.abort()
-
-
-def _prepared(transport: asyncio.BaseTransport) -> str:
-    """Have the kernel notice clients that vanish; return the address of this one, "" for one on this machine."""
-    link = transport.get_extra_info("socket")
-    if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
-        return ""
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else ""

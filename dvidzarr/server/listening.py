@@ -1,5 +1,6 @@
 """The sockets at which a server takes connections."""
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable
@@ -58,3 +59,13 @@ def _listen(door: socket.socket, address: object) -> socket.socket:
 def url_of(host: str, port: int) -> str:
     """Return the URL of a server at an address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def prepared(transport: asyncio.BaseTransport) -> str:
+    """Have the kernel notice clients that vanish; return the address of this one, "" for one on this machine."""
+    link = transport.get_extra_info("socket")
+    if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
+        return ""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""

@@ -271,9 +271,6 @@ class Supervisor:
             LOG.info("stopping")
         self._reception.close()
         self._tell_all(FINISH)
-        for process in self._processes.values():
-            if not process.ordered:
-                process.channel.shut()
         running = dict(self._processes)
         home = running.pop(0, None)
         patience = self._settings.storage.drain_timeout_s + GRACE_S
@@ -294,8 +291,7 @@ class Supervisor:
 
     def _tell_all(self, word: bytes) -> None:
         for process in self._processes.values():
-            if process.ordered and not process.ended.is_set():
-                process.channel.tell(word)
+            process.tell(word)
 
     def _spawn(self, work: Any) -> None:  # noqa: ANN401
         task = asyncio.get_running_loop().create_task(work)

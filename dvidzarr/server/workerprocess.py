@@ -35,6 +35,13 @@ class WorkerProcess:
         self.sent += taken
         return taken
 
+    def tell(self, word: bytes) -> None:
+        """Send it a word; one that waits for its order ends instead."""
+        if not self.ordered:
+            self.channel.shut()
+        elif not self.ended.is_set():
+            self.channel.tell(word)
+
     @property
     def serves(self) -> bool:
         """Whether it can be given connections."""
