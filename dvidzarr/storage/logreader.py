@@ -254,11 +254,12 @@ class LogReader:
         while self._tail.sequence != upto:
             base, view, at = self._offset, self._piece(size), 0
             while self._tail.sequence != upto:
-                end = frame_end(view, at, self._tail.sequence + 1, self._salt)
+                end = frame_end(view, at, self._cursor.sequence + 1, self._salt)
                 if end is None:
                     break
                 for entry in decode_frame(view, at, self._segment, base):
-                    self._take(entry)
+                    if entry.sequence > self._tail.sequence:  # Ctrl-C may have come when a part of it was applied
+                        self._take(entry)
                 self._frame, self._offset = base + at, base + end
                 self._mark()
                 at, moved = end, True

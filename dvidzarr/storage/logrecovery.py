@@ -109,6 +109,7 @@ class LogRecovery(LogReader):
             return False
         self.damage.append(Damage(*place, after, before))
         self._tail = Position(before - 1, 0)
+        self._mark()
         self._read_on(None)
         return True
 

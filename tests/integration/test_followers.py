@@ -13,12 +13,16 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import NotFoundError
+from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.names import VersionNames
 from dvidzarr.repo.state import RepoState
+from dvidzarr.storage.frames import Entry
 from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.logreader import LogReader
+from dvidzarr.storage.writing import put_documents
 
 
 @pytest.fixture
@@ -242,3 +246,32 @@ def test_a_record_is_taken_in_once_when_ctrl_c_comes_meanwhile(
     assert seen.log == repo.log
     assert list(seen.instances) == ["kv"]
     assert follower.resolve(child.uuid[:8])[1].uuid == child.uuid
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_a_frame_that_ctrl_c_interrupted_is_taken_in_once(
+    writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """Four records in one frame, as requests that come at the same time make them; the nth is interrupted."""
+    values = writer.create_repo("interrupted").create_instance("keyvalue", "kv")
+    (repo,) = follower.repos
+    dataset = repo.instance("kv").dataset
+    puts = [(b"%d" % number, b"value", Author(), {}) for number in range(4)]
+    put_documents(values.dataset, 0, puts)
+    real, count = LogReader._take, [0]
+
+    def interrupted(reader: LogReader, entry: Entry) -> None:
+        count[0] += 1
+        if count[0] == nth:
+            raise KeyboardInterrupt
+        real(reader, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogReader, "_take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.follow()
+    dataset.follow()
+    assert dataset.log.tail == values.dataset.log.tail
+    assert [key for key, _ in dataset.documents.range(repo.instance("kv").at().lineage())] == [
+        key for key, *_ in puts
+    ]
