@@ -187,7 +187,8 @@ def test_a_repo_that_can_be_read_again_is_not_called_broken(writer: Catalog, fol
     repo = writer.create_repo("damaged")
     (segment,) = Path(writer.url).glob(f"{repo.prefix}/log/*.log")
     whole = segment.read_bytes()
-    segment.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    last = len(whole.rstrip(b"\0")) - 1  # zeros behind the records say nothing
+    segment.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
     assert follower.repos == ()
     assert list(follower.broken) == [repo.id]
     segment.write_bytes(whole)
@@ -199,7 +200,7 @@ def test_a_repo_that_can_be_read_again_is_not_called_broken(writer: Catalog, fol
 def test_a_broken_repo_that_was_removed_is_forgotten(writer: Catalog, follower: Catalog) -> None:
     repo = writer.create_repo("damaged")
     (segment,) = Path(writer.url).glob(f"{repo.prefix}/log/*.log")
-    segment.write_bytes(segment.read_bytes()[:-1])
+    segment.write_bytes(segment.read_bytes().rstrip(b"\0")[:-1])
     assert follower.repos == ()
     assert list(follower.broken) == [repo.id]
     shutil.rmtree(Path(writer.url) / repo.prefix)
