@@ -18,7 +18,7 @@ import dvidzarr
 from dvidzarr.core.errors import NoSpaceError, StorageError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
-from dvidzarr.storage import local, log, writing
+from dvidzarr.storage import local, log, openfiles, writing
 from dvidzarr.storage.backend import BLOCK
 from dvidzarr.storage.writing import get_document, put_document
 from tests.integration.gray_store import AUTHOR, BOX, FAST, FULL, gray, new_store, settings_for, write
@@ -158,6 +158,7 @@ def fault(
     faulty = FaultyOS(name, after, number, only=only, sticky=sticky)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "os", faulty)
+        patch.setattr(openfiles, "os", faulty)
         yield faulty
 
 
