@@ -258,7 +258,7 @@ class LogReader:
                 if end is None:
                     break
                 for entry in decode_frame(view, at, self._segment, base):
-                    if entry.sequence > self._tail.sequence:  # Ctrl-C may have come when a part of it was applied
+                    if entry.sequence > self._tail.sequence:  # Ctrl-C may have left a part of it applied
                         self._take(entry)
                 self._frame, self._offset = base + at, base + end
                 self._mark()
