@@ -84,6 +84,33 @@ def active(client: Client) -> int:
     return int(json.loads(client.done(0, "GET", "/api/load"))["handlers active"])
 
 
+def test_a_server_that_was_killed_can_be_started_again_at_once(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with served(store, "--workers", 2) as server:
+        with talking(server, 2) as client:
+            root = new_repo(client)
+            new_instance(client, root, "keyvalue", "keys")
+            for turn in range(8):
+                client.done(turn, "POST", f"/api/node/{root}/keys/key/k{turn}", f"value {turn}")
+        server.process.kill()
+        server.process.wait()
+        with served(store, "--workers", 2) as again, talking(again, 2) as client:
+            for turn in range(8):
+                place = f"/api/node/{root}/keys/key/k{turn}"
+                assert client.done(turn, "GET", place) == f"value {turn}".encode()
+
+
+def test_a_store_that_is_let_go_in_time_is_waited_for(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    holder = dvidzarr.open(store, "w")
+    root = holder.create_repo("held").root
+    leaving = threading.Timer(1.0, holder.close)
+    leaving.start()
+    with served(store, "--workers", 2) as server, talking(server, 2) as client:
+        assert client.everywhere(f"/api/repo/{root}/info")[0][0] == 200
+    leaving.join()
+
+
 def test_a_client_that_stands_still_does_not_hold_up_the_end(tmp_path: Path) -> None:
     config = tmp_path / "short.toml"
     config.write_text("[storage]\ndrain_timeout_s = 1.0\n[limits]\nbody_timeout_s = 10000.0\n")

@@ -1,5 +1,6 @@
 """Settings: layers, sources, checks, and that the documented file says the same as the code."""
 
+import os
 import pickle
 import tomllib
 from dataclasses import fields
@@ -162,3 +163,13 @@ def test_automatic_values_are_resolved() -> None:
 def test_settings_pickle() -> None:
     settings = Settings.load(env={}, overrides={"server.port": 5})
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "count"), [(0, 1, 1), (0, 2, 2), (0, 64, 4), (7, 2, 7), (1, 64, 1)]
+)
+def test_one_process_per_core_serves_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, wanted: int, cores: int, count: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert ServerSettings(workers=wanted).process_count == count
