@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import os
-import socket
 from collections import deque
 from enum import Enum, auto
 from time import monotonic
@@ -15,11 +13,12 @@ from dvidzarr.http.request import Request
 from dvidzarr.http.responses import failure
 from dvidzarr.http.writer import Writer
 from dvidzarr.server.eventloop import start
-from dvidzarr.server.listening import prepared
+from dvidzarr.server.listening import handed_on, prepared
 from dvidzarr.server.reading import Reader
 
 if TYPE_CHECKING:
-    from dvidzarr.server.httpserver import HandOn, HttpServer
+    from dvidzarr.server.httpserver import HttpServer
+    from dvidzarr.server.listening import HandOn
 
 LOG = logging.getLogger("dvidzarr.server")
 
@@ -199,16 +198,11 @@ class Connection(asyncio.BufferedProtocol):
         """Let another process have the connection, if it is between two requests."""
         if self._state is not State.IDLE or self._reader.has_more or self._transport.get_write_buffer_size():
             return
-        try:
-            copy = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
-        except OSError:  # no descriptor is left: it stays
-            return
         self._transport.pause_reading()
-        with copy:
-            if hand_on(copy):
-                self._transport.abort()
-            else:
-                self._transport.resume_reading()
+        if handed_on(self._transport, hand_on):
+            self._transport.abort()
+        else:
+            self._transport.resume_reading()
 
     def _say_farewell(self) -> None:
         if self._farewell is not None:

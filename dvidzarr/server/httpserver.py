@@ -1,7 +1,6 @@
 """The connections of one server: how many, how long they may take, and their end."""
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -11,12 +10,10 @@ from dvidzarr.server.connections import LINGER_S, Connection
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import LimitSettings
+    from dvidzarr.server.listening import HandOn
 
 Handler = Callable[[Request], Awaitable[object]]
 """Answers a request; an error that it raises ends the connection."""
-
-HandOn = Callable[[socket.socket], bool]
-"""Gives a copy of a connection to another process; False if that cannot be done."""
 
 _BUFFER_BYTES = 256 << 10
 _LOOKS = 8

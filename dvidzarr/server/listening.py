@@ -1,7 +1,8 @@
-"""The sockets at which a server takes connections."""
+"""The sockets of a server: where it takes connections, and those connections before and after it serves them."""
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable
 
@@ -9,6 +10,9 @@ from dvidzarr.core.errors import BusyError, StorageError
 
 Ready = Callable[[str, int], None]
 """Called with the address and port once the server answers."""
+
+HandOn = Callable[[socket.socket], bool]
+"""Gives a copy of a connection to another process; False if that cannot be done."""
 
 BACKLOG = 1024
 """Connections that may wait to be taken."""
@@ -69,3 +73,13 @@ def prepared(transport: asyncio.BaseTransport) -> str:
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
+
+
+def handed_on(transport: asyncio.BaseTransport, hand_on: HandOn) -> bool:
+    """Give another process a connection, which this one is to close then; False if it must keep it."""
+    try:
+        copy = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    except OSError:  # no descriptor is left
+        return False
+    with copy:
+        return hand_on(copy)
