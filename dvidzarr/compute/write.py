@@ -1,5 +1,6 @@
 """Writing a box: cut it on the chunk grid; partly covered chunks are read, changed and written under their locks."""
 
+from dataclasses import dataclass
 from operator import add, mul, sub
 from typing import Any
 
@@ -14,41 +15,41 @@ from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Position
-from dvidzarr.storage.writing import write_chunks
+from dvidzarr.storage.writing import ChunkWrite, write_chunks
 
 
-def write_box(
-    dataset: Dataset,
-    store: ChunkStore,
-    lineage: Lineage,
-    box: Box,
-    voxels: np.ndarray,
-    scheduler: Scheduler,
-    *,
-    author: Author,
-    header: dict[str, Any],
-    places: np.ndarray | None = None,
-) -> Position:
-    """Write the voxels of a box, axes (z, y, x), into the version that `lineage` ends in, as one request.
+@dataclass(frozen=True, slots=True)
+class BoxWrite:
+    """What one request writes: the voxels of a box, axes (z, y, x)."""
+
+    box: Box
+    voxels: np.ndarray
+    author: Author = Author()
+
+
+def chunks_of_box(
+    store: ChunkStore, lineage: Lineage, write: BoxWrite, places: np.ndarray, header: dict[str, Any]
+) -> ChunkWrite:
+    """Return the chunks that a request writes into the version that `lineage` ends in.
 
     Parameters
     ----------
-    places : ndarray of int, shape (n, 3), optional
-        Those chunks (z, y, x) of the box that are to be written; by default all.
+    places : ndarray of int, shape (n, 3)
+        Those chunks (z, y, x) of the box that are to be written.
 
     Raises
     ------
     InvalidInputError
-        Shape or dtype do not fit, or a chunk coordinate is beyond ±2²⁰.
+        Shape or dtype do not fit.
     """
+    box, voxels = write.box, write.voxels
     if voxels.shape != box.shape or voxels.dtype != store.codec.dtype:
         raise InvalidInputError(
             f"voxels of shape {voxels.shape} and type {voxels.dtype} do not fit box {box} "
             f"of shape {box.shape} and type {store.codec.dtype}"
         )
     grid = store.codec.shape
-    span = box.chunks(grid).check()
-    coords: list[ZYX] = [tuple(coord) for coord in (span.coords() if places is None else places).tolist()]
+    coords: list[ZYX] = [tuple(coord) for coord in places.tolist()]
 
     def chunk_of(index: int) -> np.ndarray:
         coord = coords[index]
@@ -67,16 +68,7 @@ def write_box(
         chunk[_slices(part, low)] = piece
         return chunk
 
-    return write_chunks(
-        dataset,
-        store,
-        lineage.ordinal,
-        coords,
-        chunk_of,
-        author=author,
-        header=header,
-        run_all=scheduler.write,
-    )
+    return ChunkWrite(coords, chunk_of, write.author, header)
 
 
 def _slices(part: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:

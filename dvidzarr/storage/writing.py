@@ -4,6 +4,8 @@ The caller has passed the gates of the version and of the instance (see `repo.re
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from crc32c import crc32c
@@ -12,7 +14,7 @@ from dvidzarr.core.errors import BusyError, NoSpaceError, StorageError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.backend import Part, RunAll
+from dvidzarr.storage.backend import Part, RunAll, in_turn
 from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
@@ -40,6 +42,16 @@ ChunkOf = Callable[[int], "np.ndarray | Encoded | None"]
 """Gives the i-th chunk of a write: an array, encoded bytes, or None for a deletion. Called under the chunks' locks."""
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkWrite:
+    """What one request writes: distinct chunks (z, y, x) of one array."""
+
+    coords: Sequence[ZYX]
+    chunk_of: ChunkOf
+    author: Author
+    header: dict[str, Any]
+
+
 def write_chunks(
     dataset: Dataset,
     store: ChunkStore,
@@ -51,36 +63,71 @@ def write_chunks(
     header: dict[str, Any],
     run_all: RunAll,
 ) -> Position:
-    """Write distinct chunks of one array into a version, as one request: all of it becomes visible, or nothing.
+    """Write distinct chunks of one array into a version, as one request. Raises as `write_together`."""
+    return write_together(dataset, store, version, [ChunkWrite(coords, chunk_of, author, header)], run_all)
+
+
+def write_together(
+    dataset: Dataset, store: ChunkStore, version: int, writes: Sequence[ChunkWrite], run_all: RunAll
+) -> Position:
+    """Write what several requests want into one array of a version, in order, one record each, at the price of one.
+
+    All of a request becomes visible, or nothing; of all requests too, if they fail.
 
     Raises
     ------
     NoSpaceError
-        The disk is full: the request's objects are gone again, nothing was changed.
+        The disk is full: the objects are gone again, nothing was changed.
     StorageError
         An object or the log could not be made durable: nothing was acknowledged.
     """
+    coords, chunk_of = _joined(writes)
     backend = dataset.context.backend
     with (
         dataset.stripes.hold((store.scale, pack_one(coord)) for coord in coords),
         dataset.packs.batch(store.rewrites(version)) as batch,
     ):
         before = store.own(version, coords)
-        receipts = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_all)
-        about, payload = {**header, "s": store.scale}, payload_of(receipts)
+        # pieces of packs are synced together: for those of many requests, threads would only be in each other's way
+        run_objects = in_turn if len(writes) > 1 and None not in before else run_all
+        created = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_objects)
+        receipts = iter(created)
+        records = [
+            (
+                Kind.CHUNKS,
+                version,
+                write.author,
+                {**write.header, "s": store.scale},
+                payload_of(list(islice(receipts, len(write.coords)))),
+            )
+            for write in writes
+        ]
         try:
-            position = dataset.append(Kind.CHUNKS, version, author, about, payload)
+            position = dataset.append_all(records)
         except (
             NoSpaceError,
             BusyError,
         ):  # surely not recorded; after other failures the objects are left for gc
-            backend.discard([receipt.part for receipt in receipts if receipt.part])
+            backend.discard([receipt.part for receipt in created if receipt.part])
             raise
     written = zip(coords, before, strict=True)
     superseded = [store.part(version, at, row[1], row[4]) for at, row in written if row and not row[6]]
     if superseded or not batch.is_empty:
         _rest_later(dataset.context, [] if is_fast(dataset) else superseded)
     return position
+
+
+def _joined(writes: Sequence[ChunkWrite]) -> tuple[Sequence[ZYX], ChunkOf]:
+    """Return the chunks of all requests as if they were those of one."""
+    if len(writes) == 1:
+        return writes[0].coords, writes[0].chunk_of
+    places = [(write, index) for write in writes for index in range(len(write.coords))]
+
+    def chunk_of(number: int) -> "np.ndarray | Encoded | None":
+        write, index = places[number]
+        return write.chunk_of(index)
+
+    return [write.coords[index] for write, index in places], chunk_of
 
 
 def _rest_later(context: StoreContext, superseded: list[Part]) -> None:

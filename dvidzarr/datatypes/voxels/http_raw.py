@@ -4,11 +4,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dvidzarr.compute.write import BoxWrite
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view, within_roi
 from dvidzarr.datatypes.voxels.jpegblocks import lossy
@@ -204,14 +206,19 @@ async def post_box(
         view = within_roi(call, view)
         if not box.is_aligned(instance.chunk):
             raise InvalidInputError(block_refusal("cannot store voxels", box))
-        await call.offload(_write, view, box, body.view(instance.dtype).reshape(box.shape), call)
+        write = BoxWrite(box, body.view(instance.dtype).reshape(box.shape), call.author)
+        if view.roi is None and box.only_chunk(instance.chunk):
+            key = ("voxels", instance.id, view.version.id, view.overrule)
+            await call.runtime.together(key, partial(_write_all, view), write)
+        else:
+            await call.offload(_write_all, view, [write])
     return empty()
 
 
-def _write(view: "VoxelView", box: "Box", voxels: "np.ndarray[Any, Any]", call: Call) -> None:
+def _write_all(view: "VoxelView", writes: list[BoxWrite]) -> None:
     if view.instance.compression == "jpeg":
-        voxels = lossy(voxels, view.instance.chunk)
-    view.write(box, voxels, author=call.author)
+        writes = [replace(write, voxels=lossy(write.voxels, view.instance.chunk)) for write in writes]
+    view.write_all(writes)
 
 
 async def refuse_isotropic_post(_call: Call) -> Response:

@@ -1,12 +1,12 @@
 """A volume at a version: boxes of numpy arrays. No web in here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from dvidzarr.compute.read import Encode, Reader, encoded_chunk, lz4_chunk, read_inside
-from dvidzarr.compute.write import write_box, write_chunk_arrays
+from dvidzarr.compute.write import BoxWrite, chunks_of_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import Author
@@ -15,6 +15,7 @@ from dvidzarr.repo.view import View
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.frames import Kind
+from dvidzarr.storage.writing import write_together
 
 if TYPE_CHECKING:
     import dask.array
@@ -128,26 +129,37 @@ class VoxelView(View):
         BusyError
             Another process writes to the store.
         """
-        places = None
-        if self.roi is not None:
-            places = box.chunks(self.instance.chunk).check().coords()
-            places = places[self._inside(places, self.roi)]
-        with self.writing() as dataset:
-            header = {"m": self.instance.repo.next_mutation(), "grow": [list(box.start), list(box.stop)]}
-            lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
-            write_box(
-                dataset,
-                self.chunks,
-                lineage,
-                box,
-                np.asarray(voxels),
-                scheduler,
-                author=author,
-                header=header,
-                places=places,
+        self.write_all([BoxWrite(box, np.asarray(voxels), author)])
+
+    def write_all(self, writes: Sequence[BoxWrite]) -> None:
+        """Write what several requests want, in order, one log record each, at the price of one. Raises as `write`.
+
+        More than one box must consist of whole chunks: none is read to be changed in part.
+        """
+        chunk = self.instance.chunk
+        if len(writes) > 1 and not all(write.box.is_aligned(chunk) for write in writes):
+            raise InvalidInputError(
+                f"boxes that are written together must consist of whole chunks of {chunk}"
             )
-            self.written(box.chunks(self.instance.chunk).coords() if places is None else places, author)
+        places = [self._writable(write.box.chunks(chunk).check().coords()) for write in writes]
+        with self.writing() as dataset:
+            store, lineage = self.chunks, self.lineage()
+            parts = [
+                chunks_of_box(store, lineage, write, coords, self._about(write.box))
+                for write, coords in zip(writes, places, strict=True)
+            ]
+            run_all = self.instance.repo.catalog.scheduler.write
+            write_together(dataset, store, lineage.ordinal, parts, run_all)
+            for write, coords in zip(writes, places, strict=True):
+                self.written(coords, write.author)
         self.instance.hierarchy.write_later()
+
+    def _about(self, box: Box) -> dict[str, Any]:
+        return {"m": self.instance.repo.next_mutation(), "grow": [list(box.start), list(box.stop)]}
+
+    def _writable(self, coords: np.ndarray) -> np.ndarray:
+        """Return those chunks (n, 3) that may be written: all, or those within the region of interest."""
+        return coords if self.roi is None else coords[self._inside(coords, self.roi)]
 
     def write_blocks(self, coords: np.ndarray, blocks: np.ndarray, author: Author = _NO_AUTHOR) -> None:
         """Write whole chunks as one request; the extents stay as they are.
