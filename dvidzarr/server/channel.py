@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-CONNECTION, DRAIN, FINISH = b"\0", b"d", b"f"
-"""What goes down, one byte each: here is a connection; say that you will stop; finish what runs, take nothing new. The first
-one goes up, too: no JSON text holds that byte."""
+CONNECTION, MOVED, DRAIN, FINISH = b"\0", b"m", b"d", b"f"
+"""What goes down, one byte each: here is a connection; here is one that was used already; say that you will stop; finish
+what runs, take nothing new. The first one goes up, too: no JSON text holds that byte."""
 
 _AT_ONCE = 64
 _LINE_BYTES = 1 << 16
@@ -41,10 +41,10 @@ class Channel:
         except OSError:
             return
 
-    def hand_over(self, connection: socket.socket) -> bool:
+    def hand_over(self, connection: socket.socket, *, moved: bool = False) -> bool:
         """Give a connection away; False if the other end is gone or does not take any more."""
         try:
-            socket.send_fds(self._socket, [CONNECTION], [connection.fileno()])
+            socket.send_fds(self._socket, [MOVED if moved else CONNECTION], [connection.fileno()])
         except OSError:
             return False
         return True
@@ -107,9 +107,12 @@ class Channel:
     # --- the process's end -----------------------------------------------------------------------------------
 
     def attend(
-        self, take: Callable[[socket.socket], None], told: Callable[[bytes], None], gone: Callable[[], None]
+        self,
+        take: Callable[[socket.socket, bool], None],
+        told: Callable[[bytes], None],
+        gone: Callable[[], None],
     ) -> None:
-        """Call `take` with each connection, `told` with each other word, and `gone` once at the end."""
+        """Call `take` with each connection and whether it was moved, `told` with each other word, `gone` once at the end."""
         self._socket.setblocking(False)
         loop = asyncio.get_running_loop()
 
@@ -126,7 +129,7 @@ class Channel:
                     gone()
                     return
                 for connection in _connections(descriptors):
-                    take(connection)
+                    take(connection, word == MOVED)
                 if not descriptors:
                     told(word)
 

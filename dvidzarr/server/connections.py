@@ -46,13 +46,13 @@ class State(Enum):
 class Connection(asyncio.BufferedProtocol):
     """One client. Lives on one event loop."""
 
-    def __init__(self, server: "HttpServer") -> None:
+    def __init__(self, server: "HttpServer", state: State = State.HEAD) -> None:
         self._server = server
         self._limits = server.limits
         self._transport: asyncio.Transport
         self._writer: Writer
         self._reader: Reader
-        self._state = State.HEAD
+        self._state = state
         self._since = monotonic()
         self._progress = -1
         self._held = False

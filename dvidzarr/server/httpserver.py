@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from dvidzarr.http.request import Request
-from dvidzarr.server.connections import LINGER_S, Connection
+from dvidzarr.server.connections import LINGER_S, Connection, State
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import LimitSettings
@@ -66,6 +66,10 @@ class HttpServer:
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(self)
+
+    def go_on_with(self) -> Connection:
+        """Return the protocol of a connection that another process had, and whose next request nobody has to hurry with."""
+        return Connection(self, State.IDLE)
 
     def add(self, connection: Connection) -> bool:
         """Take a connection in; tell whether there may be so many."""

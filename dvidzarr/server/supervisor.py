@@ -210,7 +210,8 @@ class Supervisor:
         home = self._processes.get(0)
         is_free = home is not None and home.serves and self._load(home)[0] < self._share
         with connection:
-            any(taker.hand_over(connection) for taker in ([home, origin] if home and is_free else [origin]))
+            takers = [home, origin] if home and is_free else [origin]
+            any(taker.hand_over(connection, moved=True) for taker in takers)
 
     def _let_go(self, process: WorkerProcess) -> None:
         """Let a process end that was told to; if all were told, they end in order instead."""

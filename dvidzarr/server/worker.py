@@ -33,9 +33,10 @@ from dvidzarr.server.order import GRACE_S, Order
 from dvidzarr.server.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dvidzarr.repo.catalog import Catalog
+    from dvidzarr.server.connections import Connection
     from dvidzarr.server.forwarding import Home
 
 _LOOK_S = 1.0
@@ -105,13 +106,13 @@ class Worker:
         await self._finish()
         door.close()
 
-    def _take(self, connection: socket.socket) -> None:
+    def _take(self, connection: socket.socket, moved: bool) -> None:
         connection.setblocking(False)
-        self._spawn(self._connect(connection))
+        self._spawn(self._connect(connection, self._server.go_on_with if moved else self._server))
 
-    async def _connect(self, connection: socket.socket) -> None:
+    async def _connect(self, connection: socket.socket, protocol: "Callable[[], Connection]") -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._server, connection)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
         except OSError:  # the client left already
             self._row[CLOSED] += 1
             connection.close()

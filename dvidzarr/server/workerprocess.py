@@ -29,9 +29,9 @@ class WorkerProcess:
     failure: DvidzarrError | None = None
     begun: float = field(default_factory=time.monotonic)
 
-    def hand_over(self, connection: socket.socket) -> bool:
-        """Give it a connection; False if it takes none."""
-        taken = self.channel.hand_over(connection)
+    def hand_over(self, connection: socket.socket, *, moved: bool = False) -> bool:
+        """Give it a connection, one of another process if it is `moved`; False if it takes none."""
+        taken = self.channel.hand_over(connection, moved=moved)
         self.sent += taken
         return taken
 
