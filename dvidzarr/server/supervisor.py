@@ -31,7 +31,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from dvidzarr.server.listening import Ready, url_of
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.order import GRACE_S, Order
 from dvidzarr.server.reception import Reception
-from dvidzarr.server.workerprocess import WorkerProcess
+from dvidzarr.server.workerprocess import WorkerProcess, held_interrupts
 
 LOG = logging.getLogger("dvidzarr.server")
 
@@ -135,10 +134,12 @@ class Supervisor:
     async def _start_all(self) -> None:
         """Start all, which takes each of them a while, but let home go first: it may have to make the store."""
         home, *others = [self._launch(number) for number in range(self._count)]
-        self._give_order(home)
+        home.give(self._order(0))
         await self._begun(home)
+        if self._stop.is_set():
+            return
         for process in others:
-            self._give_order(process)
+            process.give(self._order(process.number))
         for process in others:
             await self._begun(process)
 
@@ -155,7 +156,7 @@ class Supervisor:
         self._board.clear(number)
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-        with theirs:
+        with theirs, held_interrupts():
             child = subprocess.Popen(
                 (sys.executable, "-P", "-m", "dvidzarr.server.worker", str(theirs.fileno())),
                 env=os.environ | {"PYTHONPATH": path},
@@ -172,10 +173,6 @@ class Supervisor:
             lambda: self._spawn(self._buried(process)),
         )
         return process
-
-    def _give_order(self, process: WorkerProcess) -> None:
-        process.ordered = True
-        process.channel.say(**asdict(self._order(process.number)))
 
     def _order(self, number: int) -> Order:
         return Order(
@@ -249,7 +246,7 @@ class Supervisor:
             if self._stopping:
                 return
             try:
-                self._give_order(self._launch(number))
+                self._launch(number).give(self._order(number))
             except OSError as error:  # no memory, no process, no file: what may have ended the one before
                 what = f"worker {number} cannot be started: {error}"
             else:

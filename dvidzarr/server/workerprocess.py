@@ -2,15 +2,29 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.server.channel import Channel
+from dvidzarr.server.order import Order
 
 LOG = logging.getLogger("dvidzarr.server")
+
+
+@contextmanager
+def held_interrupts() -> Iterator[None]:
+    """Take no Ctrl-C meanwhile: a process that is started here never does, not even before it can say so itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(slots=True)
@@ -28,6 +42,12 @@ class WorkerProcess:
     leaving: bool = False
     failure: DvidzarrError | None = None
     begun: float = field(default_factory=time.monotonic)
+
+    def give(self, order: Order) -> None:
+        """Tell it what to do; if it ended before that, `ready` says so."""
+        self.ordered = True
+        with suppress(OSError):
+            self.channel.say(**asdict(order))
 
     def hand_over(self, connection: socket.socket, *, moved: bool = False) -> bool:
         """Give it a connection, one of another process if it is `moved`; False if it takes none."""
