@@ -8,8 +8,6 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
-from functools import partial
-from types import coroutine
 from typing import Any
 
 _IS_NATIVE = sys.version_info >= (3, 12)
@@ -28,7 +26,7 @@ def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
     """Begin `work`; return the task that goes on with it, None if it is done.
 
     What ends it before its first wait is raised here. Until then it runs in no task (before Python 3.12): what needs one
-    says `await in_task()`.
+    says `await in_task()`. Not for tasks: it would take theirs for its own.
     """
     loop = asyncio.get_running_loop()
     if _IS_NATIVE:
@@ -43,7 +41,7 @@ def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         awaited = context.run(work.send, None)
     except StopIteration:
         return None
-    return asyncio.Task(_rest(work, awaited), loop=loop, context=context)
+    return asyncio.Task(_Rest(work, awaited), loop=loop, context=context)
 
 
 async def in_task() -> None:
@@ -52,17 +50,29 @@ async def in_task() -> None:
         await asyncio.sleep(0)
 
 
-@coroutine
-def _rest(work: Coroutine[Any, Any, None], awaited: object) -> Generator[Any, Any, None]:
-    """Go on with what waits for `awaited`."""
-    while True:
-        try:
-            result = yield awaited
-        except BaseException as error:  # noqa: BLE001 - the work decides what becomes of it
-            step = partial(work.throw, error)
-        else:
-            step = partial(work.send, result)
-        try:
-            awaited = step()
-        except StopIteration:
-            return
+class _Rest(Coroutine[Any, Any, None]):
+    """What is left of work that waits for `awaited`: it hears of a cancellation even before its task had a turn."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], awaited: object) -> None:
+        self._work = work
+        self._awaited = awaited
+        self._has_begun = False
+
+    def send(self, value: Any) -> object:  # noqa: ANN401 - as futures give it
+        """Go on."""
+        if self._has_begun:
+            return self._work.send(value)
+        self._has_begun = True
+        return self._awaited
+
+    def throw(self, *error: Any) -> object:  # noqa: ANN401 - in the three forms that there are
+        """Go on with an error."""
+        self._has_begun = True
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        """End it where it waits."""
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise TypeError("only a task goes on with this")

@@ -73,6 +73,28 @@ def test_it_is_cancelled_where_it_waits() -> None:
     assert said == ["cleaned up"]
 
 
+def test_it_is_cancelled_before_its_task_had_a_turn() -> None:
+    said: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            said.append("cleaned up")
+            raise
+
+    async def main() -> None:
+        task = start(work())
+        assert task is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert said == ["cleaned up"]
+
+
 def test_it_may_survive_a_cancellation() -> None:
     async def work(result: list[str]) -> None:
         try:
