@@ -144,7 +144,7 @@ def frame_end(data: memoryview, offset: int, expected: int, salt: int) -> int | 
     return end if crc32c(data[offset + 8 : end], salt) == checksum else None
 
 
-def frame_size(data: bytes) -> int:
+def frame_size(data: memoryview) -> int:
     """Return how long the frame is that begins here, if one does; 0 if these are too few bytes to tell."""
     return 8 + int.from_bytes(data[:4], "little") if len(data) >= _FRAME.size else 0
 

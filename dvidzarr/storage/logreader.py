@@ -274,10 +274,15 @@ class LogReader:
         left = (self._backend.size(key) or 0) - self._offset
         if left <= 0:
             return memoryview(b"")
-        data = self._backend.read_at(key, self._offset, min(left, size))
+        data = self._read(key, min(left, size))
         if len(data) < frame_size(data) <= left:
-            data = self._backend.read_at(key, self._offset, frame_size(data))
-        return memoryview(data)
+            data = self._read(key, frame_size(data))
+        return data
+
+    def _read(self, key: str, size: int) -> memoryview:
+        """Return what a segment holds from the cursor on: less than `size` if its writer just cut off zeros."""
+        buffer = memoryview(bytearray(size))
+        return buffer[: self._backend.read_into(key, buffer, self._offset) or 0].toreadonly()
 
     def _take(self, entry: Entry) -> None:
         if entry.kind == Kind.CHECKPOINT:

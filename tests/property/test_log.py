@@ -307,20 +307,41 @@ def test_a_follower_reads_little_of_the_zeros(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(segmentfile, name, value)
     monkeypatch.setattr(module, "SEGMENT_SIZE", 64 << 20)
     writer, follower, read = Replayed.recovered(tmp_path), Replayed(tmp_path), []
-    read_at = LocalBackend.read_at
+    read_into = LocalBackend.read_into
 
-    def counted(backend: LocalBackend, key: str, offset: int, length: int) -> bytes:
-        read.append(length)
-        return read_at(backend, key, offset, length)
+    def counted(backend: LocalBackend, key: str, buffer: memoryview, offset: int = 0) -> int | None:
+        read.append(len(buffer))
+        return read_into(backend, key, buffer, offset)
 
-    monkeypatch.setattr(LocalBackend, "read_at", counted)
+    monkeypatch.setattr(LocalBackend, "read_into", counted)
     for number in range(20):
         writer.log.append(100, {}, bytes(100_000 if number == 10 else 10))
         follower.log.follow()
         assert follower.entries == writer.entries
     assert segments(tmp_path)[0].stat().st_size > 1 << 20
-    assert sum(read) < 600_000
+    assert 100_000 < sum(read) < 600_000
     writer.log.close()
+    follower.log.close()
+
+
+@pytest.mark.parametrize("end", [LocalLog.close, LocalLog.demote])
+def test_zeros_that_are_cut_off_while_a_follower_reads_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[LocalLog], None]
+) -> None:
+    writer, follower = Replayed.recovered(tmp_path), Replayed(tmp_path)
+    writer.log.append(100, {}, b"one")
+    follower.log.follow()
+    writer.log.append(101, {}, b"two")
+    size = LocalBackend.size
+
+    def cut_meanwhile(backend: LocalBackend, key: str) -> int | None:
+        before = size(backend, key)
+        end(writer.log)
+        return before
+
+    monkeypatch.setattr(LocalBackend, "size", cut_meanwhile)
+    follower.log.follow()
+    assert follower.entries == writer.entries
     follower.log.close()
 
 
