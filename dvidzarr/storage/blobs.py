@@ -5,8 +5,9 @@ from typing import Self
 from crc32c import crc32c
 
 from dvidzarr.core.ids import new_id
+from dvidzarr.storage.backend import Part
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.durability import is_fast, note_unflushed
+from dvidzarr.storage.durability import discard, is_fast, note_unflushed
 from dvidzarr.storage.words import Blob
 
 
@@ -61,7 +62,7 @@ def write_blob(dataset: Dataset, value: bytes | memoryview) -> Blob:
 
 def remove_blob(dataset: Dataset, blob: Blob) -> None:
     """Remove a blob that surely no record names."""
-    dataset.context.backend.remove([blob_key(dataset, blob.id)])
+    discard(dataset, [Part(blob_key(dataset, blob.id))])
 
 
 def blob_key(dataset: Dataset, blob: str) -> str:

@@ -6,12 +6,13 @@ objects are not whole are named by a `void` record before anything is served. De
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from crc32c import crc32c
 
 from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import Author
+from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunkrecords import row_tuples_of
 from dvidzarr.storage.dataset import Dataset
@@ -46,6 +47,12 @@ def note_unflushed(dataset: Dataset, keys: Iterable[str]) -> None:
     dataset.context.housekeeper.schedule(
         interval, ("flush", dataset.data_id), lambda: flush(dataset), at_close=False, prompt=True
     )
+
+
+def discard(dataset: Dataset, parts: Sequence[Part]) -> None:
+    """Remove objects, but not those of which a flush on another thread has just found that they are there."""
+    with dataset.flushing:
+        dataset.context.backend.discard(parts)
 
 
 def flush(dataset: Dataset) -> None:

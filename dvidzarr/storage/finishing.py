@@ -16,9 +16,11 @@ import numpy as np
 from dvidzarr.core.errors import CorruptionError
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
+from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import pack_one, unpack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.durability import discard
 from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.runs import Row
 
@@ -35,12 +37,13 @@ def finish(dataset: Dataset, ordinal: int) -> None:
     for store in dataset.arrays.values():
         _finish_array(dataset, store, ordinal)
     folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
-    backend = dataset.context.backend
     dataset.packs.end(folder)
-    settled = list(backend.keys(folder))  # what is written there from now on is not
+    settled = [
+        Part(key) for key in dataset.context.backend.keys(folder)
+    ]  # what is written there from now on is not
     done = dataset.append(Kind.FINISHED, ordinal, Author(), {})
     dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
-    dataset.later(("rewrites", folder, str(done.sequence)), lambda: _remove(dataset, settled))
+    dataset.later(("rewrites", folder, str(done.sequence)), lambda: discard(dataset, settled))
 
 
 def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
@@ -51,13 +54,8 @@ def _finish_array(dataset: Dataset, store: ChunkStore, ordinal: int) -> None:
         portion = again[start : start + _PORTION]
         _copy(dataset, store, ordinal, keys[portion].tolist(), rows[portion].tolist())
     folder = f"{store.folder(ordinal)}/c"
-    _remove(dataset, _orphans(f"{folder}/", dataset.context.backend.keys(folder), keys[live]))
-
-
-def _remove(dataset: Dataset, keys: list[str]) -> None:
-    """Remove objects, but not those of which a flush on another thread has just found that they are there."""
-    with dataset.flushing:
-        dataset.context.backend.remove(keys)
+    gone = _orphans(f"{folder}/", dataset.context.backend.keys(folder), keys[live])
+    discard(dataset, [Part(key) for key in gone])
 
 
 def _copy(dataset: Dataset, store: ChunkStore, ordinal: int, keys: list[int], rows: list[Row]) -> None:

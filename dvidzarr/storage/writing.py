@@ -21,7 +21,7 @@ from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.context import StoreContext
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.durability import is_fast, note_unflushed
+from dvidzarr.storage.durability import discard, is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.packs import Batch
 from dvidzarr.storage.places import IN_BLOB, LOGGED, Place
@@ -82,7 +82,6 @@ def write_together(
         An object or the log could not be made durable: nothing was acknowledged.
     """
     coords, chunk_of = _joined(writes)
-    backend = dataset.context.backend
     with (
         dataset.stripes.hold((store.scale, pack_one(coord)) for coord in coords),
         dataset.packs.batch(store.rewrites(version)) as batch,
@@ -108,7 +107,7 @@ def write_together(
             NoSpaceError,
             BusyError,
         ):  # surely not recorded; after other failures the objects are left for gc
-            backend.discard([receipt.part for receipt in created if receipt.part])
+            discard(dataset, [receipt.part for receipt in created if receipt.part])
             raise
     written = zip(coords, before, strict=True)
     superseded = [store.part(version, at, row[1], row[4]) for at, row in written if row and not row[6]]

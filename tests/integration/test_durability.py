@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,10 @@ from dvidzarr.core.errors import NoSpaceError, StorageError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.storage import local, log, openfiles, writing
-from dvidzarr.storage.backend import BLOCK
+from dvidzarr.storage.backend import BLOCK, RunAll, in_turn
+from dvidzarr.storage.blobs import remove_blob, write_blob
+from dvidzarr.storage.durability import flush
+from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.writing import get_document, put_document
 from tests.integration.gray_store import AUTHOR, BOX, FAST, FULL, gray, new_store, settings_for, write
 from tests.integration.tracing import strace_refusal
@@ -324,6 +329,53 @@ def test_objects_that_cannot_be_synced_stop_the_instance(tmp_path: Path) -> None
             repo.commit(repo.dag.root)
     with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
         assert np.unique(gray(catalog).read(BOX)).tolist() == [2]
+
+
+@pytest.mark.parametrize("kind", ["chunks", "blob"])
+def test_a_flush_does_not_stumble_over_what_a_refused_request_takes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A disk that is full for a moment must not end the writing."""
+    new_store(tmp_path / "store", FAST)
+    with dvidzarr.open(tmp_path / "store", "w", FAST) as catalog:
+        view = gray(catalog)
+        dataset, backend, far = view.instance.dataset, catalog.context.backend, Box((8, 8, 8), (16, 16, 16))
+        refused, going_on = threading.Event(), threading.Event()
+        append_all, sync = dataset.append_all, backend.sync
+
+        def full(records: Sequence[Any]) -> Position:
+            if records[0][0] != Kind.CHUNKS:
+                return append_all(records)
+            refused.set()
+            assert going_on.wait(60)
+            raise NoSpaceError("full")
+
+        def request() -> None:
+            if kind == "chunks":
+                with pytest.raises(NoSpaceError):
+                    write(view, 2, far)
+                return
+            blob = write_blob(dataset, b"blob")
+            refused.set()
+            assert going_on.wait(60)
+            remove_blob(dataset, blob)
+
+        def late_sync(keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
+            going_on.set()
+            time.sleep(0.5)
+            sync(keys, contents=contents, run_all=run_all)
+
+        monkeypatch.setattr(dataset, "append_all", full)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(request)
+            assert refused.wait(60)
+            monkeypatch.setattr(backend, "sync", late_sync)
+            flush(dataset)
+            running.result()
+        monkeypatch.undo()
+        write(view, 3)
+        assert (view.read(BOX) == 3).all()
+        assert (view.read(far) == 0).all()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
