@@ -149,7 +149,8 @@ def _sync_names_only(backend: LocalBackend, keys: Sequence[str], **_: object) ->
 
 
 def _finish_unsynced(dataset: Dataset, ordinal: int) -> None:
-    at_once = patch.object(dataset, "later", lambda _name, task, _wait=0: task())  # else a flush may come before
+    # else a flush on its own thread may come before
+    at_once = patch.object(dataset, "later", lambda _name, task, _wait=0: task())
     with patch.object(dataset.log, "flush", _nothing), at_once:
         _finish(dataset, ordinal)
 
