@@ -161,7 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.running.add(request)
         self._enter(State.ANSWER)
         self.go_on()
-        # what ends at once would begin the next while others wait; what a task begins would take that for its own
+        # not at once while more waits behind it, nor in the task of the request before: it would take that for its own
         answer = self._answer(request)
         if self._waiting or self._reader.has_more or asyncio.current_task() is not None:
             request.task = asyncio.get_running_loop().create_task(answer)

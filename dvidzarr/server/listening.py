@@ -76,7 +76,9 @@ def prepared(transport: asyncio.BaseTransport) -> str:
 
 
 def handed_on(transport: asyncio.BaseTransport, hand_on: HandOn) -> bool:
-    """Give another process a connection, which this one is to close then; False if it must keep it."""
+    """Give another process a connection, which this one is to close then; False if it must keep it, or it has ended."""
+    if transport.is_closing():
+        return False
     try:
         copy = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
     except OSError:  # no descriptor is left

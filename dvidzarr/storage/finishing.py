@@ -38,9 +38,8 @@ def finish(dataset: Dataset, ordinal: int) -> None:
         _finish_array(dataset, store, ordinal)
     folder = f"{dataset.prefix}/rewrites/{dataset.versions.id_of(ordinal)}"
     dataset.packs.end(folder)
-    settled = [
-        Part(key) for key in dataset.context.backend.keys(folder)
-    ]  # what is written there from now on is not
+    # what is written there from now on is not settled
+    settled = [Part(key) for key in dataset.context.backend.keys(folder)]
     done = dataset.append(Kind.FINISHED, ordinal, Author(), {})
     dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
     dataset.later(("rewrites", folder, str(done.sequence)), lambda: discard(dataset, settled))

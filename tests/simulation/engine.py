@@ -31,15 +31,7 @@ class InlineHousekeeper:
         self._tasks: list[tuple[float, int, Hashable, Callable[[], None]]] = []
         self._count = 0
 
-    def schedule(
-        self,
-        delay: float,
-        name: Hashable,
-        task: Callable[[], None],
-        *,
-        at_close: bool = True,
-        prompt: bool = False,
-    ) -> None:
+    def schedule(self, delay: float, name: Hashable, task: Callable[[], None], **_: bool) -> None:
         """Keep a task, unless one of that name waits."""
         if all(name != waiting for _, _, waiting, _ in self._tasks):
             self._count += 1
