@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from dvidzarr.compute.rows import copy_rows
 from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import pack_one, pack_span, unpack, unpack_one
 from dvidzarr.storage.chunks import ChunkStore, SupersededError
 from dvidzarr.storage.postings import present
@@ -56,7 +58,7 @@ def read_inside(
     if row is None:
         return np.zeros(box.shape, chunks.codec.dtype)
     out = np.empty(grid, chunks.codec.dtype) if whole and not shared else None
-    chunk = chunks.read(key, row, lineage, out, keep=out is None, whole=whole)
+    chunk = chunks.read(key, row, lineage, out, keep=out is None)
     if chunk is None:
         return np.zeros(box.shape, chunks.codec.dtype)
     if whole:
@@ -183,7 +185,8 @@ class Reader:
         elif not whole:
             out.fill(0)
 
-        self._scheduler.read(lambda index: self._place(keys[index], rows[index], box, out), len(keys))
+        run_all = self._scheduler.read if self._chunks.codec.is_worth_threads else in_turn
+        run_all(lambda index: self._place(keys[index], rows[index], box, out), len(keys))
         return out
 
     def _touching(self, box: Box) -> np.ndarray:
@@ -206,8 +209,11 @@ class Reader:
                 out.fill(0)
             return
         keep = not full or self._span.count <= _KEPT
-        chunk = self._chunks.read(key, row, self._lineage, keep=keep, whole=full, exact=True)
-        out[tuple(target)] = 0 if chunk is None else chunk[tuple(source)]
+        chunk = self._chunks.read(key, row, self._lineage, keep=keep, exact=True)
+        if chunk is None:
+            out[tuple(target)] = 0
+        else:
+            copy_rows(out[tuple(target)], chunk[tuple(source)])
 
     def blocks(self) -> Iterator[tuple[ZYX, np.ndarray | None]]:
         """Yield (chunk coordinate, whole decoded chunk or None) for all chunks that the box touches, x fastest."""

@@ -25,8 +25,8 @@ class ChunkCache:
 
     `_lock` guards the order and the size.
 
-    A chunk that was asked for as a whole is kept from the second time on: who reads a volume through once needs none of
-    them again, and memory that was never used before costs more than decoding a chunk (the kernel clears it page by page).
+    A chunk is kept from the second time on: who reads a volume through once needs none of them again, and memory that was
+    never used before costs more than decoding a chunk twice (the kernel clears it page by page).
     """
 
     def __init__(self, limit: int) -> None:
@@ -44,12 +44,12 @@ class ChunkCache:
                 self._chunks.move_to_end(key)
             return chunk
 
-    def put(self, key: CacheKey, chunk: np.ndarray, *, whole: bool) -> None:
-        """Keep a chunk that nobody writes to any more; one of which all was wanted (`whole`) if it was offered before."""
+    def put(self, key: CacheKey, chunk: np.ndarray) -> None:
+        """Keep a chunk that nobody writes to any more, if it was offered before."""
         if chunk.nbytes > self._limit // 4:
             return
         with self._lock:
-            if whole and key not in self._read_once:
+            if key not in self._read_once:
                 self._read_once[key] = None
                 if len(self._read_once) > _REMEMBERED:
                     del self._read_once[next(iter(self._read_once))]

@@ -85,16 +85,16 @@ class ChunkStore(ChunkIndex):
     # --- writing ---------------------------------------------------------------------------------------------
 
     def write_object(
-        self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, batch: Batch, *, again: bool, sync: bool
+        self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, batch: Batch, *, again: bool
     ) -> Receipt:
         """Encode a chunk and create its object; put it into a pack if the version has one already (`again`).
 
-        With `sync` a new object is durable on return; what was put into packs is so after `batch.sync`.
+        An object is durable after `Backend.sync` with its contents, what was put into packs after `batch.sync`.
         """
         encoded = chunk if isinstance(chunk, Encoded) else self.codec.encode(chunk)
         location, length = 0, len(encoded.data)
         part = self.part(ordinal, coord, 0, length)
-        if again or not self._backend.create(part.key, encoded.data, sync=sync):
+        if again or not self._backend.create(part.key, encoded.data, sync=False):
             location = batch.append(encoded.data)
             part = self.part(ordinal, coord, location, length)
         return Receipt(coord, location, length, encoded.checksum, 0, part)
@@ -109,7 +109,6 @@ class ChunkStore(ChunkIndex):
         out: np.ndarray | None = None,
         *,
         keep: bool = False,
-        whole: bool = False,
         exact: bool = False,
     ) -> np.ndarray | None:
         """Return one decoded chunk.
@@ -122,8 +121,6 @@ class ChunkStore(ChunkIndex):
             C-contiguous array to decode into; else the result is the thread's scratch array, valid until its next read.
         keep : bool
             Offer the chunk to the cache of decoded chunks; the result is then memory of its own, or the cache's.
-        whole : bool
-            Whether all of the chunk is wanted: then it may not be wanted again soon.
         exact : bool
             Raise `SupersededError` rather than return what a later request wrote: its other chunks may be missing.
 
@@ -158,7 +155,7 @@ class ChunkStore(ChunkIndex):
             if row[2] < 0 or row[6]:
                 return None
         if keep:
-            self._cache.put((self._number, key, row[0], ""), target, whole=whole)
+            self._cache.put((self._number, key, row[0], ""), target)
             if out is not None:
                 out[...] = target
                 return out
@@ -220,7 +217,7 @@ class ChunkStore(ChunkIndex):
             return memoryview(kept)
         data, problem = self.stored(key, row)
         if problem is None:
-            self._cache.put(place, data, whole=True)
+            self._cache.put(place, data)
             return memoryview(data)
         # Superseded since it was resolved, or damaged: this looks again, and raises if it is damage.
         chunk = self.read(key, row, lineage, exact=exact)
@@ -240,7 +237,7 @@ class ChunkStore(ChunkIndex):
             if chunk is None:
                 return None
             packed = np.frombuffer(encode(chunk), np.uint8)
-            self._cache.put(place, packed, whole=True)
+            self._cache.put(place, packed)
         return packed
 
     def kept_as(self, name: str, key: int, lineage: Lineage) -> np.ndarray | None:

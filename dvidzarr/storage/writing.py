@@ -87,9 +87,7 @@ def write_together(
         dataset.packs.batch(store.rewrites(version)) as batch,
     ):
         before = store.own(version, coords)
-        # pieces of packs are synced together: for those of many requests, threads would only be in each other's way
-        run_objects = in_turn if len(writes) > 1 and None not in before else run_all
-        created = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_objects)
+        created = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_all)
         receipts = iter(created)
         records = [
             (
@@ -153,7 +151,6 @@ def _create_objects(
     run_all: RunAll,
 ) -> list[Receipt]:
     """Store the chunks of a request, durably unless durability is `fast`; when that fails, none is left."""
-    sync = not is_fast(dataset)
     backend = dataset.context.backend
     done: list[Part] = []
 
@@ -162,18 +159,18 @@ def _create_objects(
         if chunk is None:
             return Receipt(coords[index], 0, 0, 0, TOMBSTONE, None)
         again = before[index] is not None
-        receipt = store.write_object(version, coords[index], chunk, batch, again=again, sync=sync)
+        receipt = store.write_object(version, coords[index], chunk, batch, again=again)
         if receipt.part:
             done.append(receipt.part)
         return receipt
 
     try:
-        receipts = run_all(write, len(coords))
-        if sync:
-            batch.sync()
-            backend.sync([part.key for part in done if not part.length], run_all=run_all)
-        else:
+        receipts = (run_all if store.codec.is_worth_threads else in_turn)(write, len(coords))
+        if is_fast(dataset):
             note_unflushed(dataset, {part.key for part in done})
+        else:
+            batch.sync()
+            backend.sync([part.key for part in done if not part.length], contents=True, run_all=run_all)
     except BaseException:
         backend.discard(done)
         raise

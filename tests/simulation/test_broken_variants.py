@@ -38,10 +38,6 @@ def _nothing(*_: object, **__: object) -> None:
     """Do nothing."""
 
 
-def _create_unsynced(backend: LocalBackend, key: str, data: bytes, *, sync: bool) -> bool:
-    return _create(backend, key, data, sync=False)
-
-
 def _overwrite(backend: LocalBackend, key: str, data: bytes, *, sync: bool) -> bool:
     if not _create(backend, key, data, sync=sync):
         file = backend.open_append(key, create=False)
@@ -148,6 +144,11 @@ def _sync_names_only(backend: LocalBackend, keys: Sequence[str], **_: object) ->
     _sync(backend, keys)
 
 
+def _sync_contents_only(backend: LocalBackend, keys: Sequence[str], **_: object) -> None:
+    with patch.object(backend, "_sync_folders", _nothing):
+        _sync(backend, keys, contents=True)
+
+
 def _finish_unsynced(dataset: Dataset, ordinal: int) -> None:
     # else a flush on its own thread may come before
     at_once = patch.object(dataset, "later", lambda _name, task, _wait=0: task())
@@ -202,15 +203,14 @@ class _RecordFirst:
             return position
 
         return [
-            (LocalBackend, "create", _create_unsynced),
             (LocalBackend, "sync", sync),
             (Dataset, "append", append),
         ]
 
 
 FULL: dict[str, Callable[[], Patches]] = {
-    "objects are not synced": lambda: [(LocalBackend, "create", _create_unsynced)],
-    "folders of objects are not synced": lambda: [(LocalBackend, "sync", _nothing)],
+    "objects are not synced": lambda: [(LocalBackend, "sync", _sync_names_only)],
+    "folders of objects are not synced": lambda: [(LocalBackend, "sync", _sync_contents_only)],
     "the log is not synced": lambda: [(AppendFile, "sync", _nothing)],
     "the record comes before the objects": lambda: _RecordFirst().patches(),
     "a failed append is not taken back": lambda: [(LocalLog, "_take_back", _nothing)],
