@@ -10,6 +10,7 @@ import orjson
 
 from dvidzarr.repo.kafkamessages import topic_name
 from dvidzarr.repo.sinks import kafka_producer
+from dvidzarr.server.logs import FACTS
 from dvidzarr.server.middleware import ACCESS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class ActivityTopic(logging.Handler):
 
 def message(record: logging.LogRecord) -> bytes:
     """Return the message of a request. The URI comes without its query, which may hold the admin token."""
-    facts = vars(record)
+    facts: dict[str, Any] = vars(record)[FACTS]
     members = {
         "time": int(record.created),
         "duration": round(facts["ms"]),

@@ -9,39 +9,45 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO
 
 import orjson
 
 _QUEUED_RECORDS = 10_000
 _INTERVAL_S = 0.2
+FACTS = "facts"
+"""Attribute of records that hold all that is their own in one mapping: the many of the access log."""
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per record: time, level, logger, message and whatever `extra` holds, then `facts`."""
+_EXCEPTIONS = logging.Formatter()
 
-    def __init__(self, facts: Mapping[str, object] | None = None) -> None:
-        super().__init__()
-        self._facts = dict(facts or {})
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line |= {
-            name: value for name, value in record.__dict__.items() if name not in _STANDARD
-        } | self._facts
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        try:
-            return orjson.dumps(line, default=str).decode()
-        except TypeError:  # clients may send bytes that are no UTF-8: they are escaped
-            return json.dumps(line, default=str)
+def _line(record: logging.LogRecord, facts: Mapping[str, object]) -> bytes:
+    """Return a record as one line of JSON: time, level, logger, message, what is its own (`extra`), then `facts`."""
+    own = record.__dict__
+    second, fraction = divmod(record.created, 1)
+    line: dict[str, object] = {
+        "time": f"{_second(int(second))}.{int(fraction * 1000):03}+00:00",
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": record.getMessage(),
+        **(own.get(FACTS) or {name: value for name, value in own.items() if name not in _STANDARD}),
+        **facts,
+    }
+    if record.exc_info:
+        line["exception"] = _EXCEPTIONS.formatException(record.exc_info)
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # clients may send bytes that are no UTF-8: they are escaped
+        return json.dumps(line, default=str).encode() + b"\n"
+
+
+@lru_cache(maxsize=2)
+def _second(time: int) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class _Writer(logging.Handler):
@@ -57,8 +63,8 @@ class _Writer(logging.Handler):
         self._turns = turns
         self._records: deque[logging.LogRecord] = deque()
         self._stop = threading.Event()
+        self._facts = facts
         self._thread = threading.Thread(target=self._run, name="dvidzarr-log", daemon=True)
-        self.setFormatter(JsonFormatter(facts))
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a record; appending to a deque needs no lock."""
@@ -72,11 +78,11 @@ class _Writer(logging.Handler):
         self._write()
 
     def _write(self) -> None:
-        lines = [self.format(self._records.popleft()) + "\n" for _ in range(len(self._records))]
+        lines = [_line(self._records.popleft(), self._facts) for _ in range(len(self._records))]
         if lines:
             try:
                 with self._turn():
-                    self._stream.write("".join(lines))
+                    self._stream.write(b"".join(lines).decode())
                     self._stream.flush()
             except (OSError, ValueError):  # nobody reads the log any more: the server goes on
                 return

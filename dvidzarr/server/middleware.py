@@ -14,6 +14,7 @@ from dvidzarr.http.request import REQUEST_ID, Request
 from dvidzarr.http.response import Response
 from dvidzarr.server.access import SAFE_METHODS, Access
 from dvidzarr.server.dispatch import Dispatcher
+from dvidzarr.server.logs import FACTS
 from dvidzarr.server.paths import decoded_path, redirect_of
 from dvidzarr.server.runtime import Runtime
 
@@ -151,7 +152,6 @@ def _log(request: Request, status: int, size: int, seconds: float) -> None:
     query = request.query
     # the query is not logged as it came: it may hold the admin token
     facts = {
-        "created": time.time(),
         "request": request.identity,
         "peer": request.peer,
         "method": request.method,
@@ -164,5 +164,5 @@ def _log(request: Request, status: int, size: int, seconds: float) -> None:
         "app": query.get("app", ""),
     }
     record = logging.LogRecord.__new__(logging.LogRecord)
-    record.__dict__ = _RECORD | facts
+    record.__dict__ = {**_RECORD, "created": time.time(), FACTS: facts}
     ACCESS.handle(record)
