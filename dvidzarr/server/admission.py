@@ -1,11 +1,15 @@
 """Who may go on: memory that requests in flight may hold, and slots for throttled requests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from dvidzarr.core.errors import BusyError
 from dvidzarr.server.eventloop import in_task
+
+LARGE: ContextVar[bool] = ContextVar("large", default=False)
+"""Whether the running request holds a large part of the memory."""
 
 _SMALL = 256
 _RESERVED = 16
@@ -41,27 +45,29 @@ class Admission:
         """Bytes held now."""
         return self._held
 
-    @asynccontextmanager
-    async def admit(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes; one that exceeds the whole budget waits until it is alone.
+    def admit(self, size: int) -> "Share":
+        """Hold `size` bytes while the context lasts; one that exceeds the whole budget waits until it is alone.
 
         Raises
         ------
         BusyError
             The others did not finish within the time allowed.
         """
-        size = min(size, self._large_budget)
+        return Share(self, min(size, self._large_budget))
+
+    async def take(self, size: int) -> None:
+        """Hold `size` bytes until they are given back; raises as `admit`."""
         if self.is_small(size) and self._held + size <= self.budget:
             self._held += size
         elif self._waiting or self._held + size > self._large_budget:
             await self._queue(size)
         else:
             self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
-            self._wake()
+
+    def give_back(self, size: int) -> None:
+        """Let others have `size` bytes."""
+        self._held -= size
+        self._wake()
 
     async def _queue(self, size: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,6 +98,27 @@ class Admission:
             del self._waiting[turn]
             self._held += size
             turn.set_result(None)
+
+
+class Share:
+    """What a request holds of the budget, and the knowledge that it is `LARGE`."""
+
+    __slots__ = ("_admission", "_before", "_size")
+
+    def __init__(self, admission: Admission, size: int) -> None:
+        self._admission = admission
+        self._size = size
+
+    async def __aenter__(self) -> None:
+        """Wait for it."""
+        await self._admission.take(self._size)
+        self._before = LARGE.get()
+        LARGE.set(self._before or not self._admission.is_small(self._size))
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give it back."""
+        LARGE.set(self._before)
+        self._admission.give_back(self._size)
 
 
 class Throttle:

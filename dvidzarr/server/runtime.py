@@ -1,20 +1,18 @@
 """What a running server owns, and lends to handlers."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvidzarr.http.buffers import BufferPool
 from dvidzarr.server.activity import Activity
-from dvidzarr.server.admission import Admission, Throttle
+from dvidzarr.server.admission import LARGE, Admission, Share, Throttle
 from dvidzarr.server.audit import AuditLog
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.fleet import Fleet
 from dvidzarr.server.httpserver import Gate
 from dvidzarr.server.meters import Meters
+from dvidzarr.server.threads import Threads
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -30,14 +28,11 @@ _LARGE_THREADS_PER_CORE = 2
 _KEPT_BYTES, _KEPT_S = 512 << 20, 5.0
 """Buffers of large answers that wait for the next: how much, how long."""
 
-_LARGE: ContextVar[bool] = ContextVar("large", default=False)
-"""Whether the running request holds a large part of the memory."""
-
 
 class Runtime:
-    """The open store, the pool and the counters of one server.
+    """The open store, the threads and the counters of one server.
 
-    The pool is closed by `close`; the catalog belongs to the caller.
+    The threads are ended by `close`; the catalog belongs to the caller.
     """
 
     def __init__(self, catalog: "Catalog", settings: "Settings", fleet: Fleet | None = None) -> None:
@@ -59,9 +54,9 @@ class Runtime:
         audit_log = settings.server.audit_log
         self.audit = AuditLog(audit_log) if audit_log else None
         cores = settings.compute.thread_count
-        self._batches = Batches(self.offload)
-        self._pool = ThreadPoolExecutor(max(8, _THREADS_PER_CORE * cores), thread_name_prefix="request")
-        self._large_pool = ThreadPoolExecutor(_LARGE_THREADS_PER_CORE * cores, thread_name_prefix="large")
+        self._threads = Threads(max(8, _THREADS_PER_CORE * cores), "request")
+        self._large_threads = Threads(_LARGE_THREADS_PER_CORE * cores, "large")
+        self._batches = Batches(self._threads.run)
 
     @property
     def read_only(self) -> bool:
@@ -69,32 +64,26 @@ class Runtime:
         return self.fleet.read_only
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
-        """Run a blocking function on the pool; large requests have their own, so that small ones never queue behind."""
-        pool = self._large_pool if _LARGE.get() else self._pool
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+        """Run a blocking function on a thread; large requests have their own, so that small ones never queue behind."""
+        threads = self._large_threads if LARGE.get() else self._threads
+        result: T = await threads.run(function, args)
+        return result
 
     async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
-        """Run a blocking function on the pool, once for all items that came while it ran before."""
+        """Run a blocking function on a thread, once for all items that came while it ran before."""
         await self._batches.together(key, function, item)
 
-    @asynccontextmanager
-    async def admit(self, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes of the budget of all requests in flight."""
-        async with self.admission.admit(size):
-            before = _LARGE.get()
-            _LARGE.set(before or not self.admission.is_small(size))
-            try:
-                yield
-            finally:
-                _LARGE.set(before)
+    def admit(self, size: int) -> Share:
+        """Hold `size` bytes of the budget of all requests in flight while the context lasts."""
+        return self.admission.admit(size)
 
     def throttled(self) -> AbstractContextManager[None]:
         """Hold one of the slots for throttled requests."""
         return self.throttle.slot()
 
     def close(self) -> None:
-        """End the pools after their running tasks."""
-        for pool in (self._pool, self._large_pool):
-            pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads after their running tasks."""
+        self._threads.close()
+        self._large_threads.close()
         if self.audit is not None:
             self.audit.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,18 @@ class Pool:
         self.calls: list[list[object]] = []
         self.go = asyncio.Event()
 
-    async def offload(self, function: Callable[[list[object]], object], items: list[object]) -> object:
-        self.calls.append(items)
+    def run(self, function: Callable[[Any], object], args: tuple[Any, ...]) -> "asyncio.Future[object]":
+        self.calls.append(args[0])
+        return asyncio.ensure_future(self._when_told(function, args[0]))
+
+    async def _when_told(self, function: Callable[[Any], object], items: list[object]) -> object:
         await self.go.wait()
         return function(items)
 
 
 async def test_what_waits_goes_together_and_keys_apart() -> None:
     pool = Pool()
-    batches = Batches(pool.offload)
+    batches = Batches(pool.run)
     done: list[object] = []
     tasks = [asyncio.create_task(batches.together("k", done.extend, 0))]
     await asyncio.sleep(0.01)
@@ -43,7 +47,7 @@ async def test_what_waits_goes_together_and_keys_apart() -> None:
 async def test_a_failure_is_everybodys_and_the_next_goes_on() -> None:
     pool = Pool()
     pool.go.set()
-    batches = Batches(pool.offload)
+    batches = Batches(pool.run)
 
     def fail(items: list[object]) -> None:
         if "bad" in items:
@@ -57,7 +61,7 @@ async def test_a_failure_is_everybodys_and_the_next_goes_on() -> None:
 
 async def test_who_leaves_does_not_stop_the_others() -> None:
     pool = Pool()
-    batches = Batches(pool.offload)
+    batches = Batches(pool.run)
     done: list[object] = []
     gone, stays = (asyncio.create_task(batches.together("k", done.extend, item)) for item in ("a", "b"))
     await asyncio.sleep(0.01)
