@@ -3,19 +3,19 @@
 import fcntl
 import json
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TextIO
+from io import BytesIO, FileIO
 
 import orjson
 
 _QUEUED_RECORDS = 10_000
 _INTERVAL_S = 0.2
+_CLOSING_S = 5.0
 FACTS = "facts"
 """Attribute of records that hold all that is their own in one mapping: the many of the access log."""
 
@@ -57,7 +57,7 @@ class _Writer(logging.Handler):
     the stream is far behind, rather than waited for.
     """
 
-    def __init__(self, stream: TextIO, turns: int | None, facts: Mapping[str, object]) -> None:
+    def __init__(self, stream: FileIO | BytesIO, turns: int | None, facts: Mapping[str, object]) -> None:
         super().__init__()
         self._stream = stream
         self._turns = turns
@@ -82,8 +82,9 @@ class _Writer(logging.Handler):
         if lines:
             try:
                 with self._turn():
-                    self._stream.write(b"".join(lines).decode())
-                    self._stream.flush()
+                    text = memoryview(b"".join(lines))
+                    while text:
+                        text = text[self._stream.write(text) :]
             except (OSError, ValueError):  # nobody reads the log any more: the server goes on
                 return
 
@@ -104,25 +105,26 @@ class _Writer(logging.Handler):
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left; where nobody reads, give that up after some seconds."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_CLOSING_S)
         super().close()
 
 
 @contextmanager
 def logging_to(
-    stream: TextIO | None = None,
+    stream: FileIO | BytesIO | None = None,
     level: int = logging.INFO,
     *,
     turns: int | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Iterator[None]:
-    """Send the log of this package to a stream (stderr) while the context lasts.
+    """Send the log of this package to an unbuffered stream (stderr) while the context lasts.
 
     Several processes that write to one stream lock the file `turns` (a descriptor) in turn; `facts` stand in each line.
     """
-    handler = _Writer(stream or sys.stderr, turns, facts or {})
+    # not `sys.stderr`: a thread that waits for a reader would hold its lock, without which the interpreter cannot end
+    handler = _Writer(stream or FileIO(2, "wb", closefd=False), turns, facts or {})
     logger = logging.getLogger("dvidzarr")
     logger.addHandler(handler)
     before = logger.level

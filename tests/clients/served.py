@@ -49,7 +49,7 @@ class Served:
     child: str
     volumes: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
-    log: io.StringIO
+    log: io.BytesIO
 
     def requests(self) -> list[tuple[str, int]]:
         """Return path and status of each request so far."""
@@ -95,7 +95,7 @@ def edited(volume: np.ndarray) -> np.ndarray:
 def serving(folder: Path, *cors_domains: str) -> Iterator[Served]:
     """Serve a new store; web pages of these origins may read it."""
     settings = Settings.load(overrides={"server.cors_domains": list(cors_domains)})
-    log = io.StringIO()
+    log = io.BytesIO()
     with dvidzarr.open(folder) as catalog, logging_to(log), running(catalog, settings) as url:
         repo = catalog.create_repo(alias="gray", description="two versions")
         root, volume = repo.dag.root.uuid, original()
