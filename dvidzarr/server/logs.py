@@ -106,8 +106,9 @@ class _Writer(logging.Handler):
 
     def close(self) -> None:
         """Write what is left; where nobody reads, give that up after some seconds."""
-        self._stop.set()
-        self._thread.join(_CLOSING_S)
+        if not self._stop.is_set():  # `logging` closes what is left once more
+            self._stop.set()
+            self._thread.join(_CLOSING_S)
         super().close()
 
 
