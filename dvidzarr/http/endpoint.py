@@ -132,14 +132,17 @@ class EndpointTable:
     rows: Mapping[str, tuple[Endpoint, ...]] = field(init=False, repr=False)
     """The endpoints by keyword."""
 
+    exact: Mapping[tuple[str, str], Endpoint] = field(init=False, repr=False)
+    """The endpoints by keyword and verb."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", by_first_word(self.endpoints))
+        pairs = [((row.words[0], verb), row) for row in reversed(self.endpoints) for verb in row.methods]
+        object.__setattr__(self, "exact", dict(pairs))
 
     def find(self, method: str, keyword: str) -> Endpoint | None:
         """Return the endpoint for a verb and keyword, None if there is none."""
-        if method not in self.methods:
-            return None
-        return next((row for row in self.rows.get(keyword, ()) if method in row.methods), None)
+        return self.exact.get((keyword, method)) if method in self.methods else None
 
     def refuse(self, call: "Call", keyword: str) -> DvidzarrError:
         """Return the error for a verb and keyword without endpoint."""
@@ -235,9 +238,10 @@ class Call:
 
     def require(self, message: str, *names: str) -> tuple[str, ...]:
         """Return the values of these words; `InvalidInputError(message)` if the path is too short for one."""
-        if any(name not in self.words for name in names):
-            raise InvalidInputError(message)
-        return tuple(self.words[name] for name in names)
+        try:
+            return tuple([self.words[name] for name in names])
+        except KeyError:
+            raise InvalidInputError(message) from None
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool: the only way from a handler to the disk."""

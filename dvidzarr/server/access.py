@@ -77,6 +77,8 @@ class Access:
             # a page of another site in this machine's browser reaches loopback too, by a name of its own even
             trusted = self.local and self.anonymous_writes
             return trusted and not _is_foreign(request) and _names_loopback(request.headers.get("host"))
+        if not request.query and "authorization" not in request.headers:
+            return False
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         offered = [request.query.get("admintoken", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
         matches = [hmac.compare_digest(_bytes(item), _bytes(self.token)) for item in offered if item]

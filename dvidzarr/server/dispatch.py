@@ -43,6 +43,7 @@ _SUBROUTED = ("server", "repo", "node")
 _BARE = ("load", "heartbeat", "user-latencies")
 _OPEN_ON_LOCKED = ("branch", "newversion", "tag")
 _INSTANCE_WORDS = 4
+_NO_AUTHOR = Author()
 
 
 class Dispatcher:
@@ -164,7 +165,7 @@ class Dispatcher:
             parts=parts,
             words=row.bind(parts) if row else {},
             query=query,
-            author=Author(query.get("u", ""), query.get("app", "")),
+            author=Author(query.get("u", ""), query.get("app", "")) if query else _NO_AUTHOR,
             is_admin=facts.is_admin,
             headers=facts.headers,
             started=facts.started,

@@ -95,11 +95,10 @@ class KeyValueTable(EndpointTable):
 
     def find(self, method: str, keyword: str) -> Endpoint | None:
         """Return the endpoint for a verb and keyword, None if there is none."""
-        rows = self.rows.get(keyword, ())
-        exact = next((row for row in rows if method in row.methods), None)
-        if exact is None and (keyword in _ANY_VERB or keyword == "tags"):
-            return rows[0]
-        return exact
+        row = self.exact.get((keyword, method))
+        if row is None and (keyword in _ANY_VERB or keyword == "tags"):
+            return self.rows[keyword][0]
+        return row
 
     def refuse(self, call: Call, keyword: str) -> DvidzarrError:
         """Return the error for a verb and keyword without endpoint."""

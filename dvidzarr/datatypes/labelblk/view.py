@@ -9,6 +9,7 @@ import numpy as np
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.view import VoxelView
+from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import pack
 from dvidzarr.storage.postings import present
 
@@ -43,7 +44,9 @@ class LabelView(VoxelView):
                 labels[members[index]] = chunk.reshape(-1)[places[members[index]]]
 
         there, packed, found = present(rows).tolist(), keys.tolist(), rows.tolist()
-        self.instance.repo.catalog.scheduler.read(look_up, len(packed))
+        scheduler = self.instance.repo.catalog.scheduler
+        run_all = scheduler.read if self.chunks.codec.is_worth_threads else in_turn
+        run_all(look_up, len(packed))
         return labels
 
     @contextmanager
