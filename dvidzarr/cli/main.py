@@ -76,6 +76,7 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     sys.excepthook = report_bug
+    _hold_standard_files()
     try:
         code = cli.main(
             args=None if args is None else list(args), prog_name="dvidzarr", standalone_mode=False
@@ -93,6 +94,15 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"dvidzarr: error: {describe(error)}", err=True)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _hold_standard_files() -> None:
+    """Open what the caller closed of stdin, stdout and stderr: else a file of the store would take its place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
 
 
 def describe(error: BaseException) -> str:

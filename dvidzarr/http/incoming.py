@@ -63,8 +63,8 @@ class Body:
 
     # --- the connection's side -------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes that came."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take bytes that came; memory that is lent is copied."""
         self._expected = False
         if self._target is not None and not self._dropping:
             take = min(len(data), len(self._target) - self._at)
@@ -74,7 +74,7 @@ class Body:
         self.received += len(data)
         if data and not self._dropping:
             if self.declared is not None:
-                self._pieces.append(data)
+                self._pieces.append(bytes(data))
             elif self._pieces:
                 self._pieces[-1] += data  # chunks may be tiny
             else:

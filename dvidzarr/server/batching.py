@@ -40,7 +40,11 @@ class Batches:
             del self._waiting[key]
             return
         self._waiting[key] = []
-        running = self._run(function, ([item for item, _ in batch],))
+        try:
+            running = self._run(function, ([item for item, _ in batch],))
+        except Exception as error:  # noqa: BLE001 - handed to who waits
+            running = asyncio.get_running_loop().create_future()
+            running.set_exception(error)
         running.add_done_callback(partial(self._ended, key, function, batch))
 
     def _ended(

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import select
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import orjson
 _QUEUED_RECORDS = 10_000
 _INTERVAL_S = 0.2
 _CLOSING_S = 5.0
-FACTS = "facts"
+FACTS = "_facts"
 """Attribute of records that hold all that is their own in one mapping: the many of the access log."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
@@ -28,12 +29,12 @@ _EXCEPTIONS = logging.Formatter()
 def _line(record: logging.LogRecord, facts: Mapping[str, object]) -> bytes:
     """Return a record as one line of JSON: time, level, logger, message, what is its own (`extra`), then `facts`."""
     own = record.__dict__
-    second, fraction = divmod(record.created, 1)
+    second, microseconds = divmod(int(record.created * 1e6), 1_000_000)
     line: dict[str, object] = {
-        "time": f"{_second(int(second))}.{int(fraction * 1000):03}+00:00",
+        "time": f"{_second(second)}.{microseconds // 1000:03}+00:00",
         "level": record.levelname.lower(),
         "logger": record.name,
-        "message": record.getMessage(),
+        "message": _message(record),
         **(own.get(FACTS) or {name: value for name, value in own.items() if name not in _STANDARD}),
         **facts,
     }
@@ -43,6 +44,13 @@ def _line(record: logging.LogRecord, facts: Mapping[str, object]) -> bytes:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # clients may send bytes that are no UTF-8: they are escaped
         return json.dumps(line, default=str).encode() + b"\n"
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a wrong format must not end the log
+        return f"{record.msg} {record.args}"
 
 
 @lru_cache(maxsize=2)
@@ -63,6 +71,7 @@ class _Writer(logging.Handler):
         self._turns = turns
         self._records: deque[logging.LogRecord] = deque()
         self._stop = threading.Event()
+        self._cut = False  # whether the last line in the stream is not whole
         self._facts = facts
         self._thread = threading.Thread(target=self._run, name="dvidzarr-log", daemon=True)
 
@@ -82,11 +91,19 @@ class _Writer(logging.Handler):
         if lines:
             try:
                 with self._turn():
-                    text = memoryview(b"".join(lines))
-                    while text:
-                        text = text[self._stream.write(text) :]
+                    self._cut = not self._put(b"\n" * self._cut + b"".join(lines))
             except (OSError, ValueError):  # nobody reads the log any more: the server goes on
                 return
+
+    def _put(self, text: bytes) -> bool:
+        """Write all of a text; False if a stream that does not block takes no more for a while."""
+        rest = memoryview(text)
+        while rest:
+            written = self._stream.write(rest)
+            if written is None and not select.select((), (self._stream,), (), _INTERVAL_S)[1]:
+                return False
+            rest = rest[written or 0 :]
+        return True
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -70,7 +70,7 @@ class Reader:
         self._writer = writer
         self._peer = peer
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        self._rest = b""
+        self._rest: bytes | memoryview = b""
         self._busy = False
         self._room: memoryview | None = None
         self._past_parser = False
@@ -86,8 +86,8 @@ class Reader:
 
     @property
     def has_more(self) -> bool:
-        """Whether bytes are here that were not read yet."""
-        return bool(self._rest)
+        """Whether bytes are here that were not read yet, but for those of a body of known size."""
+        return bool(self._rest) and not self._past_parser
 
     # --- bytes -----------------------------------------------------------------------------------------------
 
@@ -104,8 +104,10 @@ class Reader:
             self._room = None
             self._check_end(body)
             return
-        self._rest += bytes(self._buffer[:size])
+        here = self._buffer[:size]
+        self._rest = bytes(self._rest) + here if self._rest else here
         self.read_on()
+        self._rest = bytes(self._rest)  # the buffer is everybody's
 
     def read_on(self) -> None:
         """Read what is here, as far as the owner takes requests."""
@@ -119,7 +121,8 @@ class Reader:
                     self._rest = b""
                 elif self._rest:
                     self._parse()
-                    self._pass_body()
+                    if self.body is not None and len(self._rest) >= self.body.missing:
+                        self._pass_body()  # else it goes straight to who begins to take it now
                 if not self._owner.parsed():
                     return
         finally:
@@ -153,7 +156,7 @@ class Reader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._rest = data[upgrade.args[0] :] + self._rest
+            self._rest = bytes(data[upgrade.args[0] :]) + self._rest
             self._pass_upgrade()
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, PlainError):

@@ -56,7 +56,7 @@ class Runtime:
         cores = settings.compute.thread_count
         self._threads = Threads(max(8, _THREADS_PER_CORE * cores), "request")
         self._large_threads = Threads(_LARGE_THREADS_PER_CORE * cores, "large")
-        self._batches = Batches(self._threads.run)
+        self._batches = {threads: Batches(threads.run) for threads in (self._threads, self._large_threads)}
 
     @property
     def read_only(self) -> bool:
@@ -65,13 +65,15 @@ class Runtime:
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on a thread; large requests have their own, so that small ones never queue behind."""
-        threads = self._large_threads if LARGE.get() else self._threads
-        result: T = await threads.run(function, args)
+        result: T = await self._own_threads().run(function, args)
         return result
 
     async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
         """Run a blocking function on a thread, once for all items that came while it ran before."""
-        await self._batches.together(key, function, item)
+        await self._batches[self._own_threads()].together(key, function, item)
+
+    def _own_threads(self) -> Threads:
+        return self._large_threads if LARGE.get() else self._threads
 
     def admit(self, size: int) -> Share:
         """Hold `size` bytes of the budget of all requests in flight while the context lasts."""

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 
@@ -18,7 +19,7 @@ class Threads:
         self._size = size
         self._name = name
         self._lock = threading.Lock()
-        self._idle = 0
+        self._calls = 0  # that wait or run
         self._closed = False
         self._threads: list[threading.Thread] = []
         self._tasks: SimpleQueue[
@@ -35,51 +36,59 @@ class Threads:
             if self._closed:
                 future.cancel()
                 return future
-            if self._idle:
-                self._idle -= 1
-            elif len(self._threads) < self._size:
+            self._calls += 1
+            if len(self._threads) < min(self._calls, self._size):
                 self._start()
-        self._tasks.put((future, function, args))
+            self._tasks.put((future, function, args))
         return future
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system allows no more
+            if not self._threads:
+                self._calls -= 1
+                raise
+        else:
+            self._threads.append(thread)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             future, function, args = task
-            if not future.cancelled():
-                _call(future, function, args)
-            del task, future, function, args  # they may hold much memory
+            outcome = None if future.cancelled() else _outcome(function, args)
             with self._lock:
-                self._idle += 1
+                self._calls -= 1  # before the caller is told, who may call again
+            if outcome is not None:
+                _tell(future, outcome[0], future, outcome[1])
+            del task, future, function, args, outcome  # they may hold much memory
 
     def close(self) -> None:
         """Cancel what has not begun, and wait for what runs. Not for the thread of the loop."""
         with self._lock:
             self._closed = True
-        while not self._tasks.empty():
-            task = self._tasks.get()
-            if task is not None and not task[0].get_loop().is_closed():
-                task[0].get_loop().call_soon_threadsafe(task[0].cancel)
+        with suppress(Empty):
+            while task := self._tasks.get_nowait():
+                _tell(task[0], task[0].cancel)
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:
             thread.join()
 
 
-def _call(future: asyncio.Future[Any], function: Callable[..., Any], args: tuple[object, ...]) -> None:
-    loop = future.get_loop()
-    settle: Callable[[asyncio.Future[Any], Any], None] = _succeed
+def _outcome(
+    function: Callable[..., Any], args: tuple[object, ...]
+) -> tuple[Callable[[asyncio.Future[Any], Any], None], object]:
+    """Call a function; return how its future is settled, and with what."""
     try:
-        result = function(*args)
+        return _succeed, function(*args)
     except BaseException as error:  # noqa: BLE001 - it is the caller's
-        settle, result = _fail, error
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(settle, future, result)
-    del future, function, args, result  # an error refers to this frame
+        return _fail, error
+
+
+def _tell(future: asyncio.Future[Any], callback: Callable[..., object], *args: object) -> None:
+    with suppress(RuntimeError):  # the loop has been closed: nobody waits
+        future.get_loop().call_soon_threadsafe(callback, *args)
 
 
 def _succeed(future: asyncio.Future[Any], result: object) -> None:

@@ -17,7 +17,8 @@ CacheKey = tuple[int, int, int, str]
 invalidated."""
 
 
-_REMEMBERED = 8192
+_REMEMBERED, _REMEMBERED_PART = 8192, 1 << 14
+"""Chunks that were asked for once: so many at least, and one for so many bytes of the cache."""
 
 
 class ChunkCache:
@@ -32,6 +33,7 @@ class ChunkCache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
+        self._remembered = max(_REMEMBERED, limit // _REMEMBERED_PART)
         self._read_once: dict[CacheKey, None] = {}
         self._chunks: OrderedDict[CacheKey, np.ndarray] = OrderedDict()
         self._size = 0
@@ -51,7 +53,7 @@ class ChunkCache:
         with self._lock:
             if key not in self._read_once:
                 self._read_once[key] = None
-                if len(self._read_once) > _REMEMBERED:
+                if len(self._read_once) > self._remembered:
                     del self._read_once[next(iter(self._read_once))]
                 return
             chunk.flags.writeable = False

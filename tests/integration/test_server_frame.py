@@ -16,6 +16,7 @@ import pytest
 
 from dvidzarr.core.settings import Settings
 from dvidzarr.server.app import running
+from dvidzarr.server.logs import FACTS
 from tests.integration import server_stub
 from tests.integration.workers_client import wait_for
 
@@ -320,12 +321,10 @@ def test_access_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO, "dvidzarr.access"):
         http.post(f"{NODE}/small?u=ann&app=neu&admintoken=s3cret", content=b"12345")
         deadline = time.monotonic() + PATIENCE_S
-        while not (
-            found := [each for each in caplog.records if "ann" in getattr(each, "facts", {}).values()]
-        ):
+        while not (found := [each for each in caplog.records if "ann" in getattr(each, FACTS, {}).values()]):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    facts = found[0].facts  # type: ignore[attr-defined]
+    facts = vars(found[0])[FACTS]
     assert (facts["method"], facts["path"], facts["status"]) == ("POST", f"{NODE}/small", 200)
     assert (facts["user"], facts["app"], facts["bytes_in"]) == ("ann", "neu", 5)
     assert facts["bytes_out"] >= 5

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -23,6 +24,7 @@ from dvidzarr.repo.catalog import Catalog
 from dvidzarr.server.access import Access
 from dvidzarr.server.admission import Admission
 from dvidzarr.server.app import running
+from dvidzarr.server.runtime import Runtime
 from tests.integration import server_stub
 from tests.integration.cli_process import CHECKOUT
 from tests.integration.server_process import served
@@ -339,3 +341,18 @@ def _large_arrays() -> int:
     """Count the lists of large arrays that are reachable for the garbage collector (arrays themselves are not)."""
     lists = [item for item in gc.get_objects() if type(item) is list and item]
     return sum(isinstance(item[0], np.ndarray) and item[0].nbytes >= 1 << 22 for item in lists)
+
+
+async def test_batches_of_large_requests_have_the_threads_of_large_requests(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def note(items: list[object]) -> None:
+        names.append(threading.current_thread().name)
+
+    with dvidzarr.open(tmp_path / "store") as catalog:
+        runtime = Runtime(catalog, Settings())
+        async with runtime.admit(runtime.admission.budget // 4):
+            await runtime.together("k", note, 1)
+        await runtime.together("k", note, 2)
+        await asyncio.to_thread(runtime.close)
+    assert [name.partition("-")[0] for name in names] == ["large", "request"]

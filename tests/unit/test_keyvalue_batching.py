@@ -71,3 +71,22 @@ async def test_who_leaves_does_not_stop_the_others() -> None:
     with pytest.raises(asyncio.CancelledError):
         await gone
     assert set(done) == {"a", "b"}
+
+
+async def test_what_cannot_be_run_fails_and_the_next_goes_on() -> None:
+    pool = Pool()
+    pool.go.set()
+    broken = [True]
+
+    def run(function: Callable[[Any], object], args: tuple[Any, ...]) -> "asyncio.Future[object]":
+        if broken.pop():
+            raise RuntimeError("can't start new thread")
+        return pool.run(function, args)
+
+    batches = Batches(run)
+    done: list[object] = []
+    with pytest.raises(RuntimeError, match="new thread"):
+        await asyncio.wait_for(batches.together("k", done.extend, 1), 20)
+    broken.append(False)
+    await asyncio.wait_for(batches.together("k", done.extend, 2), 20)
+    assert done == [2]

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -124,3 +125,57 @@ async def test_nothing_of_a_call_is_kept(threads: Threads) -> None:
         assert trace() is None
     finally:
         gc.enable()
+
+
+def scarce(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+    """Let no more than so many threads start."""
+    start, left = threading.Thread.start, [allowed]
+
+    def starting(thread: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+
+
+async def test_without_room_for_more_threads_those_that_are_there_do_all(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarce(monkeypatch, 1)
+    results = await asyncio.wait_for(
+        asyncio.gather(*(threads.run(pow, (number, 2)) for number in range(5))), PATIENCE_S
+    )
+    assert results == [0, 1, 4, 9, 16]
+    monkeypatch.undo()
+    both = threading.Barrier(2)
+    await asyncio.wait_for(
+        asyncio.gather(*(threads.run(both.wait, (PATIENCE_S,)) for _ in range(2))), PATIENCE_S
+    )
+
+
+async def test_without_any_thread_the_caller_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(1, "test")
+    scarce(monkeypatch, 0)
+    with pytest.raises(RuntimeError, match="new thread"):
+        threads.run(int, ())
+    monkeypatch.undo()
+    assert await asyncio.wait_for(threads.run(int, ()), PATIENCE_S) == 0
+    await asyncio.to_thread(threads.close)
+
+
+async def test_whoever_comes_while_it_is_closed_is_answered() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            threads = Threads(2, "test")
+            calls = [threads.run(int, ()) for _ in range(6)]
+            closing = asyncio.ensure_future(asyncio.to_thread(threads.close))
+            calls += [threads.run(int, ()) for _ in range(6)]
+            await asyncio.wait_for(closing, PATIENCE_S)
+            ended = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE_S)
+            assert {type(each) for each in ended} <= {int, asyncio.CancelledError}
+    finally:
+        sys.setswitchinterval(interval)
