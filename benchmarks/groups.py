@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import depth, keys, labels, reads, served, startup, workers, writes
+from benchmarks import depth, keys, labels, reads, served, startup, threads, workers, writes
 from benchmarks.timing import Case, Figure
 from benchmarks.volumes import Built, Plan, build
 
@@ -26,6 +26,7 @@ class Bench:
 
 GROUPS: dict[str, Callable[[Bench], Items]] = {
     "reads": lambda bench: reads.cases(bench.plan, bench.built),
+    "threads": lambda bench: threads.cases(bench.plan),
     "served": lambda bench: served.cases(bench.plan, bench.built),
     "workers": lambda bench: workers.cases(bench.plan, bench.built),
     "labels": lambda bench: labels.cases(bench.plan),

@@ -9,7 +9,20 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks import compare, depth, keys, labels, plots, report, scaling, served, startup, workers, writes
+from benchmarks import (
+    compare,
+    depth,
+    keys,
+    labels,
+    plots,
+    report,
+    scaling,
+    served,
+    startup,
+    threads,
+    workers,
+    writes,
+)
 from benchmarks.datasets import gray
 from benchmarks.process import CHECKOUT
 from benchmarks.timing import Case, Figure, interleave, of_samples
@@ -33,9 +46,10 @@ def plan(tmp_path: Path) -> Plan:
         (startup.cases, {"start to first answer, empty", "resident memory, idle and empty"}),
         (keys.cases, {"get a value of 200 B", "get a value of the root", "rebuild the index of keys"}),
         (lambda plan: served.cases(plan, build(plan)), {"GET 64³ aligned", "GET slice 128² png"}),
+        (threads.cases, {"read 128³ from chunks of 64³", "read 128³ from chunks of 128³"}),
         (labels.cases, {"labels on disk", "GET labels 64³, googlegzip", "GET subvolblocks 64³, jpeg"}),
     ],
-    ids=["depth", "writes", "startup", "keys", "served", "labels"],
+    ids=["depth", "writes", "startup", "keys", "served", "threads", "labels"],
 )
 def test_groups_run(plan: Plan, cases: Callable[[Plan], Items], wanted: set[str]) -> None:
     figures: list[Figure] = []
