@@ -133,6 +133,8 @@ class Writer:
     def instances(self) -> None:
         """Create an instance, write to it, rename it, and delete the one before, again and again."""
         names = sorted(set(self.repo.instances) - {INSTANCE})
+        for name in names:  # the kill may have come before a line about it
+            self.note("created", self.repo.instance(name).id, name)
         for number in range(self.start, self.start + 100_000):
             time.sleep(self.chance.uniform(0.01, 0.05))
             name, box = f"n{number}", Box((0, 0, 0), (8, 8, 8))
