@@ -18,7 +18,10 @@ invalidated."""
 
 
 _REMEMBERED, _REMEMBERED_PART = 8192, 1 << 14
-"""Chunks that were asked for once: so many at least, and one for so many bytes of the cache."""
+"""Chunks that were asked for but are not kept: so many at least, and one for so many bytes of the cache."""
+
+_TIMES = 3
+"""New memory costs as much as decoding a chunk of 256 KiB twice: the kernel clears it page by page (measured)."""
 
 
 class ChunkCache:
@@ -26,15 +29,15 @@ class ChunkCache:
 
     `_lock` guards the order and the size.
 
-    A chunk is kept from the second time on: who reads a volume through once needs none of them again, and memory that was
-    never used before costs more than decoding a chunk twice (the kernel clears it page by page).
+    A chunk is kept from the third time on that it is asked for, what is dear to make from the second: who reads a volume
+    through once needs none of it again, and to keep it has its price too.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._remembered = max(_REMEMBERED, limit // _REMEMBERED_PART)
-        self._read_once: dict[CacheKey, None] = {}
+        self._asked: dict[CacheKey, int] = {}
         self._chunks: OrderedDict[CacheKey, np.ndarray] = OrderedDict()
         self._size = 0
 
@@ -46,15 +49,16 @@ class ChunkCache:
                 self._chunks.move_to_end(key)
             return chunk
 
-    def put(self, key: CacheKey, chunk: np.ndarray) -> None:
-        """Keep a chunk that nobody writes to any more, if it was offered before."""
+    def put(self, key: CacheKey, chunk: np.ndarray, *, dear: bool = False) -> None:
+        """Keep a chunk that nobody writes to any more, if it was offered often enough."""
         if chunk.nbytes > self._limit // 4:
             return
         with self._lock:
-            if key not in self._read_once:
-                self._read_once[key] = None
-                if len(self._read_once) > self._remembered:
-                    del self._read_once[next(iter(self._read_once))]
+            times = self._asked.pop(key, 0) + 1
+            if times < _TIMES - dear:
+                self._asked[key] = times
+                if len(self._asked) > self._remembered:
+                    del self._asked[next(iter(self._asked))]
                 return
             chunk.flags.writeable = False
             if key not in self._chunks:

@@ -237,7 +237,7 @@ class ChunkStore(ChunkIndex):
             if chunk is None:
                 return None
             packed = np.frombuffer(encode(chunk), np.uint8)
-            self._cache.put(place, packed)
+            self._cache.put(place, packed, dear=True)
         return packed
 
     def kept_as(self, name: str, key: int, lineage: Lineage) -> np.ndarray | None:
