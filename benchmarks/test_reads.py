@@ -53,9 +53,10 @@ def test_view_read(plan: Plan, built: Built, benchmark: object, edge: int, align
     np.testing.assert_array_equal(voxels, plan.data.voxels[reads.slices(box)])
 
 
-def test_zarr_python(built: Built, benchmark: object) -> None:
-    read = reads.peers(built.array)["zarr-python"]
-    benchmark(read, Box((0, 0, 0), (BLOCK,) * 3))  # type: ignore[operator]
+def test_zarr_python(plan: Plan, built: Built, benchmark: object) -> None:
+    read, box = reads.peers(built.array)["zarr-python"], Box((0, 0, 0), (BLOCK,) * 3)
+    voxels = benchmark(read, box)  # type: ignore[operator]
+    np.testing.assert_array_equal(voxels, plan.data.voxels[reads.slices(box)])
 
 
 def test_boxes_are_what_they_are_called() -> None:

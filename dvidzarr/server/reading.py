@@ -106,8 +106,10 @@ class Reader:
             return
         here = self._buffer[:size]
         self._rest = bytes(self._rest) + here if self._rest else here
-        self.read_on()
-        self._rest = bytes(self._rest)  # the buffer is everybody's
+        try:
+            self.read_on()
+        finally:
+            self._rest = bytes(self._rest)  # the buffer is everybody's
 
     def read_on(self) -> None:
         """Read what is here, as far as the owner takes requests."""

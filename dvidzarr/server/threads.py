@@ -11,7 +11,7 @@ from typing import Any
 class Threads:
     """Up to `size` threads, started when all others are busy.
 
-    What asyncio's `run_in_executor` does at 0.6 of its price (280 µs for a call, here 180, measured): there, two futures
+    What asyncio's `run_in_executor` does, at 0.6 of its price (280 µs for a call, here 180, measured): there, two futures
     with a lock and a condition are chained to one another each time.
     """
 

@@ -78,6 +78,12 @@ def test_a_wrong_format_does_not_end_the_log(monkeypatch: pytest.MonkeyPatch) ->
     assert messages == ["%d pieces ('many',)", "3 pieces"]
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and its children."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [pid, *(int(child) for thread in threads for child in (thread / "children").read_text().split())]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_without_stderr_nothing_of_the_store_takes_its_place(tmp_path: Path, workers: int) -> None:
     store = tmp_path / "store"
@@ -92,6 +98,10 @@ def test_without_stderr_nothing_of_the_store_takes_its_place(tmp_path: Path, wor
             assert process.stdout is not None
             url = process.stdout.readline().decode().strip()
             assert httpx.post(url + "/api/repos", json={"alias": "a"}).status_code == 200
+            if Path(
+                "/proc/self/fd"
+            ).exists():  # of several processes, it would be the counters that they share
+                assert {os.readlink(f"/proc/{pid}/fd/2") for pid in family(process.pid)} == {os.devnull}
             time.sleep(0.5)  # the log is written a few times a second
             holding = [
                 path for path in store.rglob("*") if path.is_file() and b"request" in path.read_bytes()
