@@ -118,5 +118,5 @@ def write_chunk_arrays(
         lambda index: np.ascontiguousarray(chunks[sources[index]]),
         author=author,
         header=header,
-        run_all=scheduler.write,
+        run_all=scheduler.encode,
     )

@@ -171,6 +171,7 @@ async def _run(
             catalog.announce(url_of(address[0], address[1]))
         if ready is not None:
             ready(address[0], address[1])
+        runtime.load_all()
         await stop.wait()
         runtime.draining = True
         await asyncio.sleep(settings.server.stop_delay_s)

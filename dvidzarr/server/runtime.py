@@ -12,6 +12,7 @@ from dvidzarr.server.batching import Batches
 from dvidzarr.server.fleet import Fleet
 from dvidzarr.server.httpserver import Gate
 from dvidzarr.server.meters import Meters
+from dvidzarr.server.tables import load_all
 from dvidzarr.server.threads import Threads
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class Runtime:
 
     def _own_threads(self) -> Threads:
         return self._large_threads if LARGE.get() else self._threads
+
+    def load_all(self) -> None:
+        """Begin to load what requests will need."""
+        self._threads.run(load_all, (self.catalog.registry.values(),))
 
     def admit(self, size: int) -> Share:
         """Hold `size` bytes of the budget of all requests in flight while the context lasts."""

@@ -101,6 +101,7 @@ class Worker:
         else:
             self._spawn(self._follow())
         self._channel.say(ready=True)
+        self._runtime.load_all()
         LOG.info("worker serves", extra={"pid": os.getpid(), "writes": self._order.writes})
         await self._finishing.wait()
         await self._finish()

@@ -43,8 +43,11 @@ class Backend(Protocol):
         """Return `length` bytes from `offset`; fewer raises."""
         ...
 
-    def create(self, key: str, data: bytes | memoryview, *, sync: bool) -> bool:
-        """Create an object that must not exist; False if it does. With `sync` its bytes are durable on return."""
+    def create(self, key: str, data: bytes | memoryview, *, sync: bool, soon: bool = False) -> bool:
+        """Create an object that must not exist; False if it does.
+
+        With `sync` its bytes are durable on return; `soon` announces a `sync` of it that will follow.
+        """
         ...
 
     def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:

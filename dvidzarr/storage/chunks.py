@@ -85,16 +85,23 @@ class ChunkStore(ChunkIndex):
     # --- writing ---------------------------------------------------------------------------------------------
 
     def write_object(
-        self, ordinal: int, coord: ZYX, chunk: np.ndarray | Encoded, batch: Batch, *, again: bool
+        self,
+        ordinal: int,
+        coord: ZYX,
+        chunk: np.ndarray | Encoded,
+        batch: Batch,
+        *,
+        again: bool,
+        durable: bool,
     ) -> Receipt:
         """Encode a chunk and create its object; put it into a pack if the version has one already (`again`).
 
-        An object is durable after `Backend.sync` with its contents, what was put into packs after `batch.sync`.
+        If it shall be `durable`, `Backend.sync` with contents follows for an object, `batch.sync` for what is in packs.
         """
         encoded = chunk if isinstance(chunk, Encoded) else self.codec.encode(chunk)
         location, length = 0, len(encoded.data)
         part = self.part(ordinal, coord, 0, length)
-        if again or not self._backend.create(part.key, encoded.data, sync=False):
+        if again or not self._backend.create(part.key, encoded.data, sync=False, soon=durable):
             location = batch.append(encoded.data)
             part = self.part(ordinal, coord, location, length)
         return Receipt(coord, location, length, encoded.checksum, 0, part)

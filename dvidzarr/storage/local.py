@@ -12,7 +12,7 @@ from pathlib import Path
 from dvidzarr.core.errors import StorageError
 from dvidzarr.storage.backend import Part, RunAll, check_key, in_turn
 from dvidzarr.storage.openfiles import CREATE, AppendFile, SharedWord, fail, write_all
-from dvidzarr.storage.stretches import drop_pages, for_each, joined, punch
+from dvidzarr.storage.stretches import begin_writing, drop_pages, for_each, joined, punch
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,8 +93,8 @@ class LocalBackend:
             raise StorageError(f"{key}: {len(data)} bytes at {offset}, {length} were expected")
         return data
 
-    def create(self, key: str, data: bytes | memoryview, *, sync: bool) -> bool:
-        """Create a file exclusively; False if it exists."""
+    def create(self, key: str, data: bytes | memoryview, *, sync: bool, soon: bool = False) -> bool:
+        """Create a file exclusively; False if it exists. What is to be synced `soon` begins to go to the disk at once."""
         path = self.path(key)
         try:
             try:
@@ -111,6 +111,8 @@ class LocalBackend:
                 write_all(fd, data)
                 if sync:
                     os.fsync(fd)
+                elif soon:
+                    begin_writing(fd)
             finally:
                 os.close(fd)
         except OSError as error:

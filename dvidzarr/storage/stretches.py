@@ -1,4 +1,4 @@
-"""Giving back stretches of files: to the file system, or to the memory that their pages take."""
+"""Hints about stretches of files: that the file system may have them back, or the memory that their pages take."""
 
 import ctypes
 import os
@@ -26,6 +26,16 @@ def punch(fd: int, part: Part) -> None:
 def drop_pages(fd: int, part: Part) -> None:
     """Let the page cache drop a stretch."""
     os.posix_fadvise(fd, part.offset, part.length, os.POSIX_FADV_DONTNEED)
+
+
+def begin_writing(fd: int) -> None:
+    """Let a file that was just written go to the disk without waiting for it: a sync that follows waits less.
+
+    Pages that are not on the disk yet cannot be dropped: Linux begins to write them, and they stay.
+    """
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def joined(parts: Iterable[Part]) -> Iterator[Part]:

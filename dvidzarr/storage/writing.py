@@ -14,7 +14,7 @@ from dvidzarr.core.errors import BusyError, NoSpaceError, StorageError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.backend import Part, RunAll, in_turn
+from dvidzarr.storage.backend import Part, RunAll
 from dvidzarr.storage.blobs import blob_key, write_blob
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
@@ -152,6 +152,7 @@ def _create_objects(
 ) -> list[Receipt]:
     """Store the chunks of a request, durably unless durability is `fast`; when that fails, none is left."""
     backend = dataset.context.backend
+    durable = not is_fast(dataset)
     done: list[Part] = []
 
     def write(index: int) -> Receipt:
@@ -159,18 +160,19 @@ def _create_objects(
         if chunk is None:
             return Receipt(coords[index], 0, 0, 0, TOMBSTONE, None)
         again = before[index] is not None
-        receipt = store.write_object(version, coords[index], chunk, batch, again=again)
+        receipt = store.write_object(version, coords[index], chunk, batch, again=again, durable=durable)
         if receipt.part:
             done.append(receipt.part)
         return receipt
 
     try:
-        receipts = (run_all if store.codec.is_worth_threads else in_turn)(write, len(coords))
-        if is_fast(dataset):
-            note_unflushed(dataset, {part.key for part in done})
-        else:
+        receipts = run_all(write, len(coords))
+        if durable:
             batch.sync()
-            backend.sync([part.key for part in done if not part.length], contents=True, run_all=run_all)
+            objects = [part.key for part in done if not part.length]
+            backend.sync(objects, contents=True, run_all=dataset.context.run_all)
+        else:
+            note_unflushed(dataset, {part.key for part in done})
     except BaseException:
         backend.discard(done)
         raise

@@ -56,6 +56,8 @@ class InlineScheduler(Scheduler):
         """Call one after the other."""
         return [work(index) for index in range(count)]
 
+    encode = write
+
 
 def _index_in_memory(caches: DatasetCaches) -> Documents:
     return Documents(":memory:", caches._versions)

@@ -38,7 +38,7 @@ def _nothing(*_: object, **__: object) -> None:
     """Do nothing."""
 
 
-def _overwrite(backend: LocalBackend, key: str, data: bytes, *, sync: bool) -> bool:
+def _overwrite(backend: LocalBackend, key: str, data: bytes, *, sync: bool, soon: bool = False) -> bool:
     if not _create(backend, key, data, sync=sync):
         file = backend.open_append(key, create=False)
         file.truncate(0)

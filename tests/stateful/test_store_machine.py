@@ -365,11 +365,11 @@ def full_disk(catalog: Catalog, after: int) -> Iterator[None]:
     backend, left = catalog.context.backend, [after]
     create = type(backend).create
 
-    def failing(key: str, data: bytes | memoryview, *, sync: bool) -> bool:
+    def failing(key: str, data: bytes | memoryview, *, sync: bool, soon: bool = False) -> bool:
         left[0] -= 1
         if left[0] < 0:
             raise NoSpaceError(f"{key}: no space left on the device")
-        return create(backend, key, data, sync=sync)
+        return create(backend, key, data, sync=sync, soon=soon)
 
     def refuse(*_: object) -> None:
         raise NoSpaceError("log: no space left on the device")

@@ -18,9 +18,11 @@ def scheduler() -> Iterator[Scheduler]:
     made.close()
 
 
+@pytest.mark.parametrize("way", ["write", "encode"])
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
-def test_results_come_in_order(scheduler: Scheduler, count: int) -> None:
-    assert scheduler.write(lambda index: index * 3, count) == [index * 3 for index in range(count)]
+def test_results_come_in_order(scheduler: Scheduler, way: str, count: int) -> None:
+    run_all = getattr(scheduler, way)
+    assert run_all(lambda index: index * 3, count) == [index * 3 for index in range(count)]
 
 
 def test_many_threads_write(scheduler: Scheduler) -> None:
@@ -35,7 +37,7 @@ def test_many_threads_write(scheduler: Scheduler) -> None:
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("way", ["read", "write"])
+@pytest.mark.parametrize("way", ["read", "write", "encode"])
 def test_a_failure_ends_it_and_nothing_runs_on(scheduler: Scheduler, way: str) -> None:
     begun, running = [], set()
 

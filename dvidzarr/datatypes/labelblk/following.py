@@ -96,7 +96,7 @@ def follow(
         chunk_of,
         author=author,
         header=header,
-        run_all=scheduler.write,
+        run_all=scheduler.encode,
     )
     target.instance.hierarchy.write_later()
     return np.array(touched)

@@ -148,7 +148,7 @@ class VoxelView(View):
                 chunks_of_box(store, lineage, write, coords, self._about(write.box))
                 for write, coords in zip(writes, places, strict=True)
             ]
-            run_all = self.instance.repo.catalog.scheduler.write
+            run_all = self.instance.repo.catalog.scheduler.encode
             write_together(dataset, store, lineage.ordinal, parts, run_all)
             for write, coords in zip(writes, places, strict=True):
                 self.written(coords, write.author)
