@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_INLINE = 4  # as many chunks are read sooner than a second thread wakes up
+_INLINE = 4  # as many chunks are read or encoded sooner than a second thread wakes up
 _WRITERS = 16  # syncing waits for the disk most of the time
 _ENCODERS = 4  # a quarter of what encoding and creating files costs is spent holding the interpreter
 
@@ -37,7 +37,7 @@ class Scheduler:
 
     def encode(self, work: Callable[[int], T], count: int) -> list[T]:
         """Do as `write` does, for work that is bound by the processor."""
-        return self._collect(min(self._threads, _ENCODERS), work, count)
+        return self._collect(min(self._threads, _ENCODERS, max(1, count // _INLINE)), work, count)
 
     def _collect(self, threads: int, work: Callable[[int], T], count: int) -> list[T]:
         results: dict[int, T] = {}

@@ -57,7 +57,9 @@ class Runtime:
         cores = settings.compute.thread_count
         self._threads = Threads(max(8, _THREADS_PER_CORE * cores), "request")
         self._large_threads = Threads(_LARGE_THREADS_PER_CORE * cores, "large")
-        self._batches = {threads: Batches(threads.run) for threads in (self._threads, self._large_threads)}
+        self._batches = {
+            threads: Batches(threads.run, self._is_alone) for threads in (self._threads, self._large_threads)
+        }
 
     @property
     def read_only(self) -> bool:
@@ -70,11 +72,17 @@ class Runtime:
         return result
 
     async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
-        """Run a blocking function on a thread, once for all items that came while it ran before."""
+        """Run a blocking function, once for all items that came while it ran before: on a thread unless it is quick."""
         await self._batches[self._own_threads()].together(key, function, item)
 
     def _own_threads(self) -> Threads:
         return self._large_threads if LARGE.get() else self._threads
+
+    def _is_alone(self, count: int) -> bool:
+        """Tell whether this process has no more than so many requests, and nothing runs that could keep them waiting."""
+        if self.catalog.full_write:  # finishing keeps writes of its version waiting
+            return False
+        return self.activity.active <= count and self._threads.idle and self._large_threads.idle
 
     def load_all(self) -> None:
         """Begin to load what requests will need."""

@@ -26,6 +26,11 @@ class Threads:
             tuple[asyncio.Future[Any], Callable[..., Any], tuple[object, ...]] | None
         ] = SimpleQueue()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs, and nothing waits for its turn."""
+        return not self._calls
+
     def run(self, function: Callable[..., Any], args: tuple[object, ...]) -> asyncio.Future[Any]:
         """Call a function soon; the future is of the running loop.
 
