@@ -10,7 +10,6 @@ from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import pack_one, pack_span, unpack, unpack_one
 from dvidzarr.storage.chunks import ChunkStore, SupersededError
 from dvidzarr.storage.postings import present
@@ -185,8 +184,10 @@ class Reader:
         elif not whole:
             out.fill(0)
 
-        run_all = self._scheduler.read if self._chunks.codec.is_worth_threads else in_turn
-        run_all(lambda index: self._place(keys[index], rows[index], box, out), len(keys))
+        def place(index: int) -> None:
+            self._place(keys[index], rows[index], box, out)
+
+        self._scheduler.read(place, len(keys), self._chunks.codec.nbytes)
         return out
 
     def _touching(self, box: Box) -> np.ndarray:

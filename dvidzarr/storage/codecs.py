@@ -133,11 +133,6 @@ class Zstd1:
         return {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 
 
-_WORTH_THREADS = 512 << 10
-"""Bytes of a chunk. Smaller ones are encoded and decoded in less time than threads need to hand each other the interpreter:
-with two of them, 512 chunks of 64³ uint8 are read in 1.1 times the time that one needs, 64 of 128³ in 0.8 times (measured).
-"""
-
 GRAY: Packing = BloscLz4()
 """For intensities of any width."""
 
@@ -159,7 +154,6 @@ class ChunkCodec:
         self.shape = shape
         self.dtype = dtype
         self.nbytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        self.is_worth_threads = self.nbytes >= _WORTH_THREADS
         self._packing = packing
 
     def encode(self, chunk: np.ndarray) -> Encoded:

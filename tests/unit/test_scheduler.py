@@ -25,6 +25,26 @@ def test_results_come_in_order(scheduler: Scheduler, way: str, count: int) -> No
     assert run_all(lambda index: index * 3, count) == [index * 3 for index in range(count)]
 
 
+@pytest.mark.parametrize(
+    ("way", "count", "expected"),
+    [("small", 100, 1), ("large", 4, 1), ("large", 100, 2), ("encode", 7, 1), ("encode", 8, 2)],
+)
+def test_how_many_threads_work(scheduler: Scheduler, way: str, count: int, expected: int) -> None:
+    seen: set[int] = set()
+    all_here = threading.Barrier(expected)
+
+    def work(_: int) -> None:
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            all_here.wait(120)
+
+    if way == "encode":
+        scheduler.encode(work, count)
+    else:
+        scheduler.read(work, count, 1 << 20 if way == "large" else 1 << 10)
+    assert len(seen) == expected
+
+
 def test_many_threads_write(scheduler: Scheduler) -> None:
     seen: set[int] = set()
     ready = threading.Barrier(4)
@@ -37,7 +57,7 @@ def test_many_threads_write(scheduler: Scheduler) -> None:
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("way", ["read", "write", "encode"])
+@pytest.mark.parametrize("way", ["read small", "read large", "write", "encode"])
 def test_a_failure_ends_it_and_nothing_runs_on(scheduler: Scheduler, way: str) -> None:
     begun, running = [], set()
 
@@ -52,7 +72,10 @@ def test_a_failure_ends_it_and_nothing_runs_on(scheduler: Scheduler, way: str) -
             running.discard(index)
 
     with pytest.raises(ValueError, match="chunk 5"):
-        getattr(scheduler, way)(work, 5000)
+        if way.startswith("read"):
+            scheduler.read(work, 5000, 1 << 20 if way == "read large" else 1 << 10)
+        else:
+            getattr(scheduler, way)(work, 5000)
     assert not running
     assert len(begun) < 2500
 

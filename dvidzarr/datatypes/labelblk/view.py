@@ -9,7 +9,6 @@ import numpy as np
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.core.ids import Author
 from dvidzarr.datatypes.voxels.view import VoxelView
-from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import pack
 from dvidzarr.storage.postings import present
 
@@ -44,9 +43,7 @@ class LabelView(VoxelView):
                 labels[members[index]] = chunk.reshape(-1)[places[members[index]]]
 
         there, packed, found = present(rows).tolist(), keys.tolist(), rows.tolist()
-        scheduler = self.instance.repo.catalog.scheduler
-        run_all = scheduler.read if self.chunks.codec.is_worth_threads else in_turn
-        run_all(look_up, len(packed))
+        self.instance.repo.catalog.scheduler.read(look_up, len(packed), self.chunks.codec.nbytes)
         return labels
 
     @contextmanager
