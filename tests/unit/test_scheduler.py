@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
+from functools import partial
 
 import pytest
 
@@ -71,11 +72,14 @@ def test_a_failure_ends_it_and_nothing_runs_on(scheduler: Scheduler, way: str) -
         finally:
             running.discard(index)
 
+    ways = {
+        "read small": partial(scheduler.read, chunk_bytes=1 << 10),
+        "read large": partial(scheduler.read, chunk_bytes=1 << 20),
+        "write": scheduler.write,
+        "encode": scheduler.encode,
+    }
     with pytest.raises(ValueError, match="chunk 5"):
-        if way.startswith("read"):
-            scheduler.read(work, 5000, 1 << 20 if way == "read large" else 1 << 10)
-        else:
-            getattr(scheduler, way)(work, 5000)
+        ways[way](work, 5000)
     assert not running
     assert len(begun) < 2500
 
