@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import depth, keys, labels, reads, served, startup, threads, workers, writes
+from benchmarks import depth, keys, labels, onloop, reads, served, startup, threads, workers, writes
 from benchmarks.timing import Case, Figure
 from benchmarks.volumes import Built, Plan, build
 
@@ -33,6 +33,7 @@ GROUPS: dict[str, Callable[[Bench], Items]] = {
     "depth": lambda bench: depth.cases(bench.plan),
     "writes": lambda bench: writes.cases(bench.plan),
     "keys": lambda bench: keys.cases(bench.plan),
+    "onloop": lambda bench: onloop.cases(bench.plan),
     "startup": lambda bench: startup.cases(bench.plan),
 }
 

@@ -14,6 +14,7 @@ from benchmarks import (
     depth,
     keys,
     labels,
+    onloop,
     plots,
     report,
     scaling,
@@ -47,9 +48,10 @@ def plan(tmp_path: Path) -> Plan:
         (keys.cases, {"get a value of 200 B", "get a value of the root", "rebuild the index of keys"}),
         (lambda plan: served.cases(plan, build(plan)), {"GET 64³ aligned", "GET slice 128² png"}),
         (threads.cases, {"read 128³ from chunks of 64³", "read 128³ from chunks of 128³"}),
+        (onloop.cases, {"PUT 200 B", "POST 64³ again, alone"}),
         (labels.cases, {"labels on disk", "GET labels 64³, googlegzip", "GET subvolblocks 64³, jpeg"}),
     ],
-    ids=["depth", "writes", "startup", "keys", "served", "threads", "labels"],
+    ids=["depth", "writes", "startup", "keys", "served", "threads", "onloop", "labels"],
 )
 def test_groups_run(plan: Plan, cases: Callable[[Plan], Items], wanted: set[str]) -> None:
     figures: list[Figure] = []
