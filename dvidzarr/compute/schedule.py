@@ -18,7 +18,7 @@ _ENCODERS = 4  # a quarter of what encoding and creating files costs is spent ho
 
 
 class Scheduler:
-    """Two pools, started when first used: `read` is bound by the processor, `write` by the disk."""
+    """Two pools, started when first used: one reads, the other encodes and writes."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads

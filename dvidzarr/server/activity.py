@@ -38,10 +38,17 @@ class Activity:
         self._pings: dict[str, Ping] = {}
         self._board = board or Board()
         self._row = self._board.row(number)
+        self.forwarded = 0
+        """Requests running that other processes took, and count."""
+
+    @property
+    def running(self) -> int:
+        """Requests running in this process, those that others took included."""
+        return self._row[ACTIVE] + self.forwarded
 
     @property
     def active(self) -> int:
-        """Requests running in this process."""
+        """Requests running that this process took."""
         return self._row[ACTIVE]
 
     @property

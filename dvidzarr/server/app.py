@@ -99,7 +99,7 @@ def serve(
 
 
 def tune_memory() -> None:
-    """Prepare a process that only serves, after it has loaded what it needs.
+    """Prepare a process that only serves, after it has loaded most of what it needs.
 
     glibc shall keep buffers of up to 32 MiB that were freed, instead of asking the kernel for zeroed pages each time. The
     garbage collector shall pass over what lives as long as the process, and look less often (5 % of a small request).
@@ -125,7 +125,9 @@ def running(catalog: "Catalog", settings: "Settings", host: str = "127.0.0.1") -
     async def main() -> None:
         stop = asyncio.Event()
         handles.append((asyncio.get_running_loop(), stop))
-        await _run(catalog, settings, host, 0, lambda *place: address.set_result(url_of(*place)), stop)
+        await _run(
+            catalog, settings, host, 0, lambda *place: address.set_result(url_of(*place)), stop, shared=True
+        )
 
     def body() -> None:
         try:
@@ -154,9 +156,11 @@ async def _run(
     port: int | None,
     ready: Ready | None,
     stop: asyncio.Event,
+    *,
+    shared: bool = False,
 ) -> None:
     access = Access.of(settings.server, host, os.environ.get(ADMIN_TOKEN, ""))
-    runtime = Runtime(catalog, settings)
+    runtime = Runtime(catalog, settings, shared=shared)
     server = make_server(runtime, access)
     loop = asyncio.get_running_loop()
     doors: list[asyncio.Server] = []

@@ -4,8 +4,8 @@ A batch runs on a thread, or on the event loop itself if little is to be expecte
 a thread and be woken by it costs as much again, and two threads that work at the same time lose more by handing each other
 the interpreter; without, small writes per second are 1.2 times as many over one connection and 1.4 times over eight
 (measured). So a batch is run at once when it is small, nobody but its clients is being served, and the one before it was
-quick. After a slow one, on a slow disk or while much is flushed, threads are used until they are quick again: the loop is
-held up once.
+quick. After a slow one, on a slow disk or while much is flushed, batches of all keys go to threads until they are quick
+there: the loop is held up once.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ Run = Callable[[Function, tuple[object, ...]], "asyncio.Future[Any]"]
 _Batch = list[tuple[Any, "asyncio.Future[None]"]]
 
 _QUICK_S = 0.005
-"""So long the event loop may be held up."""
+"""So long the event loop may be held up in a turn, as far as can be foreseen."""
 _FEW = 16
-"""Items of a batch that may do so."""
+"""Requests that may share such a turn: of more, somebody's patience is asked too much."""
 _KNOWN = 1000
 """Keys whose last batch is kept in mind."""
 
@@ -36,7 +36,7 @@ class Batches:
     run
         Runs a batch on a thread.
     is_alone
-        Tells whether nothing is going on but so many requests.
+        Tells whether so many requests are all, and nothing else could keep a batch waiting for long.
     """
 
     def __init__(self, run: Run, is_alone: Callable[[int], bool]) -> None:
@@ -44,8 +44,9 @@ class Batches:
         self._is_alone = is_alone
         self._waiting: dict[Hashable, _Batch] = {}
         """By key, while a batch of it runs or is about to."""
-        self._took: dict[Hashable, float] = {}
-        """Seconds that the last batch took, by key."""
+        self._took: dict[Hashable, tuple[float, int]] = {}
+        """Seconds and items of the last batch, by key; of no other after a slow one."""
+        self._expected = 0.0  # seconds for which this turn of the loop is held up
         self._inside = 0  # requests that wait here, or are about to go on
 
     async def together(self, key: Hashable, function: Function, item: object) -> None:
@@ -73,23 +74,41 @@ class Batches:
             return
         self._waiting[key] = []
         items, begun = [item for item, _ in batch], monotonic()
-        is_quick = self._took.pop(key, _QUICK_S) < _QUICK_S
-        if is_quick and len(items) <= _FEW and self._is_alone(self._inside):
-            failure = None
-            try:
-                function(items)
-            except Exception as error:  # noqa: BLE001 - handed to who waits
-                failure = error
-            self._settle(batch, failure)
-            self._ended(key, function, begun)
+        if self._may_hold_up(key, len(items)):
+            self._run_here(key, function, batch, begun)
             return
         try:
             running = self._run(function, (items,))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - handed to who waits
             self._settle(batch, error)
-            self._ended(key, function, begun)
-            return
-        running.add_done_callback(partial(self._ran, key, function, batch, begun))
+            self._begin(key, function)
+        else:
+            running.add_done_callback(partial(self._ran, key, function, batch, begun))
+
+    def _may_hold_up(self, key: Hashable, count: int) -> bool:
+        """Tell whether a batch may run on the loop."""
+        seconds, items = self._took.pop(key, (_QUICK_S, 1))
+        expected = self._expected + seconds * max(1.0, count / items)
+        if expected >= _QUICK_S or self._inside > _FEW or not self._is_alone(self._inside):
+            return False
+        if not self._expected:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._expected = expected
+        return True
+
+    def _end_turn(self) -> None:
+        self._expected = 0.0
+
+    def _run_here(self, key: Hashable, function: Function, batch: _Batch, begun: float) -> None:
+        failure: BaseException | None = None
+        try:
+            function([item for item, _ in batch])
+        except BaseException as error:  # noqa: BLE001 - handed to who waits
+            failure = error
+        self._settle(batch, failure)
+        self._ended(key, function, len(batch), begun)
+        if isinstance(failure, KeyboardInterrupt | SystemExit):
+            raise failure
 
     def _ran(
         self,
@@ -102,9 +121,10 @@ class Batches:
         if running.cancelled():  # the server ends
             for _, done in batch:
                 done.cancel()
+            self._begin(key, function)
         else:
             self._settle(batch, running.exception())
-        self._ended(key, function, begun)
+            self._ended(key, function, len(batch), begun)
 
     @staticmethod
     def _settle(batch: _Batch, failure: BaseException | None) -> None:
@@ -116,8 +136,9 @@ class Batches:
             else:
                 done.set_exception(failure)
 
-    def _ended(self, key: Hashable, function: Function, begun: float) -> None:
-        if len(self._took) >= _KNOWN:
+    def _ended(self, key: Hashable, function: Function, count: int, begun: float) -> None:
+        seconds = monotonic() - begun
+        if seconds >= _QUICK_S or len(self._took) >= _KNOWN:  # what is slow for one key is so for others
             self._took.clear()
-        self._took[key] = monotonic() - begun
+        self._took[key] = (seconds, count)
         self._begin(key, function)

@@ -50,7 +50,11 @@ class Front:
         """Answer a request; every error becomes an answer."""
         if not self._counted:
             request.identity = request.headers.get(REQUEST_ID.lower(), "")
-            await self._served(request)
+            self._activity.forwarded += 1
+            try:
+                await self._served(request)
+            finally:
+                self._activity.forwarded -= 1
             return
         request.identity = f"{_BOOT}{next(_NUMBERS):x}"
         started = time.perf_counter()

@@ -1,7 +1,7 @@
 """What a running server owns, and lends to handlers."""
 
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvidzarr.http.buffers import BufferPool
@@ -34,10 +34,19 @@ class Runtime:
     """The open store, the threads and the counters of one server.
 
     The threads are ended by `close`; the catalog belongs to the caller.
+
+    Parameters
+    ----------
+    shared
+        Whether others in this process use the catalog too.
     """
 
-    def __init__(self, catalog: "Catalog", settings: "Settings", fleet: Fleet | None = None) -> None:
+    def __init__(
+        self, catalog: "Catalog", settings: "Settings", fleet: Fleet | None = None, *, shared: bool = False
+    ) -> None:
         self.catalog = catalog
+        # others may have a version for themselves for as long as they like, and so may the housekeeper with `full_write`
+        self._waits_briefly = not shared and not catalog.full_write
         self.settings = settings
         self.fleet = fleet or Fleet(read_only=catalog.read_only)
         limits, count = settings.limits, self.fleet.count
@@ -72,21 +81,26 @@ class Runtime:
         return result
 
     async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
-        """Run a blocking function, once for all items that came while it ran before: on a thread unless it is quick."""
+        """Run a blocking function, once for all items that came while it ran before. See `Batches` for where."""
         await self._batches[self._own_threads()].together(key, function, item)
 
     def _own_threads(self) -> Threads:
         return self._large_threads if LARGE.get() else self._threads
 
     def _is_alone(self, count: int) -> bool:
-        """Tell whether this process has no more than so many requests, and nothing runs that could keep them waiting."""
-        if self.catalog.full_write:  # finishing keeps writes of its version waiting
-            return False
-        return self.activity.active <= count and self._threads.idle and self._large_threads.idle
+        """Tell whether this process has no more than so many requests, and nothing else may hold a lock for long."""
+        return (
+            self._waits_briefly
+            and self.activity.running <= count
+            and self._threads.idle
+            and self._large_threads.idle
+            and not self.catalog.context.housekeeper.busy
+        )
 
     def load_all(self) -> None:
         """Begin to load what requests will need."""
-        self._threads.run(load_all, (self.catalog.registry.values(),))
+        with suppress(RuntimeError):  # no thread is to be had: requests do it themselves
+            self._threads.run(load_all, (self.catalog.registry.values(),))
 
     def admit(self, size: int) -> Share:
         """Hold `size` bytes of the budget of all requests in flight while the context lasts."""

@@ -34,6 +34,8 @@ class DatasetCaches:
         self._state = StateFile(folder / "state")
         self._documents: Documents | None = None
         self._opening = threading.Lock()
+        self.later: Callable[[Callable[[], None]], None] = lambda task: task()
+        """As of `DocumentIndex`."""
         self.owner = False
         self._replaying = True
 
@@ -124,6 +126,7 @@ class DatasetCaches:
         with self._opening:
             if self._documents is None:
                 self._documents = self._open() if self.owner else self._in_memory()
+                self._documents.later = self.later
             return self._documents
 
     def _in_memory(self) -> Documents:

@@ -61,6 +61,9 @@ class Dataset:
         """Durability `fast`: called after each record that is not synced."""
         self.voided: frozenset[int] = frozenset()
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
+        self.caches.later = lambda task: context.housekeeper.schedule(
+            0, ("index", data_id), task, at_close=False
+        )
         self._model = model
         self._codecs: dict[int, ChunkCodec] = {}
         self._cached_size = 0

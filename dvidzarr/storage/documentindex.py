@@ -1,7 +1,7 @@
 """The words of one instance, as records bring them: pending ones in memory, the others in the index. Design: storage §8."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dvidzarr.storage.derivedwords import DerivedWords
 from dvidzarr.storage.keyindex import KeyIndex
@@ -11,7 +11,9 @@ from dvidzarr.storage.places import VALUE, Place
 from dvidzarr.storage.recent import RecentWords
 
 _PENDING = 2000
-"""So many words are held in memory before they are written into the index."""
+"""So many words are held in memory before they are written into the index, which takes some 50 ms."""
+_MOST_PENDING = 4 * _PENDING
+"""So many if that is put off."""
 
 
 class DocumentIndex:
@@ -35,6 +37,9 @@ class DocumentIndex:
         self._lists = KeyLists()
         self._recent = RecentWords()
         self._epoch = 0
+        self._closed = False
+        self.later: Callable[[Callable[[], None]], None] = lambda task: task()
+        """Called with what is to be done soon."""
 
     # --- the index as a cache --------------------------------------------------------------------------------
 
@@ -73,6 +78,7 @@ class DocumentIndex:
     def close(self) -> None:
         """Close the index; what was applied since the last `mark` comes from the log again."""
         with self._lock:
+            self._closed = True
             self._index.close()
 
     # --- applying records ------------------------------------------------------------------------------------
@@ -92,8 +98,10 @@ class DocumentIndex:
                 self._recent.note(key, place)
                 self._lists.note(key, place.ordinal, there=place.state == VALUE)
                 written.add(place.ordinal)
-                if self._recent.count >= _PENDING:
+                if self._recent.count >= _MOST_PENDING:
                     self._write_out()
+            if self._recent.count >= _PENDING:
+                self.later(self.write_out)
             gone = self._derived.drop(written)
             if gone:
                 self._lists.drop(gone)
@@ -103,8 +111,13 @@ class DocumentIndex:
         with self._lock:
             self._loading = False
 
-    def _write_out(self) -> None:
+    def write_out(self) -> None:
         """Put the pending words into the index."""
+        with self._lock:
+            if not self._closed:
+                self._write_out()
+
+    def _write_out(self) -> None:
         self._loading = False
         if self._recent.count:
             self._index.write(self._recent.pending())

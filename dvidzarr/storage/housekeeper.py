@@ -63,6 +63,11 @@ class Housekeeper:
                 lane.wake.notify_all()
 
     @property
+    def busy(self) -> bool:
+        """Whether a task is running."""
+        return self._lane.busy or self._prompt.busy
+
+    @property
     def waiting(self) -> frozenset[Hashable]:
         """The names of the tasks that wait for their time."""
         with self._lock:

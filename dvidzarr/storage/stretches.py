@@ -31,7 +31,7 @@ def drop_pages(fd: int, part: Part) -> None:
 def begin_writing(fd: int) -> None:
     """Let a file that was just written go to the disk without waiting for it: a sync that follows waits less.
 
-    Pages that are not on the disk yet cannot be dropped: Linux begins to write them, and they stay.
+    Pages that are not on the disk yet cannot be dropped: Linux begins to write them, and (as a rule) they stay.
     """
     if hasattr(os, "posix_fadvise"):  # not on macOS
         with suppress(OSError):

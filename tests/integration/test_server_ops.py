@@ -21,6 +21,7 @@ import dvidzarr
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.settings import ServerSettings, Settings
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.server import batching
 from dvidzarr.server.access import Access
 from dvidzarr.server.admission import Admission
 from dvidzarr.server.app import running
@@ -356,3 +357,56 @@ async def test_batches_of_large_requests_have_the_threads_of_large_requests(tmp_
         await runtime.together("k", note, 2)
         await asyncio.to_thread(runtime.close)
     assert [name.partition("-")[0] for name in names] == ["large", "request"]
+
+
+async def test_writes_run_on_the_loop_only_while_nothing_can_keep_them_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_QUICK_S", 60)
+    names: list[str] = []
+
+    def note(_: list[object]) -> None:
+        names.append(threading.current_thread().name)
+
+    async def runs_on_loop(runtime: Runtime) -> bool:
+        await runtime.together("k", note, 1)
+        return names[-1] == threading.current_thread().name
+
+    with dvidzarr.open(tmp_path / "store") as catalog:
+        runtime = Runtime(catalog, Settings())
+        assert [await runs_on_loop(runtime) for _ in range(3)] == [False, True, True]
+        runtime.activity.begin("POST")  # the one that waits in `together`
+        assert await runs_on_loop(runtime)
+        runtime.activity.begin("GET")
+        assert not await runs_on_loop(runtime)
+        runtime.activity.end()
+        runtime.activity.forwarded += 1
+        assert not await runs_on_loop(runtime)
+        runtime.activity.forwarded -= 1
+        assert await runs_on_loop(runtime)
+
+        running, go = threading.Event(), threading.Event()
+
+        def work() -> None:
+            running.set()
+            assert go.wait(120)
+
+        for begin in (
+            lambda: catalog.context.housekeeper.schedule(0, "test", work),
+            lambda: catalog.context.housekeeper.schedule(0, "test", work, prompt=True),
+            lambda: asyncio.ensure_future(runtime.offload(work)),
+        ):
+            task = begin()
+            await asyncio.to_thread(running.wait, 120)
+            assert not await runs_on_loop(runtime)
+            go.set()
+            assert await asyncio.to_thread(catalog.context.housekeeper.settle)
+            if task is not None:
+                await task
+            assert await runs_on_loop(runtime)
+            running.clear()
+            go.clear()
+        shared = Runtime(catalog, Settings(), shared=True)
+        assert [await runs_on_loop(shared) for _ in range(2)] == [False, False]
+        for each in (runtime, shared):
+            await asyncio.to_thread(each.close)

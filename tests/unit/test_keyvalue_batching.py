@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from dvidzarr.core.errors import BusyError
+from dvidzarr.server import batching
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.threads import Threads
 
@@ -104,17 +104,33 @@ async def test_what_cannot_be_run_fails_and_the_next_goes_on() -> None:
 
 
 class Places:
-    """Notes on which threads its batches ran; sleeps as long as the items say, or fails."""
+    """Notes on which threads its batches ran. An item is the seconds that it takes by the clock, or what it raises."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.on_loop: list[bool] = []
         self._loop_thread = threading.get_ident()
 
-    def __call__(self, items: list[float]) -> None:
+    def clock(self) -> float:
+        return self.now
+
+    def __call__(self, items: list[float | BaseException]) -> None:
         self.on_loop.append(threading.get_ident() == self._loop_thread)
-        if min(items) < 0:
-            raise BusyError("no")
-        time.sleep(sum(items))
+        for item in items:
+            if isinstance(item, BaseException):
+                raise item
+            self.now += item
+
+
+class Panic(BaseException):
+    """What compiled code raises."""
+
+
+@pytest.fixture
+async def places(monkeypatch: pytest.MonkeyPatch) -> Places:
+    made = Places()
+    monkeypatch.setattr(batching, "monotonic", made.clock)
+    return made
 
 
 @pytest.fixture
@@ -124,42 +140,90 @@ def threads() -> Iterator[Threads]:
     made.close()
 
 
-async def test_what_is_quick_runs_on_the_loop_and_after_something_slow_on_threads(threads: Threads) -> None:
-    batches, places = Batches(threads.run, lambda _: True), Places()
-    for seconds in (0, 0, 0.02, 0, 0):
-        await batches.together("k", places, seconds)
+@pytest.fixture
+def batches(threads: Threads) -> Batches:
+    return Batches(threads.run, lambda _: True)
+
+
+async def put(batches: Batches, key: object, places: Places, *items: float | BaseException) -> None:
+    await asyncio.gather(*(batches.together(key, places, item) for item in items))
+
+
+async def test_what_is_quick_runs_on_the_loop_and_after_something_slow_on_threads(
+    batches: Batches, places: Places
+) -> None:
+    for seconds in (0.001, 0.001, 0.02, 0.001, 0.001):
+        await put(batches, "k", places, seconds)
     # nothing is known of the first; after the slow one a thread finds out that it is over
     assert places.on_loop == [False, True, True, False, True]
-    await batches.together("other", places, 0)
-    assert places.on_loop[-1] is False
 
 
-async def test_many_at_a_time_do_not_hold_the_loop_up(threads: Threads) -> None:
-    batches, places = Batches(threads.run, lambda _: True), Places()
-    await batches.together("k", places, 0)
-    await asyncio.gather(*(batches.together("k", places, 0) for _ in range(16)))
-    await asyncio.gather(*(batches.together("k", places, 0) for _ in range(17)))
+async def test_all_keys_learn_from_something_slow(batches: Batches, places: Places) -> None:
+    for key in ("a", "b", "a", "b"):
+        await put(batches, key, places, 0.001)
+    await put(batches, "a", places, 0.02)
+    await put(batches, "b", places, 0.001)
+    assert places.on_loop == [False, False, True, True, True, False]
+
+
+async def test_the_loop_is_held_up_for_a_while_only(batches: Batches, places: Places) -> None:
+    await put(batches, "k", places, 0.002)
+    await put(batches, "k", places, *[0.001] * 2)  # might take 0.004
+    await put(batches, "k", places, *[0.001] * 5)  # 0.005, which is slow
     assert places.on_loop == [False, True, False]
+    await put(batches, "k", places, 0)
+    await put(batches, "k", places, *[0] * 16)
+    await put(batches, "k", places, *[0] * 17)
+    assert places.on_loop[-3:] == [False, True, False]
 
 
-async def test_others_are_not_held_up(threads: Threads) -> None:
+async def test_keys_share_the_time_of_a_turn(batches: Batches, places: Places) -> None:
+    keys = range(4)
+    for key in keys:
+        await put(batches, key, places, 0.002)
+    places.on_loop.clear()
+    await asyncio.gather(*(put(batches, key, places, 0.002) for key in keys))
+    assert places.on_loop.count(True) == 2
+    places.on_loop.clear()
+    for key in keys:
+        await put(batches, key, places, 0.002)
+    assert places.on_loop == [True] * 4
+
+
+async def test_others_are_not_held_up(threads: Threads, places: Places) -> None:
     counts: list[int] = []
 
     def is_alone(count: int) -> bool:
         counts.append(count)
         return count == served
 
-    batches, places = Batches(threads.run, is_alone), Places()
-    await batches.together("k", places, 0)
+    batches = Batches(threads.run, is_alone)
+    await put(batches, "k", places, 0)
     served = 3
-    await asyncio.gather(*(batches.together("k", places, 0) for _ in range(2)))
+    await put(batches, "k", places, 0, 0)
     served = 2
-    await asyncio.gather(*(batches.together("k", places, 0) for _ in range(2)))
+    await put(batches, "k", places, 0, 0)
     assert counts == [2, 2]
     assert places.on_loop == [False, False, True]
     served = 1
     with pytest.raises(BusyError):
-        await batches.together("k", places, -1)
-    assert places.on_loop[-1]  # nobody that left or failed is counted
-    await batches.together("k", places, 0)
-    assert places.on_loop[-1]
+        await put(batches, "k", places, BusyError("no"))
+    await put(batches, "k", places, 0)
+    assert places.on_loop[-2:] == [True, True]  # nobody that failed is counted any more
+
+
+async def test_whatever_fails_on_the_loop_the_next_goes_on(batches: Batches, places: Places) -> None:
+    await put(batches, "k", places, 0)
+    with pytest.raises(Panic):
+        await put(batches, "k", places, Panic())
+    await put(batches, "k", places, 0)
+    assert places.on_loop == [False, True, True]
+
+
+async def test_what_was_cancelled_says_nothing_of_its_time(threads: Threads, places: Places) -> None:
+    batches = Batches(threads.run, lambda _: True)
+    await asyncio.to_thread(threads.close)
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            await batches.together("k", places, 0)
+    assert places.on_loop == []

@@ -153,3 +153,27 @@ def test_words_read_back_reach_the_file_with_the_next_mark(tmp_path: Path) -> No
     again = Documents(str(tmp_path / "index"), Line())  # type: ignore[arg-type]
     assert (again.stamp(), len(again.all_rows())) == ("here", 100)
     again.close()
+
+
+def test_words_are_written_out_by_others_unless_they_do_not_come(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "_PENDING", 3)
+    monkeypatch.setattr(module, "_MOST_PENDING", 5)
+    index, put_off = Documents(str(tmp_path / "index"), Line()), []  # type: ignore[arg-type,var-annotated]
+    index.later = put_off.append
+
+    def pending() -> int:
+        return sum(index._recent.is_pending(b"%d" % number) for number in range(20))
+
+    counts = []
+    for number in range(6):
+        index.put(b"%d" % number, value(0, number + 1, b"x"))
+        counts.append((pending(), len(put_off)))
+    assert counts == [(1, 0), (2, 0), (3, 1), (4, 2), (0, 2), (1, 2)]
+    put_off[0]()
+    assert pending() == 0
+    assert index.keys(ROOT) == [b"%d" % number for number in range(6)]
+    index.put(b"7", value(0, 8, b"x"))
+    index.close()
+    put_off[0]()  # that comes too late
