@@ -1,6 +1,7 @@
 """The words of one instance, as records bring them: pending ones in memory, the others in the index. Design: storage §8."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from dvidzarr.storage.derivedwords import DerivedWords
@@ -11,7 +12,10 @@ from dvidzarr.storage.places import VALUE, Place
 from dvidzarr.storage.recent import RecentWords
 
 _PENDING = 2000
-"""So many words are held in memory before they are written into the index, which takes some 50 ms."""
+"""So many words are held in memory before they are written into the index."""
+_PORTION = 100
+"""Keys that are written at a time, which takes a millisecond or two."""
+_PAUSE_S = 0.001
 _MOST_PENDING = 4 * _PENDING
 """So many if that is put off."""
 
@@ -112,13 +116,21 @@ class DocumentIndex:
             self._loading = False
 
     def write_out(self) -> None:
-        """Put the pending words into the index."""
+        """Put the pending words into the index, in portions: nobody waits for more than one."""
         with self._lock:
-            if not self._closed:
-                self._write_out()
+            keys = self._recent.keys()
+        for start in range(0, len(keys), _PORTION):
+            with self._lock:
+                if self._closed:
+                    return
+                self._move(keys[start : start + _PORTION])
+            time.sleep(_PAUSE_S)  # a lock that is taken again at once is seldom anybody else's
 
     def _write_out(self) -> None:
         self._loading = False
         if self._recent.count:
-            self._index.write(self._recent.pending())
-            self._recent.written()
+            self._move(self._recent.keys())
+
+    def _move(self, keys: list[bytes]) -> None:
+        self._index.write(self._recent.pending(keys))
+        self._recent.written(keys)

@@ -4,7 +4,7 @@ Writing them down many at a time costs a tenth of one by one, and a key that is 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dvidzarr.storage.keyindex import KeyRow
 from dvidzarr.storage.places import Place
@@ -34,16 +34,20 @@ class RecentWords:
         if key in self._answers:
             self._kept -= len(self._answers.pop(key))
 
-    def pending(self) -> Iterator[KeyRow]:
-        """Yield the pending words in the order of their keys: so the index is written from front to back."""
-        for key in sorted(self._pending):
-            for place in self._pending[key].values():
+    def keys(self) -> list[bytes]:
+        """Return the keys of the pending words, sorted: so the index is written from front to back."""
+        return sorted(self._pending)
+
+    def pending(self, keys: Iterable[bytes]) -> Iterator[KeyRow]:
+        """Yield the pending words on these keys."""
+        for key in keys:
+            for place in self._pending.get(key, {}).values():
                 yield (key, *place)
 
-    def written(self) -> None:
-        """Forget the pending words: the index holds them now."""
-        self._pending.clear()
-        self.count = 0
+    def written(self, keys: Iterable[bytes]) -> None:
+        """Forget the pending words on these keys: the index holds them now."""
+        for key in keys:
+            self.count -= len(self._pending.pop(key, ()))
 
     def is_pending(self, key: bytes) -> bool:
         """Tell whether the index lacks a word on this key."""

@@ -160,20 +160,28 @@ def test_words_are_written_out_by_others_unless_they_do_not_come(
 ) -> None:
     monkeypatch.setattr(module, "_PENDING", 3)
     monkeypatch.setattr(module, "_MOST_PENDING", 5)
+    monkeypatch.setattr(module, "_PORTION", 2)
     index, put_off = Documents(str(tmp_path / "index"), Line()), []  # type: ignore[arg-type,var-annotated]
     index.later = put_off.append
 
     def pending() -> int:
         return sum(index._recent.is_pending(b"%d" % number) for number in range(20))
 
-    counts = []
+    def seen(_: float) -> None:
+        steps.append(pending())
+        assert [shown(index, b"%d" % number, ROOT) for number in range(9)] == [b"x"] * 9
+
+    counts, steps = [], []  # type: ignore[var-annotated]
     for number in range(6):
         index.put(b"%d" % number, value(0, number + 1, b"x"))
         counts.append((pending(), len(put_off)))
     assert counts == [(1, 0), (2, 0), (3, 1), (4, 2), (0, 2), (1, 2)]
+    for number in range(6, 9):
+        index.put(b"%d" % number, value(0, number + 1, b"x"))
+    monkeypatch.setattr(module.time, "sleep", seen)
     put_off[0]()
-    assert pending() == 0
-    assert index.keys(ROOT) == [b"%d" % number for number in range(6)]
-    index.put(b"7", value(0, 8, b"x"))
+    assert steps == [2, 0]
+    assert index.keys(ROOT) == [b"%d" % number for number in range(9)]
+    index.put(b"9", value(0, 10, b"x"))
     index.close()
     put_off[0]()  # that comes too late
