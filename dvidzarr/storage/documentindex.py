@@ -16,6 +16,7 @@ _PENDING = 2000
 _PORTION = 100
 """Keys that are written at a time, which takes a millisecond or two."""
 _PAUSE_S = 0.001
+"""Between portions."""
 _MOST_PENDING = 4 * _PENDING
 """So many if that is put off."""
 
@@ -124,7 +125,7 @@ class DocumentIndex:
                 if self._closed:
                     return
                 self._move(keys[start : start + _PORTION])
-            time.sleep(_PAUSE_S)  # a lock that is taken again at once is seldom anybody else's
+            time.sleep(_PAUSE_S)  # who takes a lock again at once leaves it to nobody
 
     def _write_out(self) -> None:
         self._loading = False
