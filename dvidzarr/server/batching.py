@@ -14,6 +14,8 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from dvidzarr.server.threads import bearable
+
 Function = Callable[[list[Any]], object]
 Run = Callable[[Function, tuple[object, ...]], "asyncio.Future[Any]"]
 """Calls a function with arguments on a thread."""
@@ -134,7 +136,7 @@ class Batches:
             if failure is None:
                 done.set_result(None)
             else:
-                done.set_exception(failure)
+                done.set_exception(bearable(failure))
 
     def _ended(self, key: Hashable, function: Function, count: int, begun: float) -> None:
         seconds = monotonic() - begun

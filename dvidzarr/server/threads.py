@@ -103,4 +103,9 @@ def _succeed(future: asyncio.Future[Any], result: object) -> None:
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
-        future.set_exception(error)
+        future.set_exception(bearable(error))
+
+
+def bearable(error: BaseException) -> BaseException:
+    """Return an error, or what says the same where a future refuses it."""
+    return RuntimeError(repr(error)) if isinstance(error, StopIteration) else error

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from crc32c import crc32c
 
+from dvidzarr.core.errors import StorageError
 from dvidzarr.storage.cache import StateFile
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.logreader import Cursor
@@ -106,14 +107,24 @@ class DatasetCaches:
         is enough to sync before the state file: the index counts only with the state file that has its checksum. (What
         SQLite writes between two marks goes to its own log, uncommitted, and is dropped.)
         """
+        if not self._mark(stamp):
+            return
         try:
-            if self._documents is not None:
-                self._documents.mark(_text(stamp))
             checksum = self._checksum() if self.has_documents else None
             sync_log()
             self._state.save(stamp, {**state, "documents": checksum}, runs)
         except (OSError, sqlite3.Error) as error:
             _logger.warning("%s: caches were not written: %s", self._folder, error)
+
+    def _mark(self, stamp: dict[str, Any]) -> bool:
+        """Commit the index; tell whether that succeeded."""
+        try:
+            if self._documents is not None:
+                self._documents.mark(_text(stamp))
+        except (sqlite3.Error, StorageError) as error:
+            _logger.warning("%s: caches were not written: %s", self._folder, error)
+            return False
+        return True
 
     @property
     def has_documents(self) -> bool:

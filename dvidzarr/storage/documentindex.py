@@ -1,8 +1,8 @@
 """The words of one instance, as records bring them: pending ones in memory, the others in the index. Design: storage §8."""
 
 import threading
-import time
 from collections.abc import Callable, Iterable
+from time import sleep
 
 from dvidzarr.storage.derivedwords import DerivedWords
 from dvidzarr.storage.keyindex import KeyIndex
@@ -12,13 +12,13 @@ from dvidzarr.storage.places import VALUE, Place
 from dvidzarr.storage.recent import RecentWords
 
 _PENDING = 2000
-"""So many words are held in memory before they are written into the index."""
+"""So many words are held in memory before it is time to write them into the index."""
 _PORTION = 100
 """Keys that are written at a time, which takes a millisecond or two."""
 _PAUSE_S = 0.001
 """Between portions."""
 _MOST_PENDING = 4 * _PENDING
-"""So many if that is put off."""
+"""With so many, whoever brings them must do it."""
 
 
 class DocumentIndex:
@@ -43,8 +43,9 @@ class DocumentIndex:
         self._recent = RecentWords()
         self._epoch = 0
         self._closed = False
+        self._bearable = _PENDING
         self.later: Callable[[Callable[[], None]], None] = lambda task: task()
-        """Called with what is to be done soon."""
+        """Called, under the lock, with what is to be done soon."""
 
     # --- the index as a cache --------------------------------------------------------------------------------
 
@@ -69,6 +70,7 @@ class DocumentIndex:
         """Hold the words of others instead, which nobody uses any more: all at once; derived ones are made anew."""
         with self._lock, other._lock:
             other._write_out()
+            other._closed = True
             self._index.close()
             self._index = other._index
             self._derived, self._lists, self._recent = DerivedWords(self._versions), KeyLists(), RecentWords()
@@ -98,6 +100,7 @@ class DocumentIndex:
             if self._loading:
                 self._index.gather((key, *place) for key, place in words)
                 return
+            self._index.check()
             written = set()
             for key, place in words:
                 self._recent.note(key, place)
@@ -105,11 +108,11 @@ class DocumentIndex:
                 written.add(place.ordinal)
                 if self._recent.count >= _MOST_PENDING:
                     self._write_out()
-            if self._recent.count >= _PENDING:
-                self.later(self.write_out)
             gone = self._derived.drop(written)
             if gone:
                 self._lists.drop(gone)
+            if self._recent.count >= self._bearable:
+                self.later(self.write_out)
 
     def loaded(self) -> None:
         """Note that the log was read back."""
@@ -124,8 +127,12 @@ class DocumentIndex:
             with self._lock:
                 if self._closed:
                     return
+                self._bearable = (
+                    self._recent.count + _PENDING
+                )  # if it fails: not to be told of it with each word
                 self._move(keys[start : start + _PORTION])
-            time.sleep(_PAUSE_S)  # who takes a lock again at once leaves it to nobody
+                self._bearable = _PENDING
+            sleep(_PAUSE_S)  # who takes a lock again at once leaves it to nobody
 
     def _write_out(self) -> None:
         self._loading = False

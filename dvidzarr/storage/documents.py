@@ -68,7 +68,7 @@ class Documents(DocumentIndex):
         if known is not None:
             return known[0]
         if self._recent.is_pending(key):
-            self._write_out()
+            self._move([key])
         best = self._look_up(key, lineage)
         self._recent.keep(key, lineage.ordinal, best)
         return best

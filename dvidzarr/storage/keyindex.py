@@ -5,8 +5,11 @@ Between two marks nothing is committed, so the file holds what its stamp says, w
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from operator import itemgetter
+
+from dvidzarr.core.errors import StorageError
 
 KeyRow = tuple[bytes, int, int, int, bytes | None, int, int, int, int]
 """A key, and the columns of a `Place`."""
@@ -46,11 +49,14 @@ class KeyIndex:
     """The rows of one instance. The caller guards it.
 
     `path` is a file (kept over restarts, checked by its stamp) or ":memory:".
+
+    When a change fails, SQLite may take back all since the last mark. Such an index raises from then on: it would show less.
     """
 
     def __init__(self, path: str) -> None:
         self._db = _connect(path)
         self._dirty = False
+        self._failure: sqlite3.Error | None = None
         self._gathered: list[KeyRow] = []
         self._gathered_bytes = 0
 
@@ -64,9 +70,9 @@ class KeyIndex:
     def mark(self, stamp: str) -> None:
         """Commit what was written, together with the stamp that describes it."""
         self._settle()
-        self._begin()
-        self._db.execute("INSERT OR REPLACE INTO stamp VALUES ('stamp', ?)", (stamp,))
-        self._commit()
+        with self._changing():
+            self._db.execute("INSERT OR REPLACE INTO stamp VALUES ('stamp', ?)", (stamp,))
+            self._commit()
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def load(self, data: bytes) -> None:
@@ -77,7 +83,8 @@ class KeyIndex:
     def move_to(self, path: str) -> None:
         """Go on in a new file, with all rows."""
         self._settle()
-        self._commit()
+        with self._changing():
+            self._commit()
         moved = _connect(path)
         try:
             self._db.backup(moved)
@@ -89,14 +96,29 @@ class KeyIndex:
 
     def close(self) -> None:
         """Close it; what was written since the last `mark` is dropped."""
-        if self._dirty:
+        if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         self._db.close()
 
-    def _begin(self) -> None:
+    def check(self) -> None:
+        """Raise if rows were lost."""
+        if self._failure is not None:
+            raise StorageError(
+                f"the index of keys lost rows ({self._failure}): it is made anew when the store is opened again"
+            ) from self._failure
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self.check()
         if not self._dirty:
             self._db.execute("BEGIN")
             self._dirty = True
+        try:
+            yield
+        except sqlite3.Error as error:
+            if self._dirty and not self._db.in_transaction:
+                self._failure = error
+            raise
 
     def _commit(self) -> None:
         if self._dirty:
@@ -107,11 +129,11 @@ class KeyIndex:
 
     def write(self, rows: Iterable[KeyRow]) -> None:
         """Write rows, fastest in the order of their keys; one replaces that of the same version unless it is older."""
-        self._begin()
         left = iter(rows)
-        while some := list(islice(left, _ROWS_AT_ONCE)):
-            marks = ",".join([_MARKS] * len(some))
-            self._db.execute(_PUT.format(marks), list(chain.from_iterable(some)))
+        with self._changing():
+            while some := list(islice(left, _ROWS_AT_ONCE)):
+                marks = ",".join([_MARKS] * len(some))
+                self._db.execute(_PUT.format(marks), list(chain.from_iterable(some)))
 
     def gather(self, rows: Iterable[KeyRow]) -> None:
         """Do as `write`, later and many at a time: for rows in any order that nobody asks for yet."""
@@ -123,6 +145,7 @@ class KeyIndex:
 
     def _settle(self) -> None:
         """Write what was gathered: before anything is looked up."""
+        self.check()
         if self._gathered:
             self._gathered.sort(key=itemgetter(0))  # stable: of the rows of one key the newest stays last
             self.write(self._gathered)
@@ -141,8 +164,8 @@ class KeyIndex:
     def written_by(self, ordinal: int) -> list[bytes]:
         """Return the keys on which a version has a word. Only merges ask: the first time costs a look at every row."""
         self._settle()
-        self._begin()
-        self._db.execute(_BY_VERSION)
+        with self._changing():
+            self._db.execute(_BY_VERSION)
         return [key for (key,) in self._db.execute(_WRITTEN, (ordinal,))]
 
     def all_rows(self) -> list[KeyRow]:

@@ -24,6 +24,7 @@ from dvidzarr.datatypes.keyvalue.model import MAX_KEY, KeyValueInstance, KeyValu
 from dvidzarr.datatypes.keyvalue.mutations import mutations
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import dataset as dataset_module
+from dvidzarr.storage import documentindex
 from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.log import LocalLog
 
@@ -333,3 +334,21 @@ def test_blobs_that_could_not_be_made_writable_are_so_the_next_time(
 
 def out_of_room(log: LocalLog) -> None:
     raise NoSpaceError(f"{log.prefix}: no space left on the device")
+
+
+def test_the_index_is_written_in_the_background(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    move = documentindex.DocumentIndex._move
+
+    def note(index: documentindex.DocumentIndex, keys: list[bytes]) -> None:
+        threads.append(threading.current_thread().name)
+        move(index, keys)
+
+    monkeypatch.setattr(documentindex.DocumentIndex, "_move", note)
+    monkeypatch.setattr(documentindex, "_PENDING", 300)
+    view = new_view(catalog)
+    for number in range(400):
+        view[f"{number:04d}"] = b"x"
+    assert catalog.context.housekeeper.settle(120)
+    assert set(threads) == {"dvidzarr-housekeeper"}
+    assert len(view) == 400

@@ -169,7 +169,7 @@ async def test_all_keys_learn_from_something_slow(batches: Batches, places: Plac
 async def test_the_loop_is_held_up_for_a_while_only(batches: Batches, places: Places) -> None:
     await put(batches, "k", places, 0.002)
     await put(batches, "k", places, *[0.001] * 2)  # might take 0.004
-    await put(batches, "k", places, *[0.001] * 5)  # 0.005, which is slow
+    await put(batches, "k", places, *[0.002] * 5)  # 0.01, which is slow
     assert places.on_loop == [False, True, False]
     await put(batches, "k", places, 0)
     await put(batches, "k", places, *[0] * 16)
@@ -212,12 +212,15 @@ async def test_others_are_not_held_up(threads: Threads, places: Places) -> None:
     assert places.on_loop[-2:] == [True, True]  # nobody that failed is counted any more
 
 
-async def test_whatever_fails_on_the_loop_the_next_goes_on(batches: Batches, places: Places) -> None:
-    await put(batches, "k", places, 0)
-    with pytest.raises(Panic):
-        await put(batches, "k", places, Panic())
-    await put(batches, "k", places, 0)
-    assert places.on_loop == [False, True, True]
+@pytest.mark.parametrize(("failure", "raised"), [(Panic(), Panic), (StopIteration(), RuntimeError)])
+async def test_whatever_fails_the_next_goes_on(
+    batches: Batches, places: Places, failure: BaseException, raised: type[BaseException]
+) -> None:
+    for on_loop in (False, True):
+        with pytest.raises(raised):
+            await put(batches, "k", places, failure)
+        await put(batches, "k", places, 0)
+        assert places.on_loop[-2:] == [on_loop, True]
 
 
 async def test_what_was_cancelled_says_nothing_of_its_time(threads: Threads, places: Places) -> None:

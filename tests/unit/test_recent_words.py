@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dvidzarr.core.errors import StorageError
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage import documentindex as module
 from dvidzarr.storage import keyindex
@@ -178,10 +179,65 @@ def test_words_are_written_out_by_others_unless_they_do_not_come(
     assert counts == [(1, 0), (2, 0), (3, 1), (4, 2), (0, 2), (1, 2)]
     for number in range(6, 9):
         index.put(b"%d" % number, value(0, number + 1, b"x"))
-    monkeypatch.setattr(module.time, "sleep", seen)
+    monkeypatch.setattr(module, "sleep", seen)
     put_off[0]()
     assert steps == [2, 0]
     assert index.keys(ROOT) == [b"%d" % number for number in range(9)]
     index.put(b"9", value(0, 10, b"x"))
     index.close()
     put_off[0]()  # that comes too late
+
+
+def test_a_look_up_writes_out_what_it_needs_only(tmp_path: Path) -> None:
+    index = Documents(str(tmp_path / "index"), Line())  # type: ignore[arg-type]
+    index.put_all((b"%d" % number, value(0, number, b"v")) for number in range(100))
+    assert shown(index, b"7", CHILD) == b"v"
+    assert index._recent.count == 99
+    assert len(index.keys(CHILD)) == 100
+
+
+class FailingDisk:
+    """A connection whose next statement that changes rows fails, and with it, maybe, all since the last mark."""
+
+    def __init__(self, database: sqlite3.Connection, *, takes_back: bool) -> None:
+        self._database = database
+        self._takes_back = takes_back
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._database, name)
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        if statement.startswith("INSERT"):
+            if self._takes_back:
+                self._database.execute("ROLLBACK")
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._database.execute(statement, *values)
+
+
+@pytest.mark.parametrize("takes_back", [False, True])
+def test_an_index_that_could_not_be_written_never_shows_less(tmp_path: Path, takes_back: bool) -> None:
+    index, put_off = Documents(str(tmp_path / "index"), Line()), []  # type: ignore[arg-type,var-annotated]
+    index.later = put_off.append
+    index.put(b"before", value(0, 1, b"x"))
+    index.write_out()
+    index.put_all((b"%d" % number, value(0, number + 2, b"v")) for number in range(module._PENDING))
+    healthy = index._index._db
+    index._index._db = FailingDisk(healthy, takes_back=takes_back)  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError):
+        put_off.pop()()
+    index._index._db = healthy
+    if takes_back:
+        for use in (
+            lambda: index.put(b"more", value(0, 9999, b"x")),
+            lambda: shown(index, b"before", CHILD),
+            lambda: index.keys(ROOT),
+            lambda: index.mark("here"),
+        ):
+            with pytest.raises(StorageError, match=r"lost rows \(disk I/O error\)"):
+                use()
+    else:
+        index.put(b"more", value(0, 9999, b"x"))
+        assert put_off == []  # it is not told of the same failure with each word
+        assert len(index.keys(ROOT)) == module._PENDING + 2
+    index.close()
+    assert Documents(str(tmp_path / "index"), Line()).stamp() == ""  # type: ignore[arg-type]
