@@ -75,12 +75,12 @@ class Batches:
             del self._waiting[key]
             return
         self._waiting[key] = []
-        items, begun = [item for item, _ in batch], monotonic()
-        if self._may_hold_up(key, len(items)):
+        begun = monotonic()
+        if self._may_hold_up(key, len(batch)):
             self._run_here(key, function, batch, begun)
             return
         try:
-            running = self._run(function, (items,))
+            running = self._run(function, ([item for item, _ in batch],))
         except Exception as error:  # noqa: BLE001 - handed to who waits
             self._settle(batch, error)
             self._begin(key, function)

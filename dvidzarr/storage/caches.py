@@ -113,7 +113,7 @@ class DatasetCaches:
             checksum = self._checksum() if self.has_documents else None
             sync_log()
             self._state.save(stamp, {**state, "documents": checksum}, runs)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             _logger.warning("%s: caches were not written: %s", self._folder, error)
 
     def _mark(self, stamp: dict[str, Any]) -> bool:

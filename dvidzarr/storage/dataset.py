@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,9 +61,7 @@ class Dataset:
         """Durability `fast`: called after each record that is not synced."""
         self.voided: frozenset[int] = frozenset()
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
-        self.caches.later = lambda task: context.housekeeper.schedule(
-            0, ("index", data_id), task, at_close=False
-        )
+        self.caches.later = self._soon("index")
         self._model = model
         self._codecs: dict[int, ChunkCodec] = {}
         self._cached_size = 0
@@ -74,10 +72,7 @@ class Dataset:
         context = self.context
         store = ChunkStore(context.backend, self.prefix, scale, codec, self.versions, context.chunk_cache)
         store.refresh, store.failure = self.follow, self.failure
-        merging = ("merge", self.data_id, scale)
-        store.postings.stack.later = lambda task: context.housekeeper.schedule(
-            0, merging, task, at_close=False
-        )
+        store.postings.stack.later = self._soon("merge", scale)
         self._codecs[scale] = codec
         self.arrays[scale] = store
         return store
@@ -204,8 +199,13 @@ class Dataset:
             self.flush_soon()
         if self._cached_size > _CACHE_EVERY:
             self._cached_size = 0
-            self.context.housekeeper.schedule(0, ("caches", self.data_id), self.save_caches, at_close=False)
+            self._soon("caches")(self.save_caches)
         return position
+
+    def _soon(self, *name: Hashable) -> Callable[[Callable[[], None]], None]:
+        """Return what has the housekeeper do something soon, once for all who ask by then."""
+        schedule, whole = self.context.housekeeper.schedule, (self.data_id, *name)
+        return lambda task: schedule(0, whole, task, at_close=False)
 
     def _apply(self, entry: Entry) -> None:
         if entry.sequence in self.voided:

@@ -43,7 +43,7 @@ class DocumentIndex:
         self._recent = RecentWords()
         self._epoch = 0
         self._closed = False
-        self._bearable = _PENDING
+        self._due = _PENDING  # with so many words, their writing is asked for
         self.later: Callable[[Callable[[], None]], None] = lambda task: task()
         """Called, under the lock, with what is to be done soon."""
 
@@ -111,7 +111,7 @@ class DocumentIndex:
             gone = self._derived.drop(written)
             if gone:
                 self._lists.drop(gone)
-            if self._recent.count >= self._bearable:
+            if self._recent.count >= self._due:
                 self.later(self.write_out)
 
     def loaded(self) -> None:
@@ -127,11 +127,7 @@ class DocumentIndex:
             with self._lock:
                 if self._closed:
                     return
-                self._bearable = (
-                    self._recent.count + _PENDING
-                )  # if it fails: not to be told of it with each word
                 self._move(keys[start : start + _PORTION])
-                self._bearable = _PENDING
             sleep(_PAUSE_S)  # who takes a lock again at once leaves it to nobody
 
     def _write_out(self) -> None:
@@ -140,5 +136,7 @@ class DocumentIndex:
             self._move(self._recent.keys())
 
     def _move(self, keys: list[bytes]) -> None:
+        self._due = self._recent.count + _PENDING  # if it fails, it is not tried again for each word
         self._index.write(self._recent.pending(keys))
         self._recent.written(keys)
+        self._due = _PENDING

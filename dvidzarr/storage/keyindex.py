@@ -55,7 +55,6 @@ class KeyIndex:
 
     def __init__(self, path: str) -> None:
         self._db = _connect(path)
-        self._dirty = False
         self._failure: sqlite3.Error | None = None
         self._gathered: list[KeyRow] = []
         self._gathered_bytes = 0
@@ -72,7 +71,7 @@ class KeyIndex:
         self._settle()
         with self._changing():
             self._db.execute("INSERT OR REPLACE INTO stamp VALUES ('stamp', ?)", (stamp,))
-            self._commit()
+            self._db.execute("COMMIT")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def load(self, data: bytes) -> None:
@@ -84,7 +83,7 @@ class KeyIndex:
         """Go on in a new file, with all rows."""
         self._settle()
         with self._changing():
-            self._commit()
+            self._db.execute("COMMIT")
         moved = _connect(path)
         try:
             self._db.backup(moved)
@@ -110,20 +109,14 @@ class KeyIndex:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         self.check()
-        if not self._dirty:
+        if not self._db.in_transaction:
             self._db.execute("BEGIN")
-            self._dirty = True
         try:
             yield
         except sqlite3.Error as error:
-            if self._dirty and not self._db.in_transaction:
+            if not self._db.in_transaction:
                 self._failure = error
             raise
-
-    def _commit(self) -> None:
-        if self._dirty:
-            self._db.execute("COMMIT")
-            self._dirty = False
 
     # --- rows ------------------------------------------------------------------------------------------------
 

@@ -100,7 +100,10 @@ def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> None:
     assert pieces == 16
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs posix_fadvise and /proc")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs posix_fadvise and /proc")
+
+
+@on_linux
 @pytest.mark.parametrize(("durability", "expected"), [("full", 8), ("fast", 0)])
 def test_memory_is_not_spent_on_what_was_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, expected: int
@@ -129,7 +132,7 @@ def test_memory_is_not_spent_on_what_was_written_again(
             forgotten.clear()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs posix_fadvise and /proc")
+@on_linux
 @pytest.mark.parametrize(("durability", "expected"), [("full", 8), ("fast", 0)])
 def test_what_will_be_synced_begins_to_go_to_the_disk_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, expected: int
