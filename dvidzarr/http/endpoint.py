@@ -12,6 +12,8 @@ from dvidzarr.http.request import Request
 from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from dvidzarr.core.settings import Settings
     from dvidzarr.http.buffers import BufferPool
     from dvidzarr.repo.catalog import Catalog
@@ -39,6 +41,10 @@ class Runtime(Protocol):
     @property
     def buffers(self) -> "BufferPool":
         """Buffers of large answers."""
+
+    @property
+    def senders(self) -> "Executor":
+        """As many threads as may make answers at the same time: they send them."""
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool."""

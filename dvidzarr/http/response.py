@@ -93,16 +93,22 @@ class Response:
 
     async def write(self, piece: Bytes) -> None:
         """Send a piece of the body, and wait while the client lags behind. Raises as `Writer.drain`."""
-        request = self._begun()
+        writer = self._begun().writer
+        pieces = self.framed(piece)
+        if pieces:
+            writer.write(pieces, sum(map(len, pieces)))
+            await writer.drain()
+
+    def framed(self, piece: Bytes) -> tuple[memoryview, ...]:
+        """Return what is to be sent for the next piece of the body: the headers before the first; its size if chunked."""
         piece = memoryview(piece).cast("B") if piece else piece
         size = len(piece)
-        if not size or request.method == "HEAD":
-            return
+        if not size or self._begun().method == "HEAD":
+            return ()
         head, self._head = self._head, b""
         self.sent += size
-        pieces = (head, b"%x\r\n" % size, piece, b"\r\n") if self._chunked else (head, piece)
-        request.writer.write(pieces, len(head) + size)
-        await request.writer.drain()
+        parts = (head, b"%x\r\n" % size, piece, b"\r\n") if self._chunked else (head, piece)
+        return tuple(memoryview(part) for part in parts if part)
 
     def _finish(self) -> None:
         request = self._begun()

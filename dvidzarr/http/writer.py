@@ -1,7 +1,11 @@
 """The way to a client: bytes go to the transport, and whoever sends faster than the client reads waits."""
 
 import asyncio
+import os
+import socket
 from typing import TYPE_CHECKING
+
+from dvidzarr.http.outlet import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +21,7 @@ class Writer:
     full
         Whether the transport holds enough: time to `drain`.
     sent
-        Bytes handed to the transport.
+        Bytes handed to the transport, or sent without it.
     """
 
     __slots__ = ("_room", "_transport", "full", "sent")
@@ -32,6 +36,21 @@ class Writer:
     def closed(self) -> bool:
         """Whether nothing can be sent any more."""
         return self._transport.is_closing()
+
+    def outlet(self) -> Outlet | None:
+        """Return the way for a thread, which must be done before the loop sends more; `ConnectionResetError` as `write`.
+
+        None while the transport has something to send, or if no descriptor is left.
+        """
+        if self.closed:
+            raise ConnectionResetError("the client left")
+        if self._transport.get_write_buffer_size():
+            return None
+        try:
+            link = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        except OSError:
+            return None
+        return Outlet(link, self)
 
     def write(self, pieces: "Iterable[Buffer]", size: int) -> None:
         """Send pieces of together `size` bytes; `ConnectionResetError` if the client left."""

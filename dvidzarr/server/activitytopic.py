@@ -10,8 +10,7 @@ import orjson
 
 from dvidzarr.repo.kafkamessages import topic_name
 from dvidzarr.repo.sinks import kafka_producer
-from dvidzarr.server.logs import FACTS
-from dvidzarr.server.middleware import ACCESS
+from dvidzarr.server.accesslog import Entry, entries_to
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -21,46 +20,42 @@ _CLOSING_S = 5.0
 _logger = logging.getLogger("dvidzarr.events")
 
 
-class ActivityTopic(logging.Handler):
-    """Takes the lines of the access log. Nothing waits for it: what does not fit into Kafka's queue is dropped."""
+class ActivityTopic:
+    """Takes the entries of the access log. Nothing waits for it: what does not fit into Kafka's queue is dropped."""
 
     def __init__(self, producer: Any, topic: str) -> None:  # noqa: ANN401 - confluent-kafka has no types
-        super().__init__()
         self._producer = producer
         self._topic = topic
         self.dropped = 0
 
-    def handle(self, record: logging.LogRecord) -> bool:
+    def take(self, entry: Entry) -> None:
         """Queue the message of a request; the producer is safe in threads."""
         try:
-            self._producer.produce(self._topic, message(record), str(int(record.created * 1e9)).encode())
+            self._producer.produce(self._topic, message(entry), str(int(entry.created * 1e9)).encode())
         except BufferError:
             self.dropped += 1
         self._producer.poll(0)
-        return True
 
     def close(self) -> None:
         """Send what is queued, if the cluster takes it soon."""
         left = self._producer.flush(_CLOSING_S)
         if left or self.dropped:
             _logger.warning("Kafka did not get %d requests of the topic %s", left + self.dropped, self._topic)
-        super().close()
 
 
-def message(record: logging.LogRecord) -> bytes:
+def message(entry: Entry) -> bytes:
     """Return the message of a request. The URI comes without its query, which may hold the admin token."""
-    facts: dict[str, Any] = vars(record)[FACTS]
     members = {
-        "time": int(record.created),
-        "duration": round(facts["ms"]),
-        "status": facts["status"],
-        "user": facts["user"],
-        "client": facts["app"],
-        "method": facts["method"],
-        "uri": facts["path"],
-        "bytes_in": facts["bytes_in"],
-        "bytes_out": facts["bytes_out"],
-        "remote_addr": facts["peer"] or "",
+        "time": int(entry.created),
+        "duration": round(entry.seconds * 1000),
+        "status": entry.status,
+        "user": entry.user,
+        "client": entry.app,
+        "method": entry.method,
+        "uri": entry.path,
+        "bytes_in": entry.bytes_in,
+        "bytes_out": entry.bytes_out,
+        "remote_addr": entry.peer,
     }
     return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
 
@@ -73,10 +68,9 @@ def activity_topic(settings: "Settings") -> Iterator[None]:
         return
     host = settings.server.name or platform.node()
     topic = topic_name(settings.kafka.topic_activity or f"dvidactivity-{host}")
-    handler = ActivityTopic(kafka_producer(",".join(settings.kafka.servers)), topic)
-    ACCESS.addHandler(handler)
+    activity = ActivityTopic(kafka_producer(",".join(settings.kafka.servers)), topic)
     try:
-        yield
+        with entries_to(activity.take):
+            yield
     finally:
-        ACCESS.removeHandler(handler)
-        handler.close()
+        activity.close()

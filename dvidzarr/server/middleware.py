@@ -13,12 +13,11 @@ from dvidzarr.http.errors import PlainError
 from dvidzarr.http.request import REQUEST_ID, Request
 from dvidzarr.http.response import Response
 from dvidzarr.server.access import SAFE_METHODS, Access
+from dvidzarr.server.accesslog import Entry, note
 from dvidzarr.server.dispatch import Dispatcher
-from dvidzarr.server.logs import FACTS
 from dvidzarr.server.paths import decoded_path, redirect_of
 from dvidzarr.server.runtime import Runtime
 
-ACCESS = logging.getLogger("dvidzarr.access")
 LOG = logging.getLogger("dvidzarr.server")
 
 SERVER_NAME = "dvidzarr"
@@ -26,13 +25,6 @@ _SERVER = {"Server": SERVER_NAME}
 
 _BOOT = secrets.token_hex(4)
 _NUMBERS = count(0x1000)
-
-_RECORD = vars(
-    logging.makeLogRecord(
-        {"name": ACCESS.name, "levelno": logging.INFO, "levelname": "INFO", "msg": "request"}
-    )
-)
-"""What all records of the access log have in common: the logger would look for its caller each time."""
 
 
 class Front:
@@ -74,7 +66,23 @@ class Front:
         self._meters.note(request.operation, status, seconds, received, size)
         if self._audit is not None and request.method not in SAFE_METHODS:
             self._audit.note(request, self._access.role(request), status, seconds * 1000)
-        _log(request, status, size, seconds)
+        query = request.query
+        user, app = query.get("u", ""), query.get("app", "")
+        note(
+            Entry(
+                time.time(),
+                request.identity,
+                request.peer,
+                request.method,
+                request.path,
+                status,
+                seconds,
+                received,
+                size,
+                user,
+                app,
+            )
+        )
 
     async def _served(self, request: Request) -> Response | None:
         """Answer and send; None if the client left, or does not read."""
@@ -148,25 +156,3 @@ def _let_go(error: BaseException) -> None:
         clear_frames(link.__traceback__)
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
-
-
-def _log(request: Request, status: int, size: int, seconds: float) -> None:
-    if not ACCESS.isEnabledFor(logging.INFO):
-        return
-    query = request.query
-    # the query is not logged as it came: it may hold the admin token
-    facts = {
-        "request": request.identity,
-        "peer": request.peer,
-        "method": request.method,
-        "path": request.path,
-        "status": status,
-        "ms": round(seconds * 1000, 2),
-        "bytes_in": request.body.received,
-        "bytes_out": size,
-        "user": query.get("u", ""),
-        "app": query.get("app", ""),
-    }
-    record = logging.LogRecord.__new__(logging.LogRecord)
-    record.__dict__ = {**_RECORD, "created": time.time(), FACTS: facts}
-    ACCESS.handle(record)

@@ -5,10 +5,10 @@ import re
 from collections.abc import AsyncIterator, Iterator
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.http.ahead import BLOCK, gathered
 from dvidzarr.http.body import check_size, pieces, write_pieces
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.pump import BLOCK, gathered
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import json_member
 from dvidzarr.repo.blobstore import BlobStore

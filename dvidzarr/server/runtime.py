@@ -1,6 +1,7 @@
 """What a running server owns, and lends to handlers."""
 
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,8 +65,10 @@ class Runtime:
         audit_log = settings.server.audit_log
         self.audit = AuditLog(audit_log) if audit_log else None
         cores = settings.compute.thread_count
-        self._threads = Threads(max(8, _THREADS_PER_CORE * cores), "request")
-        self._large_threads = Threads(_LARGE_THREADS_PER_CORE * cores, "large")
+        small, large = max(8, _THREADS_PER_CORE * cores), _LARGE_THREADS_PER_CORE * cores
+        self._threads = Threads(small, "request")
+        self._large_threads = Threads(large, "large")
+        self.senders = ThreadPoolExecutor(small + large, "sender")
         self._batches = {
             threads: Batches(threads.run, self._is_alone) for threads in (self._threads, self._large_threads)
         }
@@ -114,5 +117,6 @@ class Runtime:
         """End the threads after their running tasks."""
         self._threads.close()
         self._large_threads.close()
+        self.senders.shutdown()
         if self.audit is not None:
             self.audit.close()

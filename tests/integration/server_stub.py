@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -12,6 +13,7 @@ from dvidzarr.core.errors import CorruptionError, NotFoundError
 from dvidzarr.http import responses
 from dvidzarr.http.body import receive_at_least, receive_exact, receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
+from dvidzarr.http.pump import PIECES, pumped
 from dvidzarr.http.response import Response
 
 if TYPE_CHECKING:
@@ -51,18 +53,21 @@ async def post_small(call: Call) -> Response:
 
 
 async def get_stream(call: Call) -> Response:
-    """Stream slabs; fail at the one the query names."""
+    """Stream slabs, in memory that is used again as soon as it may be; fail at the one the query names."""
     count, size = int(call.words["count"]), int(call.words["size"])
     broken = int(call.query.get("fail", "-1"))
 
-    async def slabs() -> AsyncIterator[memoryview]:
+    memory = [bytearray(size) for _ in range(PIECES)]
+
+    def slabs() -> Iterator[memoryview]:
         for number in range(count):
             if number == broken:
                 raise CorruptionError("chunk 7 is damaged")
-            yield memoryview(bytes([number % 256]) * size)
+            memory[number % PIECES][:] = bytes([number % 256]) * size
+            yield memoryview(memory[number % PIECES])
 
     length = None if "chunked" in call.query else count * size
-    return await responses.stream(call, slabs(), length)
+    return await pumped(call, partial(next, slabs(), None), length)
 
 
 async def get_sleep(call: Call) -> Response:

@@ -33,7 +33,7 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
-def dev(checkout: Path, *words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def dev(checkout: Path, *words: str, path: Path | str | None = None) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHON": ""} | ({"PATH": str(path)} if path else {})
     return subprocess.run(
         [str(checkout / "dev"), *words],
@@ -46,8 +46,8 @@ def dev(checkout: Path, *words: str, path: Path | None = None) -> subprocess.Com
     )
 
 
-def fake_python(tools: Path, script: str) -> None:
-    place = tools / "python3"
+def fake_python(tools: Path, script: str, name: str = "python3") -> None:
+    place = tools / name
     place.unlink(missing_ok=True)  # never write through a link
     place.write_text(f"#!/bin/sh\n{script}\n")
     place.chmod(0o755)
@@ -78,6 +78,15 @@ def test_no_python(checkout: Path, tools: Path) -> None:
 def test_only_an_old_python(checkout: Path, tools: Path) -> None:
     fake_python(tools, "exit 1")
     assert "Python 3.11 or newer is needed and was not found" in dev(checkout, "setup", path=tools).stderr
+
+
+def test_a_python_that_was_built_to_be_fast_is_preferred(checkout: Path, tools: Path, tmp_path: Path) -> None:
+    fake_python(tools, 'case "$*" in *CONFIG_ARGS*|*"-m venv"*) exit 1 ;; esac', "python3.12")
+    assert f"with {tools}/python3.12" in dev(checkout, "setup", path=tools).stderr
+    more = tmp_path / "more tools"
+    more.mkdir()
+    fake_python(more, 'case "$*" in *"-m venv"*) exit 1 ;; esac')
+    assert f"with {more}/python3" in dev(checkout, "setup", path=f"{tools}:{more}").stderr
 
 
 def test_python_without_venv(checkout: Path, tools: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core.settings import Settings
-from dvidzarr.http import ahead
+from dvidzarr.http import pump
 from dvidzarr.server.app import running
 from dvidzarr.wire.keyvalues import decode_key_values, key_value_head
 from dvidzarr.wire.protobuf import bytes_head, varint
@@ -226,7 +226,7 @@ def test_ranges_with_values(node: Node) -> None:
 
 @pytest.mark.parametrize("way", ["tar=true", "json=true", ""])
 def test_long_answers_are_streamed(node: Node, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "BLOCK", 50_000)
+    monkeypatch.setattr(pump, "BLOCK", 50_000)
     values = {f"k{number:02d}": b'"%s"' % (b"%d" % number * 30_000) for number in range(20)}
     for key, value in values.items():
         node.put(key, value)
@@ -244,7 +244,7 @@ def test_long_answers_are_streamed(node: Node, way: str, monkeypatch: pytest.Mon
 
 
 def test_a_failure_within_a_stream_cuts_the_connection(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "BLOCK", 5000)
+    monkeypatch.setattr(pump, "BLOCK", 5000)
     for number in range(10):
         node.put(f"k{number}", b"[" + b"1," * 2000 + b"1]")
     node.put("k9", b"no json")

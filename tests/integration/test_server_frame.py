@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from dvidzarr.core.settings import Settings
+from dvidzarr.server.accesslog import FACTS
 from dvidzarr.server.app import running
-from dvidzarr.server.logs import FACTS
 from tests.integration import server_stub
 from tests.integration.workers_client import wait_for
 

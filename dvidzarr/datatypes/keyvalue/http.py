@@ -11,9 +11,9 @@ from dvidzarr.datatypes.keyvalue.formats import json_texts
 from dvidzarr.datatypes.keyvalue.http_key import delete_key, get_key, head_key, keyvalue_view, post_key
 from dvidzarr.datatypes.keyvalue.http_many import ends, get_range_values, get_values, post_values
 from dvidzarr.datatypes.keyvalue.mutations import encoded_by_version
-from dvidzarr.http.ahead import gathered
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.params import is_throttle
+from dvidzarr.http.pump import gathered
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import go_json, json_value, octets, text

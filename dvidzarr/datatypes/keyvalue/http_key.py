@@ -18,10 +18,10 @@ from dvidzarr.datatypes.keyvalue.byteranges import (
     wanted_by_query,
 )
 from dvidzarr.datatypes.keyvalue.model import Put, key_bytes
-from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import check_size, pieces, receive_small, write_pieces
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.pump import gathered
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty
 from dvidzarr.storage.places import INLINE, LOGGED

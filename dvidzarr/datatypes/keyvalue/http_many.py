@@ -18,10 +18,10 @@ from dvidzarr.datatypes.keyvalue.formats import (
 from dvidzarr.datatypes.keyvalue.http_key import keyvalue_view
 from dvidzarr.datatypes.keyvalue.keyrequests import parse_key_requests
 from dvidzarr.datatypes.keyvalue.model import check_key, key_text
-from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
+from dvidzarr.http.pump import gathered
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, go_json
 from dvidzarr.wire.keyvalues import KeySlice, decode_key_values, decode_keys

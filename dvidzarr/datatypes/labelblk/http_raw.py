@@ -9,7 +9,6 @@ import numpy as np
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view, within_roi
 from dvidzarr.datatypes.voxels.http_raw import (
-    Produce,
     Receive,
     asked_geometry,
     asked_shape,
@@ -21,6 +20,7 @@ from dvidzarr.datatypes.voxels.http_raw import (
 from dvidzarr.http.body import receive_exact, receive_small
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.params import Geometry, quoted
+from dvidzarr.http.pump import Produce
 from dvidzarr.http.response import Response
 from dvidzarr.wire.compressedsegmentation import check_sides, encode_segmentation
 from dvidzarr.wire.compression import gzip_decode_within, gzip_encode, gzip_packer, lz4_decode, lz4_encode

@@ -10,10 +10,10 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes.roi.spans import Spans
 from dvidzarr.datatypes.roi.tuples import parse_tuples
-from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.params import Geometry, parse_geometry, parse_int, parse_shape
+from dvidzarr.http.pump import gathered
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, json_value, octets, text

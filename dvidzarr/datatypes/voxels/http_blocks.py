@@ -12,10 +12,10 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, ChunkSpan
 from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view
 from dvidzarr.datatypes.voxels.jpegblocks import encode_block, lossy
-from dvidzarr.http.ahead import gathered
 from dvidzarr.http.body import receive_at_least
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import block_refusal, parse_geometry, parse_int, quoted
+from dvidzarr.http.pump import gathered
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets
 from dvidzarr.wire.blockstream import frame_head

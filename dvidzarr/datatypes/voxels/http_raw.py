@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,12 @@ from dvidzarr.datatypes.voxels.slices import (
     slice_image,
     volume_jpeg,
 )
-from dvidzarr.http.ahead import ahead
 from dvidzarr.http.body import receive_exact
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import Geometry, Shape, block_refusal, parse_geometry, parse_shape
+from dvidzarr.http.pump import PIECES, Produce, pumped
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import empty, octets, stream
+from dvidzarr.http.responses import empty, octets
 
 if TYPE_CHECKING:
     from dvidzarr.core.geometry import Box
@@ -42,16 +41,10 @@ _INLINE_BYTES = 1 << 20
 _SLAB_BYTES = 8 << 20
 """Aim for the slabs that are decoded while the one before is sent: enough chunks for all threads."""
 
-Produce = Callable[[], memoryview | None]
-"""Gives the next piece of an answer, None after the last."""
-
 Repack = Callable[[Produce], Produce]
 
 Receive = Callable[[Call, int, Callable[[int], str]], Awaitable[np.ndarray]]
 """Receives a body that becomes the given number of bytes; the function words the error if it does not."""
-
-_BUFFERS = 3
-"""Pieces that exist at a time: one decoded, one sent, one whose last bytes may still lie in the transport."""
 
 
 def asked_shape(call: Call) -> Shape:
@@ -114,22 +107,15 @@ async def send_box(call: Call, view: "VoxelView", box: "Box", repack: Repack | N
     if size > _WHOLE_BYTES or repack:
         return await _stream_volume(call, view, box, size, repack)
     if size > _INLINE_BYTES:
+        pieces = iter((partial(view.read, box, shared=True),))
         async with call.runtime.admit(size):
-            return await stream(call, _only(await _offloaded(call, view, box)), size)
+            return await pumped(call, lambda: next((_bytes(read()) for read in pieces), None), size)
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
     chunk_bytes = math.prod(view.instance.chunk) * view.instance.dtype.itemsize
     light = chunk_bytes <= _INLINE_BYTES and view.roi is None and view.is_ready
     if light and box.only_chunk(view.instance.chunk):
         return octets(_bytes(view.read(box, shared=True)))
-    return octets(await _offloaded(call, view, box))
-
-
-async def _offloaded(call: Call, view: "VoxelView", box: "Box") -> memoryview:
-    return _bytes(await call.offload(partial(view.read, box, shared=True)))
-
-
-async def _only(piece: memoryview) -> AsyncIterator[memoryview]:
-    yield piece
+    return octets(_bytes(await call.offload(partial(view.read, box, shared=True))))
 
 
 def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
@@ -140,33 +126,26 @@ async def _stream_volume(
     call: Call, view: "VoxelView", box: "Box", size: int, repack: Repack | None
 ) -> Response:
     """Send a box slab by slab; the reader resolves it once, so all slabs show one state."""
-    reader = await call.offload(view.reader, box)
-    dtype = view.instance.dtype
+    dtype, pool = view.instance.dtype, call.runtime.buffers
     slab_bytes = min(_SLAB_BYTES, call.runtime.settings.compute.slab_bytes)
     cuts = list(box.slabs(view.instance.chunk, slab_bytes // dtype.itemsize))
     largest = max(cut.volume for cut in cuts)
-    slabs = enumerate(cuts)
-    buffers: list[np.ndarray[Any, Any]] = []
-    pool = call.runtime.buffers
 
-    def read() -> memoryview | None:
-        # A buffer is filled again only after the piece behind it has drained: the transport may keep, without
-        # copying, the last bytes of a piece whose write has returned.
-        number, slab = next(slabs, (0, None))
-        if slab is None:
-            return None
-        if len(buffers) < _BUFFERS:
-            buffers.append(pool.take(largest * dtype.itemsize).view(dtype))
-        out = buffers[number % _BUFFERS][: slab.volume].reshape(slab.shape)
-        reader.read(slab, out)
-        return _bytes(out)
+    def slabs() -> Iterator[memoryview]:
+        reader = view.reader(box)
+        buffers: list[np.ndarray[Any, Any]] = []
+        for number, slab in enumerate(cuts):
+            if number < PIECES:
+                buffers.append(pool.take(largest * dtype.itemsize).view(dtype))
+            out = buffers[number % PIECES][: slab.volume].reshape(slab.shape)
+            reader.read(slab, out)
+            yield _bytes(out)
 
+    pieces = slabs()
+    read = partial(next, pieces, None)
     try:
-        async with (
-            call.runtime.admit(min(size, _BUFFERS * largest * dtype.itemsize)),
-            aclosing(ahead(call, repack(read) if repack else read)) as pieces,
-        ):
-            return await stream(call, pieces, None if repack else size)
+        async with call.runtime.admit(min(size, PIECES * largest * dtype.itemsize)):
+            return await pumped(call, repack(read) if repack else read, None if repack else size)
     finally:
         if pool.held:
             asyncio.get_running_loop().call_later(2 * pool.keep_s, pool.purge)

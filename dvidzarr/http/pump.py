@@ -1,0 +1,224 @@
+"""Answers made on threads: small ones whole, larger ones piece by piece, each sent while the next is made.
+
+One thread makes the pieces and another one sends them, without the event loop: to hand each piece to it took a third
+longer for 128 MiB (measured), and its write holds the interpreter while the kernel copies. The loop takes over what a slow
+client leaves, so that nobody keeps a thread by reading slowly.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import chain
+from queue import SimpleQueue
+from threading import Semaphore
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from dvidzarr.http.endpoint import Call
+from dvidzarr.http.response import Response
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from dvidzarr.http.outlet import Outlet
+
+LOG = logging.getLogger("dvidzarr.http")
+
+BLOCK = 1 << 20
+"""Pieces are gathered until they have so many bytes; a smaller answer is one body."""
+
+PIECES = 3
+"""That exist at a time: one is made while one waits and one is sent. Or the loop still holds the end of one."""
+
+_BLOCKS = PIECES + 1  # a block is gathered, then joined
+
+_ROUND_S = 0.1
+"""So long an answer keeps its threads before others have their turn."""
+
+_LOOP_BYTES = 2 << 20
+"""The loop gets parts of so many bytes: more at once are slower (measured)."""
+
+Produce = Callable[[], "memoryview | None"]
+"""Gives the next piece of an answer, None after the last. Called on threads, by one at a time."""
+
+
+async def gathered(
+    call: Call,
+    pieces: "Iterable[Buffer]",
+    content_type: str = "application/octet-stream",
+    *,
+    length: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    status: int = 200,
+) -> Response:
+    """Send bytes that a blocking iterator yields.
+
+    A failure before `BLOCK` bytes is an error answer; a later one aborts the connection.
+
+    Parameters
+    ----------
+    length
+        Size of the whole, if known; else a long answer goes out chunked.
+    """
+    blocks = _blocks(pieces)
+    more = {**(headers or {}), "Content-Type": content_type}
+    async with call.runtime.admit(_BLOCKS * BLOCK):
+        first = await call.offload(next, blocks, None)
+        if first is None or len(first) < BLOCK:
+            return Response(first or b"", status=status, headers=more)
+        rest = chain((first,), blocks)
+        return await pumped(call, lambda: next(rest, None), length, headers=more, status=status)
+
+
+def _blocks(pieces: "Iterable[Buffer]") -> Iterator[memoryview]:
+    """Yield the pieces joined to blocks, all but the last of at least `BLOCK` bytes."""
+    parts: list[Buffer] = []
+    size = 0
+    for piece in pieces:
+        parts.append(piece)
+        size += memoryview(piece).nbytes
+        if size >= BLOCK:
+            yield memoryview(b"".join(parts))
+            parts, size = [], 0
+    if parts:
+        yield memoryview(b"".join(parts))
+
+
+async def pumped(
+    call: Call,
+    produce: Produce,
+    length: int | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    status: int = 200,
+) -> Response:
+    """Send what `produce` returns until it is None.
+
+    A failure of the first call is an error answer; a later one aborts the connection: a client must never take a part for
+    the whole.
+
+    Parameters
+    ----------
+    produce
+        Gives contiguous pieces of any size. A call may use the memory of the piece `PIECES` calls before.
+    length
+        Size of the whole; None sends it chunked.
+    """
+    own = {**call.headers, "Content-Type": "application/octet-stream", **(headers or {})}
+    response = Response(status=status, headers=own)
+    try:
+        await _Pump(call, response, length, produce).run()
+    except ConnectionError:
+        raise
+    except Exception:
+        if not response.begun:
+            raise
+        LOG.exception("failed while streaming", extra={"path": call.path})
+        raise ConnectionAbortedError from None
+    return response
+
+
+class _Pump:
+    """One answer on its way: in rounds on threads, and between them what a client did not take at once on the loop."""
+
+    def __init__(self, call: Call, response: Response, length: int | None, produce: Produce) -> None:
+        self._call = call
+        self._response = response
+        self._length = length
+        self._produce = produce
+        self._ended = False
+        """Whether all has been made."""
+        self._given_up = False
+        """Whether nobody wants it any more."""
+
+    async def run(self) -> None:
+        """Send all of it."""
+        writer = self._call.request.writer
+        outlet: Outlet | None = None
+        try:
+            while not self._ended:
+                outlet = writer.outlet()
+                for piece in await self._call.offload(self._round, outlet):
+                    for start in range(0, len(piece), _LOOP_BYTES):
+                        part = piece[start : start + _LOOP_BYTES]
+                        writer.write((part,), len(part))
+                        await writer.drain()
+        finally:
+            self._given_up = True
+            if outlet is not None and outlet.claim():  # cancelled before a thread had its turn
+                outlet.close()
+
+    def _round(self, outlet: "Outlet | None") -> Sequence[memoryview]:
+        """Make pieces, and send them for a while; return what the loop shall send."""
+        if outlet is None:
+            return self._next()
+        if not outlet.claim():
+            return ()
+        try:
+            return self._sent(outlet)
+        finally:
+            outlet.close()
+
+    def _sent(self, outlet: "Outlet") -> Sequence[memoryview]:
+        """Send pieces until the client lags, or others shall have their turn; return what it did not take."""
+        piece = self._next()
+        if not self._goes_on():
+            return outlet.send(piece)
+        relay = _Relay(outlet, self._call.runtime.senders)
+        until = monotonic() + _ROUND_S
+        try:
+            relay.put(piece)
+            while self._goes_on() and not relay.stopped and monotonic() < until:
+                relay.put(self._next())
+        finally:  # after a failure too: nobody sends any more then
+            left = relay.end()
+        return left
+
+    def _goes_on(self) -> bool:
+        return not (self._ended or self._given_up)
+
+    def _next(self) -> Sequence[memoryview]:
+        """Return the next piece with what belongs around it."""
+        piece = self._produce()
+        if not self._response.begun:
+            self._response.begin(self._call.request, self._length)
+        if piece is None or self._call.method == "HEAD":
+            self._ended = True
+            return ()
+        pieces = self._response.framed(piece)
+        self._ended = self._response.sent == self._length
+        return pieces
+
+
+class _Relay:
+    """Sends on another thread what it is given, one piece after the other, until the client lags."""
+
+    def __init__(self, outlet: "Outlet", senders: Executor) -> None:
+        self.stopped = False
+        """Whether nothing more will be sent."""
+        self._outlet = outlet
+        self._pieces: SimpleQueue[Sequence[memoryview] | None] = SimpleQueue()
+        self._room = Semaphore(PIECES - 1)
+        self._sending = senders.submit(self._send)
+
+    def put(self, piece: Sequence[memoryview]) -> None:
+        """Have a piece sent; wait while two are on their way."""
+        self._room.acquire()
+        self._pieces.put(piece)
+
+    def end(self) -> Sequence[memoryview]:
+        """Wait until all is sent; return what was not. `ConnectionResetError` if the client left."""
+        self._pieces.put(None)
+        return self._sending.result()
+
+    def _send(self) -> Sequence[memoryview]:
+        left: list[memoryview] = []
+        try:
+            while (piece := self._pieces.get()) is not None:
+                left += piece if left else self._outlet.send(piece)
+                self.stopped = bool(left)
+                self._room.release()
+        finally:
+            self.stopped = True
+            self._room.release(PIECES)
+        return left
