@@ -46,6 +46,10 @@ class Runtime(Protocol):
     def senders(self) -> "Executor":
         """As many threads as may make answers at the same time: they send them."""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits for a thread of the pool."""
+
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool."""
 

@@ -4,6 +4,7 @@ import select
 import socket
 import threading
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 PATIENCE_MS = 10.0
 """So long a thread waits for a client to make room; a slower one is for the event loop."""
+
+_LIMIT_S = 0.1
+"""So long it tries to send what it was given."""
 
 
 class Outlet:
@@ -21,12 +25,13 @@ class Outlet:
     Parameters
     ----------
     link
-        Copy of the connection's socket, which does not block.
+        Copy of the connection's socket.
     writer
         Counts what is sent.
     """
 
     def __init__(self, link: socket.socket, writer: "Writer") -> None:
+        link.setblocking(False)  # `socket.setdefaulttimeout` would have it wait
         self._link = link
         self._writer = writer
         self._claim = threading.Lock()
@@ -43,12 +48,13 @@ class Outlet:
 
     def send(self, pieces: Sequence[memoryview]) -> Sequence[memoryview]:
         """Send; return what the client did not make room for in time. `ConnectionResetError` if it left."""
+        until = monotonic() + _LIMIT_S
         try:
             while pieces:
                 try:
                     sent = self._link.sendmsg(pieces)
                 except BlockingIOError:
-                    if not self._room.poll(PATIENCE_MS):
+                    if monotonic() > until or not self._room.poll(PATIENCE_MS):
                         return pieces
                 else:
                     self._writer.sent += sent

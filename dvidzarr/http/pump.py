@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import chain
 from queue import SimpleQueue
-from threading import Semaphore
+from threading import Lock, Semaphore
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,14 @@ PIECES = 3
 
 _BLOCKS = PIECES + 1  # a block is gathered, then joined
 
-_ROUND_S = 0.1
-"""So long an answer keeps its threads before others have their turn."""
+_ROUND_S = 0.02
+"""So long an answer keeps its threads if others wait for theirs."""
 
 _LOOP_BYTES = 2 << 20
 """The loop gets parts of so many bytes: more at once are slower (measured)."""
+
+_COPIED_BYTES = 64 << 10
+"""Smaller parts it gets as copies: so much a transport keeps without saying that it is full."""
 
 Produce = Callable[[], "memoryview | None"]
 """Gives the next piece of an answer, None after the last. Called on threads, by one at a time."""
@@ -67,6 +70,7 @@ async def gathered(
         if first is None or len(first) < BLOCK:
             return Response(first or b"", status=status, headers=more)
         rest = chain((first,), blocks)
+        del first  # blocks are let go as soon as they are sent
         return await pumped(call, lambda: next(rest, None), length, headers=more, status=status)
 
 
@@ -78,10 +82,16 @@ def _blocks(pieces: "Iterable[Buffer]") -> Iterator[memoryview]:
         parts.append(piece)
         size += memoryview(piece).nbytes
         if size >= BLOCK:
-            yield memoryview(b"".join(parts))
-            parts, size = [], 0
+            size = 0
+            yield _joined(parts)
     if parts:
-        yield memoryview(b"".join(parts))
+        yield _joined(parts)
+
+
+def _joined(parts: "list[Buffer]") -> memoryview:
+    block = memoryview(b"".join(parts))
+    parts.clear()
+    return block
 
 
 async def pumped(
@@ -130,6 +140,8 @@ class _Pump:
         """Whether all has been made."""
         self._given_up = False
         """Whether nobody wants it any more."""
+        self._beginning = Lock()
+        """Once it is given up it does not begin: the loop may send an error then."""
 
     async def run(self) -> None:
         """Send all of it."""
@@ -138,15 +150,20 @@ class _Pump:
         try:
             while not self._ended:
                 outlet = writer.outlet()
-                for piece in await self._call.offload(self._round, outlet):
-                    for start in range(0, len(piece), _LOOP_BYTES):
-                        part = piece[start : start + _LOOP_BYTES]
-                        writer.write((part,), len(part))
-                        await writer.drain()
+                await self._send_slowly(await self._call.offload(self._round, outlet))
         finally:
-            self._given_up = True
+            with self._beginning:
+                self._given_up = True
             if outlet is not None and outlet.claim():  # cancelled before a thread had its turn
                 outlet.close()
+
+    async def _send_slowly(self, pieces: Sequence[memoryview]) -> None:
+        writer = self._call.request.writer
+        for piece in pieces:
+            for start in range(0, len(piece), _LOOP_BYTES):
+                part = piece[start : start + _LOOP_BYTES]
+                writer.write((bytes(part) if len(part) < _COPIED_BYTES else part,), len(part))
+                await writer.drain()
 
     def _round(self, outlet: "Outlet | None") -> Sequence[memoryview]:
         """Make pieces, and send them for a while; return what the loop shall send."""
@@ -164,15 +181,22 @@ class _Pump:
         piece = self._next()
         if not self._goes_on():
             return outlet.send(piece)
-        relay = _Relay(outlet, self._call.runtime.senders)
+        try:
+            relay = _Relay(outlet, self._call.runtime.senders)
+        except RuntimeError:  # the system allows no more threads
+            return outlet.send(piece)
         until = monotonic() + _ROUND_S
         try:
             relay.put(piece)
-            while self._goes_on() and not relay.stopped and monotonic() < until:
+            del piece
+            while self._goes_on() and not relay.stopped and not self._is_over(until):
                 relay.put(self._next())
         finally:  # after a failure too: nobody sends any more then
             left = relay.end()
         return left
+
+    def _is_over(self, until: float) -> bool:
+        return monotonic() > until and self._call.runtime.crowded
 
     def _goes_on(self) -> bool:
         return not (self._ended or self._given_up)
@@ -180,8 +204,11 @@ class _Pump:
     def _next(self) -> Sequence[memoryview]:
         """Return the next piece with what belongs around it."""
         piece = self._produce()
-        if not self._response.begun:
-            self._response.begin(self._call.request, self._length)
+        with self._beginning:
+            if self._given_up:
+                return ()
+            if not self._response.begun:
+                self._response.begin(self._call.request, self._length)
         if piece is None or self._call.method == "HEAD":
             self._ended = True
             return ()
@@ -199,7 +226,11 @@ class _Relay:
         self._outlet = outlet
         self._pieces: SimpleQueue[Sequence[memoryview] | None] = SimpleQueue()
         self._room = Semaphore(PIECES - 1)
-        self._sending = senders.submit(self._send)
+        try:
+            self._sending = senders.submit(self._send)
+        except RuntimeError:
+            self._pieces.put(None)  # it waits for a thread all the same
+            raise
 
     def put(self, piece: Sequence[memoryview]) -> None:
         """Have a piece sent; wait while two are on their way."""
@@ -217,6 +248,7 @@ class _Relay:
             while (piece := self._pieces.get()) is not None:
                 left += piece if left else self._outlet.send(piece)
                 self.stopped = bool(left)
+                del piece
                 self._room.release()
         finally:
             self.stopped = True

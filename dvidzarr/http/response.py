@@ -34,7 +34,7 @@ class Response:
     begun
         Whether its headers are on their way.
     sent
-        Bytes of the body that were sent.
+        Bytes of the body that were given to be sent.
     """
 
     __slots__ = (
@@ -125,12 +125,14 @@ class Response:
         return self._request
 
     def _start(self, request: "Request", length: int | None) -> None:
-        self.begun = request.begun = True
         self._request = request
         if self._chunked and request.is_old:  # it ends with the connection
             self._chunked, self.close = False, True
         # the rest of a body that will not come cannot be told from the next request
-        request.keep_alive = request.keep_alive and not self.close and not request.body.is_lost
+        if (
+            self.close or request.body.is_lost
+        ):  # never set it: the loop may take it away while a thread is here
+            request.keep_alive = False
         text = _head_text(self.status, tuple(self.headers.items()))
         if length is not None:
             text = f"{text}Content-Length: {length}\r\n"
@@ -142,6 +144,7 @@ class Response:
             text += "Connection: keep-alive\r\n"
         text += _date_line(int(time.time()))
         self._head = (text + "\r\n").encode("utf-8", "surrogateescape")
+        self.begun = request.begun = True
 
 
 @lru_cache(maxsize=256)

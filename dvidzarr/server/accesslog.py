@@ -52,23 +52,27 @@ Sink = Callable[[Entry], object]
 """Takes entries, from the event loop: it must not wait."""
 
 _sinks: list[Sink] = []
+_logs: list[Sink] = []
 
 
 @contextmanager
-def entries_to(sink: Sink) -> Iterator[None]:
-    """Give a sink all entries of this process while the context lasts."""
-    _sinks.append(sink)
+def entries_to(sink: Sink, *, is_log: bool = False) -> Iterator[None]:
+    """Give a sink all entries of this process while the context lasts; one that is the log has them instead of `logging`."""
+    places = (_sinks, _logs) if is_log else (_sinks,)
+    for place in places:
+        place.append(sink)
     try:
         yield
     finally:
-        _sinks.remove(sink)
+        for place in places:
+            place.remove(sink)
 
 
 def note(entry: Entry) -> None:
-    """Give an entry to the sinks; where there are none, as in notebooks, to Python's logging."""
+    """Give an entry to the sinks; where none of them is the log, as in notebooks, to Python's logging too."""
     for sink in _sinks:
         sink(entry)
-    if not _sinks and ACCESS.isEnabledFor(logging.INFO):
+    if not _logs and ACCESS.isEnabledFor(logging.INFO):
         facts = {
             "name": ACCESS.name,
             "levelno": logging.INFO,

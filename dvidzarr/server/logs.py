@@ -18,7 +18,7 @@ from dvidzarr.server.accesslog import ACCESS, MESSAGE, Entry, entries_to
 
 _QUEUED_RECORDS = 10_000
 _TOGETHER = 64
-"""Records of which lines are made before others have the interpreter: a tenth of a millisecond."""
+"""Records of which lines are made before others have the interpreter: less than a millisecond."""
 _INTERVAL_S, _BUSY_INTERVAL_S = 0.2, 0.02
 """Pauses between writing. Where there is much, writing less at a time makes the slowest of small requests faster."""
 _CLOSING_S = 5.0
@@ -98,6 +98,8 @@ class _Writer(logging.Handler):
             try:
                 with self._turn():
                     self._cut = not self._put(b"\n" * self._cut + b"".join(lines))
+                if self._cut:
+                    return
             except (OSError, ValueError):  # nobody reads the log any more: the server goes on
                 return
 
@@ -154,7 +156,7 @@ def logging_to(
     logger.setLevel(logging.INFO)
     handler.start()
     try:
-        with entries_to(handler.take):
+        with entries_to(handler.take, is_log=True):
             yield
     finally:
         logger.removeHandler(handler)

@@ -78,6 +78,11 @@ class Runtime:
         """Whether the server takes no writes: of several processes, those that follow the writer forward them."""
         return self.fleet.read_only
 
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits for a thread."""
+        return self._threads.crowded or self._large_threads.crowded
+
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on a thread; large requests have their own, so that small ones never queue behind."""
         result: T = await self._own_threads().run(function, args)

@@ -31,6 +31,11 @@ class Threads:
         """Whether nothing runs, and nothing waits for its turn."""
         return not self._calls
 
+    @property
+    def crowded(self) -> bool:
+        """Whether something waits for its turn."""
+        return self._calls > len(self._threads)
+
     def run(self, function: Callable[..., Any], args: tuple[object, ...]) -> asyncio.Future[Any]:
         """Call a function soon; the future is of the running loop.
 

@@ -53,13 +53,15 @@ async def post_small(call: Call) -> Response:
 
 
 async def get_stream(call: Call) -> Response:
-    """Stream slabs, in memory that is used again as soon as it may be; fail at the one the query names."""
+    """Stream slabs, in memory that is used again as soon as it may be; fail at the one the query names, or wait for `GO`."""
     count, size = int(call.words["count"]), int(call.words["size"])
     broken = int(call.query.get("fail", "-1"))
 
     memory = [bytearray(size) for _ in range(PIECES)]
 
     def slabs() -> Iterator[memoryview]:
+        if "hold" in call.query:
+            GO.wait(PATIENCE_S)
         for number in range(count):
             if number == broken:
                 raise CorruptionError("chunk 7 is damaged")

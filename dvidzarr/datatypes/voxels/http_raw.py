@@ -107,15 +107,18 @@ async def send_box(call: Call, view: "VoxelView", box: "Box", repack: Repack | N
     if size > _WHOLE_BYTES or repack:
         return await _stream_volume(call, view, box, size, repack)
     if size > _INLINE_BYTES:
-        pieces = iter((partial(view.read, box, shared=True),))
         async with call.runtime.admit(size):
-            return await pumped(call, lambda: next((_bytes(read()) for read in pieces), None), size)
+            return await pumped(call, partial(next, _whole(view, box), None), size)
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
     chunk_bytes = math.prod(view.instance.chunk) * view.instance.dtype.itemsize
     light = chunk_bytes <= _INLINE_BYTES and view.roi is None and view.is_ready
     if light and box.only_chunk(view.instance.chunk):
         return octets(_bytes(view.read(box, shared=True)))
     return octets(_bytes(await call.offload(partial(view.read, box, shared=True))))
+
+
+def _whole(view: "VoxelView", box: "Box") -> Iterator[memoryview]:
+    yield _bytes(view.read(box, shared=True))
 
 
 def _bytes(array: "np.ndarray[Any, Any]") -> memoryview:
