@@ -30,7 +30,7 @@ BLOCK = 1 << 20
 PIECES = 3
 """That exist at a time: one is made while one waits and one is sent. Or the loop still holds the end of one."""
 
-_BLOCKS = PIECES + 1  # a block is gathered, then joined
+_BLOCKS = PIECES + 2  # one is gathered, then joined; what was gathered last may be as large
 
 _ROUND_S = 0.02
 """So long an answer keeps its threads if others wait for theirs."""
