@@ -1,6 +1,6 @@
 """Answers made on threads: small ones whole, larger ones piece by piece, each sent while the next is made.
 
-One thread makes the pieces and another one sends them, without the event loop: to hand each piece to it took a third
+One thread makes the pieces and another one sends them, without the event loop: to hand each piece to it took a fourth
 longer for 128 MiB (measured), and its write holds the interpreter while the kernel copies. The loop takes over what a slow
 client leaves, so that nobody keeps a thread by reading slowly.
 """
