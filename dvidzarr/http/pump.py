@@ -6,7 +6,7 @@ client leaves, so that nobody keeps a thread by reading slowly.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import chain
 from queue import SimpleQueue
@@ -41,9 +41,6 @@ _LOOP_BYTES = 2 << 20
 _COPIED_BYTES = 64 << 10
 """Smaller parts it gets as copies: so much a transport keeps without saying that it is full."""
 
-Produce = Callable[[], "memoryview | None"]
-"""Gives the next piece of an answer, None after the last. Called on threads, by one at a time."""
-
 
 async def gathered(
     call: Call,
@@ -69,9 +66,9 @@ async def gathered(
         first = await call.offload(next, blocks, None)
         if first is None or len(first) < BLOCK:
             return Response(first or b"", status=status, headers=more)
-        rest = chain((first,), blocks)
+        whole = chain((first,), blocks)
         del first  # blocks are let go as soon as they are sent
-        return await pumped(call, lambda: next(rest, None), length, headers=more, status=status)
+        return await pumped(call, whole, length, headers=more, status=status)
 
 
 def _blocks(pieces: "Iterable[Buffer]") -> Iterator[memoryview]:
@@ -96,28 +93,28 @@ def _joined(parts: "list[Buffer]") -> memoryview:
 
 async def pumped(
     call: Call,
-    produce: Produce,
+    pieces: Iterator[memoryview],
     length: int | None = None,
     *,
     headers: Mapping[str, str] | None = None,
     status: int = 200,
 ) -> Response:
-    """Send what `produce` returns until it is None.
+    """Send what a blocking iterator yields.
 
-    A failure of the first call is an error answer; a later one aborts the connection: a client must never take a part for
-    the whole.
+    A failure before the first piece is an error answer; a later one aborts the connection: a client must never take a part
+    for the whole.
 
     Parameters
     ----------
-    produce
-        Gives contiguous pieces of any size. A call may use the memory of the piece `PIECES` calls before.
+    pieces
+        Contiguous pieces of any size, made on threads, one at a time. Each may use the memory of the one `PIECES` before.
     length
         Size of the whole; None sends it chunked.
     """
     own = {**call.headers, "Content-Type": "application/octet-stream", **(headers or {})}
     response = Response(status=status, headers=own)
     try:
-        await _Pump(call, response, length, produce).run()
+        await _Pump(call, response, length, pieces).run()
     except ConnectionError:
         raise
     except Exception:
@@ -131,11 +128,13 @@ async def pumped(
 class _Pump:
     """One answer on its way: in rounds on threads, and between them what a client did not take at once on the loop."""
 
-    def __init__(self, call: Call, response: Response, length: int | None, produce: Produce) -> None:
+    def __init__(
+        self, call: Call, response: Response, length: int | None, pieces: Iterator[memoryview]
+    ) -> None:
         self._call = call
         self._response = response
         self._length = length
-        self._produce = produce
+        self._pieces = pieces
         self._ended = False
         """Whether all has been made."""
         self._given_up = False
@@ -203,7 +202,7 @@ class _Pump:
 
     def _next(self) -> Sequence[memoryview]:
         """Return the next piece with what belongs around it."""
-        piece = self._produce()
+        piece = next(self._pieces, None)
         with self._beginning:
             if self._given_up:
                 return ()

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -69,7 +68,7 @@ async def get_stream(call: Call) -> Response:
             yield memoryview(memory[number % PIECES])
 
     length = None if "chunked" in call.query else count * size
-    return await pumped(call, partial(next, slabs(), None), length)
+    return await pumped(call, slabs(), length)
 
 
 async def get_sleep(call: Call) -> Response:

@@ -1,6 +1,6 @@
 """Boxes and slices of labels: `raw`, `isotropic` and `pseudocolor`, with their compressions (spec-voxels §7.4, §7.5)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from dvidzarr.datatypes.voxels.http_raw import (
 from dvidzarr.http.body import receive_exact, receive_small
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.params import Geometry, quoted
-from dvidzarr.http.pump import Produce
 from dvidzarr.http.response import Response
 from dvidzarr.wire.compressedsegmentation import check_sides, encode_segmentation
 from dvidzarr.wire.compression import gzip_decode_within, gzip_encode, gzip_packer, lz4_decode, lz4_encode
@@ -81,20 +80,12 @@ _ENCODERS: dict[str, tuple[Encode, dict[str, str]]] = {
 }
 
 
-def _gzipped(produce: Produce) -> Produce:
-    """Return what gives a gzip stream of the pieces, as they come."""
+def _gzipped(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Yield a gzip stream of the pieces, as they come."""
     packer = gzip_packer()
-    ended = False
-
-    def packed() -> memoryview | None:
-        nonlocal ended
-        if ended:
-            return None
-        piece = produce()
-        ended = piece is None
-        return memoryview(packer.flush() if piece is None else packer.compress(piece))
-
-    return packed
+    for piece in pieces:
+        yield memoryview(packer.compress(piece))
+    yield memoryview(packer.flush())
 
 
 async def post_labels_raw(call: Call) -> Response:

@@ -24,7 +24,7 @@ from dvidzarr.datatypes.voxels.slices import (
 from dvidzarr.http.body import receive_exact
 from dvidzarr.http.endpoint import Call
 from dvidzarr.http.params import Geometry, Shape, block_refusal, parse_geometry, parse_shape
-from dvidzarr.http.pump import PIECES, Produce, pumped
+from dvidzarr.http.pump import PIECES, pumped
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets
 
@@ -41,7 +41,7 @@ _INLINE_BYTES = 1 << 20
 _SLAB_BYTES = 8 << 20
 """Aim for the slabs that are decoded while the one before is sent: enough chunks for all threads."""
 
-Repack = Callable[[Produce], Produce]
+Repack = Callable[[Iterator[memoryview]], Iterator[memoryview]]
 
 Receive = Callable[[Call, int, Callable[[int], str]], Awaitable[np.ndarray]]
 """Receives a body that becomes the given number of bytes; the function words the error if it does not."""
@@ -108,7 +108,7 @@ async def send_box(call: Call, view: "VoxelView", box: "Box", repack: Repack | N
         return await _stream_volume(call, view, box, size, repack)
     if size > _INLINE_BYTES:
         async with call.runtime.admit(size):
-            return await pumped(call, partial(next, _whole(view, box), None), size)
+            return await pumped(call, _whole(view, box), size)
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
     chunk_bytes = math.prod(view.instance.chunk) * view.instance.dtype.itemsize
     light = chunk_bytes <= _INLINE_BYTES and view.roi is None and view.is_ready
@@ -144,11 +144,10 @@ async def _stream_volume(
             reader.read(slab, out)
             yield _bytes(out)
 
-    pieces = slabs()
-    read = partial(next, pieces, None)
+    pieces = repack(slabs()) if repack else slabs()
     try:
         async with call.runtime.admit(min(size, PIECES * largest * dtype.itemsize)):
-            return await pumped(call, repack(read) if repack else read, None if repack else size)
+            return await pumped(call, pieces, None if repack else size)
     finally:
         if pool.held:
             asyncio.get_running_loop().call_later(2 * pool.keep_s, pool.purge)
