@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -143,9 +143,9 @@ def running(catalog: "Catalog", settings: "Settings", host: str = "127.0.0.1") -
     try:
         yield address.result()
     finally:
-        if thread.is_alive():
-            loop, stop = handles[0]
-            loop.call_soon_threadsafe(stop.set)
+        for loop, stop in handles:
+            with suppress(RuntimeError):  # it ended by itself, and its loop is closed
+                loop.call_soon_threadsafe(stop.set)
         thread.join()
 
 
