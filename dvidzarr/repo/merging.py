@@ -1,21 +1,19 @@
 """Conflicts between versions that are to be merged: found, counted, and resolved by deleting the losers.
 
-A conflict is a chunk or key for which several parents show values that none of the others supersedes; a merge version
-reads it as absent. Resolving gives each parent that loses a child in which those values are deleted, and merges the
-children instead (spec-server §4.4, `resolve`; a value inherited by the first parent and changed only in a later one is
-no conflict here, DVID's deletion of it is a bug).
+A conflict is a chunk or key for which several parents show values that none of the others supersedes, or one of them a
+conflict; a merge version reads it as absent. Resolving gives each parent that loses a child in which those values are
+deleted, and merges the children instead (spec-server §4.4, `resolve`; a value inherited by the first parent and changed
+only in a later one is no conflict here, DVID's deletion of it is a bug).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dvidzarr.core.ids import Author
 from dvidzarr.storage.backend import in_turn
-from dvidzarr.storage.chunkkeys import unpack
-from dvidzarr.storage.merging import CONFLICTING
+from dvidzarr.storage.chunkkeys import unpack_one
+from dvidzarr.storage.merging import Groups
 from dvidzarr.storage.writing import delete_document, write_chunks
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 
 PLACES = 1000
 """How many places of conflicts a report names."""
-
-Groups = tuple[tuple[int, ...], ...]
-"""Indices of parents that show values in conflict: one group per value, in the order of their first parents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +64,14 @@ def conflicts(instance: "Instance", parents: "Sequence[Version]") -> Conflicts:
     dataset = instance.dataset
     chunks = []
     for scale, store in sorted(dataset.arrays.items()):
-        for ordinal in ordinals:
-            store.derive(ordinal)
-        keys, rows, winner = store.contest(ordinals)
-        disputed = winner == CONFLICTING
-        groups = _groups(rows["origin"][:, disputed], store.rivals(rows[:, disputed]))
-        coords = unpack(keys[disputed]).tolist()
-        chunks += [(scale, (z, y, x), each) for (z, y, x), each in zip(coords, groups, strict=True)]
+        chunks += [(scale, unpack_one(key), groups) for key, groups in store.conflicts(ordinals)]
     return Conflicts(instance.name, tuple(chunks), tuple(_keys(instance, ordinals)))
 
 
 def _keys(instance: "Instance", ordinals: Sequence[int]) -> list[tuple[bytes, Groups]]:
     if instance.unites or not instance.dataset.caches.has_documents:
         return []
-    documents = instance.dataset.documents
-    keys, seen, winners = documents.contest(ordinals)
-    disputed = [index for index, winner in enumerate(winners) if winner == CONFLICTING]
-    shown = [[places[index] for index in disputed] for places in seen]
-    origins = np.array([[-1 if place is None else place.ordinal for place in row] for row in shown])
-    groups = _groups(origins.reshape(len(shown), len(disputed)), documents.rivals(shown))
-    return [(keys[index], each) for index, each in zip(disputed, groups, strict=True)]
-
-
-def _groups(origins: np.ndarray, rivals: np.ndarray) -> list[Groups]:
-    """Return, per column, the rival parents by the version that wrote what they show."""
-    found = []
-    for column in range(origins.shape[1]):
-        by_origin: dict[int, list[int]] = {}
-        for parent in rivals[:, column].nonzero()[0].tolist():
-            by_origin.setdefault(int(origins[parent, column]), []).append(parent)
-        found.append(tuple(map(tuple, by_origin.values())))
-    return found
+    return instance.dataset.documents.conflicts(ordinals)
 
 
 def _loses(parent: int, groups: Groups) -> bool:

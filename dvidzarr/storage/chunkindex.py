@@ -11,7 +11,7 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import count_of, row_tuples_of, rows_of
-from dvidzarr.storage.merging import Versions, choose, contested, rivals
+from dvidzarr.storage.merging import Groups, Versions, choose, contested, disputes
 from dvidzarr.storage.postings import Postings, is_few
 from dvidzarr.storage.runs import CONFLICT, TOMBSTONE, Row
 
@@ -100,11 +100,15 @@ class ChunkIndex:
         """
         keys = self.postings.keys_written_in(contested(self._versions, parents))
         rows = np.stack([self.postings.resolve(keys, self._versions.lineage(parent)) for parent in parents])
-        return keys, rows, choose(*_offers(rows), self._versions)
+        return keys, rows, choose(*_offers(rows)[:2], self._versions)
 
-    def rivals(self, rows: np.ndarray) -> np.ndarray:
-        """Return (bool, shape of the rows) which parents show a chunk that none of the others supersedes."""
-        return rivals(*_offers(rows), self._versions)
+    def conflicts(self, parents: Sequence[int]) -> list[tuple[int, Groups]]:
+        """Return the packed keys, sorted, that a merge of these versions would show as conflicts, and who shows what."""
+        for parent in parents:
+            self.derive(parent)
+        keys, rows, winner = self.contest(parents)
+        found = disputes(*_offers(rows), winner, self._versions)
+        return [(int(keys[index]), groups) for index, groups in found]
 
     def _derive(self, merge: int) -> None:
         self.postings.begin_deriving(merge)
@@ -119,7 +123,7 @@ class ChunkIndex:
         self.postings.derive(merge, keys[differs], chosen[differs])
 
 
-def _offers(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each parent of a merge offers: origin (−1 for nothing), and whether it is a deletion."""
-    silent = (rows["ordinal"] < 0) | (rows["flags"] & CONFLICT != 0)
-    return np.where(silent, -1, rows["origin"]), rows["flags"] & TOMBSTONE != 0
+def _offers(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what each parent of a merge offers: origin (−1 for nothing), whether it is a deletion, or a conflict."""
+    origins = np.where(rows["ordinal"] < 0, -1, rows["origin"])
+    return origins, rows["flags"] & TOMBSTONE != 0, rows["flags"] & CONFLICT != 0

@@ -6,11 +6,11 @@ import numpy as np
 
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions
-from dvidzarr.storage.places import DELETED, Place
+from dvidzarr.storage.places import CONFLICT, DELETED, VALUE, Place
 
 
 class DerivedWords:
-    """Derived words by merge version and key; None = nothing, or a conflict. The caller guards it."""
+    """Derived words by merge version and key; None = nothing. The caller guards it."""
 
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
@@ -54,19 +54,21 @@ class DerivedWords:
 
 
 def differing(
-    keys: Sequence[bytes], seen: Sequence[Sequence[Place | None]], winners: Sequence[int]
+    merge: int, keys: Sequence[bytes], seen: Sequence[Sequence[Place | None]], winners: Sequence[int]
 ) -> dict[bytes, Place | None]:
     """Return what a merge shows of the keys, seen so by its parents, where it differs from the first of them."""
+    conflict = Place(merge, 0, CONFLICT, None, 0, 0, 0, 0)
     return {
-        key: None if winner in (NOTHING, CONFLICTING) else seen[winner][index]
+        key: conflict if winner == CONFLICTING else None if winner == NOTHING else seen[winner][index]
         for index, (key, winner) in enumerate(zip(keys, winners, strict=True))
         if winner != 0
     }
 
 
-def offers(seen: Sequence[Sequence[Place | None]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each parent of a merge offers: origin (−1 for nothing), and whether it is a deletion."""
+def offers(seen: Sequence[Sequence[Place | None]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what each parent of a merge offers: origin (−1 for nothing), whether it is a deletion, or a conflict."""
     shape = (len(seen), len(seen[0]))
     origins = np.array([[-1 if p is None else p.ordinal for p in row] for row in seen], np.int32)
-    deleted = np.array([[p is not None and p.state == DELETED for p in row] for row in seen], bool)
-    return origins.reshape(shape), deleted.reshape(shape)
+    states = np.array([[VALUE if p is None else p.state for p in row] for row in seen], np.int8)
+    deleted, conflicting = (states.reshape(shape) == state for state in (DELETED, CONFLICT))
+    return origins.reshape(shape), deleted, conflicting

@@ -14,8 +14,8 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.derivedwords import differing, offers
 from dvidzarr.storage.documentindex import DocumentIndex
 from dvidzarr.storage.listings import KeyList
-from dvidzarr.storage.merging import Versions, choose, contested, rivals
-from dvidzarr.storage.places import DELETED, VALUE, Place
+from dvidzarr.storage.merging import Groups, Versions, choose, contested, disputes
+from dvidzarr.storage.places import VALUE, Place
 
 _ROWS_AT_ONCE = 5000
 
@@ -59,10 +59,10 @@ class Documents(DocumentIndex):
 
     def _visible(self, key: bytes, lineage: Lineage) -> Place | None:
         place = self._best(key, lineage)
-        return None if place is None or place.state == DELETED else place
+        return None if place is None or place.state != VALUE else place
 
     def _best(self, key: bytes, lineage: Lineage) -> Place | None:
-        """Return the word of the nearest version, deletions included; derived ones lose to the merge version's own."""
+        """Return the nearest version's word, also that it is deleted; derived ones lose to the merge version's own."""
         self._loading = False
         known = self._recent.answer(key, lineage.ordinal)
         if known is not None:
@@ -173,7 +173,7 @@ class Documents(DocumentIndex):
         """Work out what a merge version shows; comes to nothing if what it inherits is written meanwhile."""
         with self._lock:
             self._derived.begin(merge)
-        places = differing(*self.contest(self._versions.parents(merge)))
+        places = differing(merge, *self.contest(self._versions.parents(merge)))
         with self._lock:
             self._derived.keep(merge, places)
 
@@ -196,7 +196,7 @@ class Documents(DocumentIndex):
         keys
             Sorted.
         seen
-            Per parent and key what it shows, deletions included.
+            Per parent and key what it shows, deletions and conflicts included.
         winner
             Per key, see `merging.choose`.
         """
@@ -213,11 +213,13 @@ class Documents(DocumentIndex):
         keys |= {key for older in versions & derivations.keys() for key in derivations[older]}
         ordered = sorted(keys)
         seen = [self._words(ordered, line) for line in lines]
-        return ordered, seen, choose(*offers(seen), self._versions).tolist()
+        return ordered, seen, choose(*offers(seen)[:2], self._versions).tolist()
 
-    def rivals(self, seen: list[list[Place | None]]) -> np.ndarray:
-        """Return (bool, shape (parents, keys)) which parents show a value that none of the others supersedes."""
-        return rivals(*offers(seen), self._versions)
+    def conflicts(self, parents: Sequence[int]) -> list[tuple[bytes, Groups]]:
+        """Return the keys, sorted, that a merge of these versions would show as conflicts, and who shows what."""
+        keys, seen, winners = self.contest(parents)
+        found = disputes(*offers(seen), np.array(winners, np.int64), self._versions)
+        return [(keys[index], groups) for index, groups in found]
 
     def _words(self, keys: list[bytes], lineage: Lineage) -> list[Place | None]:
         return self._when_complete(lineage, lambda: [self._best(key, lineage) for key in keys])

@@ -2,8 +2,9 @@
 
 Each parent offers, per key, its winner by the version that wrote it (its origin). An origin that is an ancestor of
 another one is superseded; a deletion loses to a surviving value of another line; one left wins; several values are a
-conflict, which reads as absent (as DVID does). Rejected: logging the outcome at merge time. It is a pure function of
-locked versions, so a log record could only disagree with it.
+conflict, which reads as absent (as DVID does). To later merges a conflict is a value that the merge version wrote: it
+goes on until somebody who saw it writes or deletes the key. Rejected: logging the outcome at merge time. It is a pure
+function of locked versions, so a log record could only disagree with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,13 @@ from dvidzarr.core.lineage import Lineage
 
 NOTHING = -1
 CONFLICTING = -2
+
+Groups = tuple[tuple[int, ...], ...]
+"""Indices of parents that show values in conflict: one group per value, in the order of their first parents.
+
+The first one's value wins if the conflict is resolved. Who shows a conflict of an earlier merge comes last, and after an
+empty group if nobody shows a value.
+"""
 
 
 class Versions(Protocol):
@@ -98,7 +106,7 @@ def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.n
     Parameters
     ----------
     origins : ndarray of int32, shape (parents, keys)
-        Ordinal of the version that wrote what the parent shows, −1 where it shows nothing.
+        Ordinal of the version that wrote what the parent shows (of a conflict: where it arose), −1 where it shows nothing.
     deleted : ndarray of bool, shape (parents, keys)
         Whether what it shows is a deletion.
 
@@ -118,10 +126,30 @@ def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.n
     return np.where(~alive.any(axis=0), NOTHING, np.where(number > 1, CONFLICTING, first))
 
 
-def rivals(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.ndarray:
-    """Return (bool, shape (parents, keys)) which parents show a value that none of the others supersedes; see `choose`."""
-    found: np.ndarray = _unbeaten(origins, versions) & ~deleted
-    return found
+def disputes(
+    origins: np.ndarray, deleted: np.ndarray, conflicting: np.ndarray, winners: np.ndarray, versions: Versions
+) -> list[tuple[int, Groups]]:
+    """Return the indices of the keys that a merge would show as conflicts, and who shows what; see `choose`.
+
+    `conflicting` (bool, shape (parents, keys)) tells where what a parent shows is a conflict. One that all parents show
+    is none of this merge.
+    """
+    shown = conflicting[np.maximum(winners, 0), np.arange(len(winners))] & (winners >= 0)
+    left = (winners == CONFLICTING) | (shown & (origins != origins[0]).any(axis=0))
+    unbeaten = _unbeaten(origins, versions) & ~deleted
+    return [
+        (key, _groups(origins[:, key], unbeaten[:, key], conflicting[:, key]))
+        for key in left.nonzero()[0].tolist()
+    ]
+
+
+def _groups(origins: np.ndarray, unbeaten: np.ndarray, conflicting: np.ndarray) -> Groups:
+    by_origin: dict[int, list[int]] = {}
+    for parent in (unbeaten & ~conflicting).nonzero()[0].tolist():
+        by_origin.setdefault(int(origins[parent]), []).append(parent)
+    groups = tuple(map(tuple, by_origin.values()))
+    broken = tuple((unbeaten & conflicting).nonzero()[0].tolist())
+    return (*(groups or ((),)), broken) if broken else groups
 
 
 def _unbeaten(origins: np.ndarray, versions: Versions) -> np.ndarray:

@@ -6,7 +6,8 @@ INLINE = 1024
 """Values up to this many bytes lie in the index itself; up to `LOGGED` in the log; larger ones in blobs."""
 LOGGED = 64 << 10
 
-VALUE, DELETED = 0, 1
+VALUE, DELETED, CONFLICT = 0, 1, 2
+"""What a version says of a key: `Place.state`. Only merge versions see conflicts, which no log and no index holds."""
 
 IN_BLOB = -1
 """`Place.segment` of a value that lies in the blob named by `Place.value`."""

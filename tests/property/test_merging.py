@@ -8,7 +8,7 @@ from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.merging import CONFLICTING, NOTHING, choose
 from dvidzarr.storage.places import DELETED, VALUE, Place
 from tests.property.dags import RandomVersions, version_graphs
-from tests.stateful.model import Cells, ModelDag, Seen, merged
+from tests.stateful.model import CONFLICT, Cells, ModelDag, Seen, merged
 
 
 @given(version_graphs(), st.data())
@@ -26,10 +26,12 @@ def test_choose_follows_the_rules(versions: RandomVersions, data: st.DataObject)
     for number, winner in enumerate(winners):
         column = origins[:, number].tolist()
         seen: list[Seen] = [None if o < 0 else (o, None if o in deleted_in else f"by {o}") for o in column]
-        want = merged(dag, seen)
+        want = merged(dag, seen, count)
         if want is None:
-            assert winner in {NOTHING, CONFLICTING}
-            assert (winner == NOTHING) == all(o < 0 for o in column)
+            assert winner == NOTHING
+            assert all(o < 0 for o in column)
+        elif want[1] is CONFLICT:
+            assert winner == CONFLICTING
         elif want[1] is not None:
             assert column[winner] == want[0]
             assert column.index(want[0]) == winner

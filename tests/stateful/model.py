@@ -9,7 +9,9 @@ import numpy as np
 
 Coord = tuple[int, int, int]
 Seen = tuple[int, Any] | None
-"""(ordinal of the version that wrote it, value); the value None is a deletion."""
+"""(ordinal of the version that wrote it, value); the value None is a deletion, `CONFLICT` what a merge wrote, as it were."""
+
+CONFLICT = "several values"
 
 
 @dataclass
@@ -43,20 +45,20 @@ class Cells:
         if key in self.own.get(ordinal, {}):
             return ordinal, self.own[ordinal][key]
         offers = [self.see(dag, parent, key) for parent in dag.parents[ordinal]]
-        return offers[0] if len(offers) == 1 else merged(dag, offers)
+        return offers[0] if len(offers) == 1 else merged(dag, offers, ordinal)
 
     def value(self, dag: ModelDag, ordinal: int, key: object) -> Any:  # noqa: ANN401 - whatever was put
         """Return the value that a version shows, None where it shows nothing."""
         seen = self.see(dag, ordinal, key)
-        return None if seen is None else seen[1]
+        return None if seen is None or seen[1] is CONFLICT else seen[1]
 
     def keys(self) -> set[Any]:
         """Return all keys ever written."""
         return {key for cells in self.own.values() for key in cells}
 
 
-def merged(dag: ModelDag, offers: list[Seen]) -> Seen:
-    """Return what a merge shows: the rules of the design, one after the other, with nothing clever."""
+def merged(dag: ModelDag, offers: list[Seen], ordinal: int) -> Seen:
+    """Return what a merge, the version `ordinal`, shows: the rules of the design one after the other, nothing clever."""
     by_origin = {seen[0]: seen for seen in offers if seen is not None}
     left = {
         origin: seen
@@ -67,7 +69,7 @@ def merged(dag: ModelDag, offers: list[Seen]) -> Seen:
     if len(values) == 1:
         return values[0]
     if values:
-        return None
+        return ordinal, CONFLICT
     return next(iter(left.values()), None)
 
 
