@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import depth, keys, labels, onloop, reads, served, startup, threads, workers, writes
+from benchmarks import depth, keys, labels, onloop, overload, reads, served, startup, threads, workers, writes
 from benchmarks.timing import Case, Figure
 from benchmarks.volumes import Built, Plan, build
 
@@ -29,6 +29,7 @@ GROUPS: dict[str, Callable[[Bench], Items]] = {
     "threads": lambda bench: threads.cases(bench.plan),
     "served": lambda bench: served.cases(bench.plan, bench.built),
     "workers": lambda bench: workers.cases(bench.plan, bench.built),
+    "overload": lambda bench: overload.cases(bench.plan, bench.built),
     "labels": lambda bench: labels.cases(bench.plan),
     "depth": lambda bench: depth.cases(bench.plan),
     "writes": lambda bench: writes.cases(bench.plan),
