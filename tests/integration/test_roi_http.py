@@ -170,8 +170,36 @@ def test_wrong_verbs_and_keywords(client: httpx.Client, node: str) -> None:
     for (verb, path), text in words.items():
         answer = client.request(verb, f"{node}/r/{path}")
         assert (answer.status_code, answer.text[: len(text)]) == (400, text)
-    assert client.put(f"{node}/r/roi", content="[]").status_code == 400
     assert client.get(f"{node}/r/help").text.startswith("Regions of interest")
+
+
+@pytest.mark.parametrize("verb", ["HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"])
+def test_verbs_that_mean_nothing(client: httpx.Client, node: str, verb: str) -> None:
+    client.post(f"{node}/r/roi", content="[[5,5,5,5]]").raise_for_status()
+    for keyword, media_type in (("help", "text/plain"), ("info", "application/json")):
+        answer, same = client.request(verb, f"{node}/r/{keyword}"), client.get(f"{node}/r/{keyword}")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == same.headers["Content-Type"]
+        assert answer.headers["Content-Type"].startswith(media_type)
+        assert answer.content == (b"" if verb == "HEAD" else same.content)
+    for keyword in ("ptquery",) if verb == "DELETE" else ("ptquery", "roi"):
+        answer = client.request(verb, f"{node}/r/{keyword}")
+        assert (answer.status_code, answer.content) == (200, b"")
+    for path in ("mask/0_1_2/4_4_4/0_0_0", "partition?batchsize=4", "erode/1"):
+        assert client.request(verb, f"{node}/r/{path}").status_code == 400
+    assert client.get(f"{node}/r/roi").text == "[[5,5,5,5]]"
+
+
+def test_verbs_that_mean_nothing_are_refused_where_it_is_locked(client: httpx.Client, node: str) -> None:
+    client.post(f"{node}/commit", json={}).raise_for_status()
+    for keyword in ("roi", "ptquery", "info", "help"):
+        for verb in ("PUT", "DELETE"):
+            answer = client.request(verb, f"{node}/r/{keyword}")
+            assert answer.status_code == 400
+            assert f'Cannot do {verb} on endpoint "{keyword}" of locked node' in answer.text
+        answer = client.request("HEAD", f"{node}/r/{keyword}")
+        assert answer.status_code == 200
+    assert client.post(f"{node}/r/ptquery", content="[[0,0,0]]").text == "[false]"
 
 
 def test_voxels_within_a_region(client: httpx.Client, node: str) -> None:

@@ -35,8 +35,30 @@ _REFUSALS: Mapping[str, str] = {
 }
 
 
+_ANY_VERB = frozenset({"help", "info"})
+
+
+async def do_nothing(_call: Call) -> Response:
+    """Answer verbs that mean nothing, as DVID does: 200, and nothing is done."""
+    return empty()
+
+
+_IDLE = {
+    keyword: Endpoint((), (keyword,), do_nothing, operation, "read")
+    for keyword, operation in (("roi", "otherRoi"), ("ptquery", "otherRoiPtquery"))
+}
+"""For the verbs without endpoint of keywords that take any, but for GET."""
+
+
 class RoiTable(EndpointTable):
-    """The table, with DVID's words for wrong verbs."""
+    """The table, with DVID's words for wrong verbs; for some keywords no verb is wrong (spec-roi §3)."""
+
+    def find(self, method: str, keyword: str) -> Endpoint | None:
+        """Return the endpoint for a verb and keyword, None if there is none."""
+        row = self.exact.get((keyword, method))
+        if row is None and keyword in _ANY_VERB:
+            return self.rows[keyword][0]
+        return _IDLE.get(keyword) if row is None and method != "GET" else row
 
     def refuse(self, call: Call, keyword: str) -> DvidzarrError:
         """Return the error for a verb and keyword without endpoint."""
