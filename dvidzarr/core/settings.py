@@ -113,17 +113,11 @@ class ComputeSettings(_Section):
     """How reads and writes of many chunks are spread."""
 
     threads: int = field(default=0, metadata={"minimum": 0})
-    slab_mb: int = field(default=64, metadata={"minimum": 1})
 
     @property
     def thread_count(self) -> int:
         """Threads of the pool, the automatic value (one per core) resolved."""
         return self.threads or os.cpu_count() or 1
-
-    @property
-    def slab_bytes(self) -> int:
-        """Decoded size of the slabs in which large volumes are read and streamed."""
-        return self.slab_mb * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,6 @@ def test_no_setting_is_dead() -> None:
         "limits.bytes_in_flight": "in_flight_budget",
         "cache.chunk_cache_mb": "chunk_bytes",
         "compute.threads": "thread_count",
-        "compute.slab_mb": "slab_bytes",
     }
     text = "\n".join(
         path.read_text() for path in modules("dvidzarr") if path != ROOT / "dvidzarr" / "core" / "settings.py"

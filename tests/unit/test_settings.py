@@ -157,7 +157,6 @@ def test_automatic_values_are_resolved() -> None:
     assert settings.compute.thread_count >= 1
     assert settings.limits.in_flight_budget >= 1
     assert settings.cache.chunk_bytes == 256 << 20
-    assert settings.compute.slab_bytes == 64 << 20
 
 
 def test_settings_pickle() -> None:

@@ -130,8 +130,7 @@ async def _stream_volume(
 ) -> Response:
     """Send a box slab by slab; the reader resolves it once, so all slabs show one state."""
     dtype, pool = view.instance.dtype, call.runtime.buffers
-    slab_bytes = min(_SLAB_BYTES, call.runtime.settings.compute.slab_bytes)
-    cuts = list(box.slabs(view.instance.chunk, slab_bytes // dtype.itemsize))
+    cuts = list(box.slabs(view.instance.chunk, _SLAB_BYTES // dtype.itemsize))
     largest = max(cut.volume for cut in cuts)
 
     def slabs() -> Iterator[memoryview]:
