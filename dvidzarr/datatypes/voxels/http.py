@@ -45,6 +45,8 @@ async def get_metadata(call: Call) -> Response:
 async def post_extents(call: Call) -> Response:
     """Answer POST extents: sets those of this version; a missing member counts as zero."""
     body = await receive_json(call)
+    if body is None:  # to Go an object without members
+        body = {}
     if not isinstance(body, dict):
         raise InvalidInputError("extents must be an object with MinPoint and MaxPoint")
     members = {key.lower(): value for key, value in body.items()}

@@ -46,6 +46,8 @@ class VoxelInstance(Instance):
         self._created_with = self._settings = VoxelSettings.from_json(record.config)
         self._extents: dict[int, Box] = {}
         self._latest: Box | None = self._created_with.extents
+        """The extents of the last write that grew those of its version."""
+
         self.hierarchy = Hierarchy(self)
 
     @classmethod
@@ -91,7 +93,9 @@ class VoxelInstance(Instance):
         if entry.kind == Kind.CHUNKS and "grow" in header:
             grown, seen = _box(header["grow"]), self.stored_extents(ordinal)
             grown = grown if seen is None else seen.union(grown)
-            self._extents[ordinal] = self._latest = grown
+            self._extents[ordinal] = grown
+            if grown != seen:
+                self._latest = grown
         elif entry.kind == Kind.EXTENTS:
             self._extents[ordinal] = _box(header["box"])
         elif entry.kind == Kind.SETTINGS and "voxel_size_xyz" in header:
