@@ -1,5 +1,6 @@
 """The configuration of a new instance as DVID's clients send it: text values, case-insensitive keys. spec-server §5.3."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ RESERVED_NAMES = frozenset({"log", "branch", "note", "commit", "newversion"})
 """Words of the node API, which an instance of that name would hide."""
 
 _PLAIN = frozenset({"none", "snappy", "lz4", "gzip", "jpeg"})
+_GZIP_LEVELS = range(1, 10)
+_LEVEL = re.compile(r"[+-]?0*[0-9]{1,19}")
+_INT64 = range(-(1 << 63), 1 << 63)
 _NAME_LIMIT = 128
 
 
@@ -62,9 +66,22 @@ def _compression(config: Mapping[str, object]) -> str:
     name, colon, level = text.lower().partition(":")
     if not colon and name in _PLAIN:
         return name
-    if name == "gzip" and level.isdigit() and len(level) < 3:
-        return f"gzip:{int(level)}"
+    if name == "gzip" and _LEVEL.fullmatch(level):
+        return _gzip(level)
     raise InvalidInputError(f"Illegal compression specified: {text}")
+
+
+def _gzip(text: str) -> str:
+    """Return the setting for a level, which Go reads as an int: beyond 1 to 9 it is none at all, without a word."""
+    sign, digits = text[: len(text) - len(text.lstrip("+-"))], text.lstrip("+-").lstrip("0")
+    level = int(f"{sign}{digits or 0}")
+    if level not in _INT64:
+        raise InvalidInputError(f"Illegal compression specified: level {level} of gzip is no 64-bit integer")
+    if level == -1:
+        return "gzip"
+    if level == 0:
+        return "none"
+    return f"gzip:{level}" if level in _GZIP_LEVELS else "none:0"
 
 
 def _checksum(config: Mapping[str, object]) -> str:

@@ -74,14 +74,16 @@ def int32_point(value: object) -> tuple[int, int, int]:
 async def post_resolution(call: Call) -> Response:
     """Answer POST resolution: sets VoxelSize for all versions."""
     numbers = await receive_json(call)
-    if not (isinstance(numbers, list) and len(numbers) == _DIMENSIONS and all(map(_is_positive, numbers))):
-        raise InvalidInputError("resolution must be three positive numbers, such as [4.0, 4.0, 40.0]")
+    if not (isinstance(numbers, list) and len(numbers) == _DIMENSIONS and all(map(_is_float32, numbers))):
+        raise InvalidInputError(
+            f"resolution must be three numbers within ±{_FLOAT32_MAX}, such as [4.0, 4.0, 40.0]"
+        )
     await call.offload(_set_resolution, await voxel_view(call), [float(number) for number in numbers], call)
     return empty()
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _FLOAT32_MAX
+def _is_float32(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FLOAT32_MAX
 
 
 def _set_resolution(view: "VoxelView", voxel_size_xyz: list[float], call: Call) -> None:

@@ -23,6 +23,10 @@ async def get_arb(call: Call) -> Response:
         if instance.dtype != np.uint8:
             raise InvalidInputError(f"arb interpolates 8-bit voxels only, not {instance.datatype.name}")
         top_left, top_right, bottom_left = (parse_floats3(corner) for corner in corners)
+        if 0 in instance.settings.voxel_size_xyz:
+            raise InvalidInputError(
+                f"arb cannot divide by VoxelSize {list(instance.settings.voxel_size_xyz)} of {instance.name}"
+            )
         step = parse_float(res)
         image = parse_format(call.words.get("format", ""))
         plane = ArbPlane.spanned(top_left, top_right, bottom_left, step)

@@ -95,7 +95,9 @@ def _payload_encoder(stored: str, asked: str) -> Encoder:
         return _refuse_jpeg(stored)
     if asked not in ("", "jpeg"):
         raise InvalidInputError(f"don't understand 'compression' query string value: {quoted(asked)[1:-1]}")
-    return (lambda block: gzip_encode(block, int(level))) if level else _STORED_FORMS[kind]
+    if kind == "gzip" and level:
+        return partial(gzip_encode, level=int(level))
+    return _STORED_FORMS[kind]
 
 
 def _refuse_jpeg(stored: str) -> Encoder:

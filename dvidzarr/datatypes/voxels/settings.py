@@ -13,7 +13,11 @@ from dvidzarr.repo.config import text_setting
 
 XYZ = tuple[int, int, int]
 
-_INT = re.compile(r"[+-]?\d{1,10}")
+_INT = re.compile(r"[+-]?[0-9]{1,10}")
+_UINT = re.compile(r"[0-9]{1,10}")
+_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+"""What Go's parsers take, not Python's: no blanks, no "_", no digits but these."""
+
 _AXES = 3
 _CHUNK_BYTES = 256 << 20
 
@@ -79,7 +83,7 @@ def parse_settings(config: dict[str, Any], itemsize: int) -> VoxelSettings:
         raise InvalidInputError(f'GridStore "{grid}" is not among the stores of this server')
     return VoxelSettings(
         block_size_zyx=(block[2], block[1], block[0]),
-        voxel_size_xyz=parse_voxel_size(_pieces(text_setting(config, "VoxelSize", "8,8,8"), "VoxelSize")),
+        voxel_size_xyz=_voxel_size(text_setting(config, "VoxelSize", "8,8,8")),
         voxel_units_xyz=_units(text_setting(config, "VoxelUnits", "nanometers,nanometers,nanometers")),
         background=_background(text_setting(config, "Background", "0")),
         min_point=_point(config, "MinPoint"),
@@ -91,12 +95,20 @@ def parse_settings(config: dict[str, Any], itemsize: int) -> VoxelSettings:
 def parse_voxel_size(values: "list[str] | list[float]") -> tuple[float, float, float]:
     """Return three voxel sizes (x, y, z), kept as float32 as in DVID; raise unless they are finite numbers."""
     try:
-        sizes = [float(np.float32(value)) for value in values]
+        with np.errstate(over="ignore"):
+            sizes = [float(np.float32(value)) for value in values]
     except (TypeError, ValueError):
         raise InvalidInputError(f"VoxelSize {values} must be three numbers") from None
     if len(sizes) != _AXES or not all(math.isfinite(size) for size in sizes):
         raise InvalidInputError(f"VoxelSize {values} must be three finite numbers")
     return sizes[0], sizes[1], sizes[2]
+
+
+def _voxel_size(text: str) -> tuple[float, float, float]:
+    pieces = _pieces(text, "VoxelSize")
+    if not all(map(_FLOAT.fullmatch, pieces)):
+        raise InvalidInputError(f"VoxelSize {text[:80]!r} must be three numbers")
+    return parse_voxel_size(pieces)
 
 
 def _pieces(text: str, name: str) -> list[str]:
@@ -130,7 +142,6 @@ def _units(text: str) -> tuple[str, str, str]:
 
 
 def _background(text: str) -> int:
-    value = _int(text, "Background")
-    if not 0 <= value <= 255:
-        raise InvalidInputError(f"Background {value} must be from 0 to 255")
-    return value
+    if not _UINT.fullmatch(text) or int(text) > 255:
+        raise InvalidInputError(f"Background {text[:80]!r} must be a number from 0 to 255, without a sign")
+    return int(text)

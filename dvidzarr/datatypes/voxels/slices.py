@@ -42,9 +42,19 @@ def parse_format(text: str) -> ImageFormat:
 
 
 def isotropic_geometry(geometry: Geometry, voxel_size_xyz: tuple[float, float, float]) -> Geometry:
-    """Return the raw slice that is read for an isotropic one; the offset is not rescaled (§5.3)."""
+    """Return the raw slice that is read for an isotropic one; the offset is not rescaled (§5.3).
+
+    Raises
+    ------
+    InvalidInputError
+        The plane's voxel sizes differ and one is not positive.
+    """
     width, height = geometry.size
     across, down = (voxel_size_xyz[axis] for axis in geometry.shape.axes)
+    if across != down and min(across, down) <= 0:
+        raise InvalidInputError(
+            f"isotropic needs positive voxel sizes, those of the plane are {across}, {down}"
+        )
     return Geometry(geometry.shape, isotropic_size((width, height), (across, down)), geometry.offset)
 
 
