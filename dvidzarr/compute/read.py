@@ -1,6 +1,7 @@
 """Reading a box: resolve all its chunks once, then decode and place them."""
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -115,14 +116,18 @@ class Reader:
         self._lineage = lineage
         self._scheduler = scheduler
         self._grid: ZYX = chunks.codec.shape
-        span = resolvable(box.chunks(self._grid))
-        if span.count > CHUNKS_PER_REQUEST:
-            raise TooLargeError(f"box {box} touches {span.count} chunks, the limit is {CHUNKS_PER_REQUEST}")
-        self._span = span
+        self._span = self._limited(resolvable(box.chunks(self._grid)))
         self._keys: np.ndarray
         self._rows: np.ndarray
         self._given = False  # whether somebody has seen a part of this state
         self._resolve()
+
+    def _limited(self, span: ChunkSpan) -> ChunkSpan:
+        if span.count > CHUNKS_PER_REQUEST:
+            raise TooLargeError(
+                f"box {self.box} touches {span.count} chunks, the limit is {CHUNKS_PER_REQUEST}"
+            )
+        return span
 
     def _resolve(self) -> None:
         if self._span.count == 1:
@@ -229,14 +234,12 @@ class Reader:
         return self._each(lambda key, row: self._chunks.encoded_as(name, encode, key, row, self._lineage))
 
     def _each(self, load: Callable[[int, Row], T | None]) -> Iterator[tuple[ZYX, T | None]]:
-        held = dict(zip(self._keys.tolist(), self._rows.tolist(), strict=True))
-        span = self.box.chunks(self._grid).check()
-        for z in range(span.start[0], span.stop[0]):
-            for y in range(span.start[1], span.stop[1]):
-                for x in range(span.start[2], span.stop[2]):
-                    key = pack_one((z, y, x))
-                    row = held.get(key)
-                    yield (z, y, x), None if row is None else load(key, row)
+        span = self._limited(self.box.chunks(self._grid))
+        keys, rows = self._keys.tolist(), self._rows.tolist()
+        held = dict(zip(map(unpack_one, keys), zip(keys, rows, strict=True), strict=True))
+        for z, y, x in product(*map(range, span.start, span.stop)):
+            found = held.get((z, y, x))
+            yield (z, y, x), None if found is None else load(*found)
 
     def _whole(self, key: int, row: Row) -> np.ndarray | None:
         chunk = self._chunks.read(key, row, self._lineage, exact=True)

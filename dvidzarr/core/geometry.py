@@ -39,9 +39,14 @@ class ChunkSpan:
         (z, y, x), (c, b, a) = self.start, chunk
         return Box((z * c, y * b, x * a), (self.stop[0] * c, self.stop[1] * b, self.stop[2] * a))
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether all of it lies within ±2²⁰: beyond, nothing is ever written."""
+        return min(self.start) >= -CHUNK_LIMIT and max(self.stop) <= CHUNK_LIMIT
+
     def check(self) -> "ChunkSpan":
         """Return self; raise `InvalidInputError` if a coordinate is beyond ±2²⁰."""
-        if min(self.start) < -CHUNK_LIMIT or max(self.stop) > CHUNK_LIMIT:
+        if not self.is_writable:
             raise InvalidInputError(
                 f"chunk coordinates (z, y, x) {self.start} to {self.stop} exceed the limit of ±{CHUNK_LIMIT}"
             )

@@ -1,15 +1,21 @@
 """Voxels over HTTP at the edges: odd settings, and coordinates where nothing can have been written (spec-voxels)."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 import dvidzarr
 from dvidzarr.core.settings import Settings
 from dvidzarr.server.app import running
 from dvidzarr.wire.blockstream import decode_frames
+
+FAR = 64_000_000
+"""A voxel of int32 whose block of 32 is beyond ±2²⁰."""
 
 Ask = Callable[..., httpx.Response]
 
@@ -148,3 +154,108 @@ def test_planes_of_labels_without_size(made: Callable[..., Ask]) -> None:
     ask = made("labelblk", VoxelSize="0,1,1", BlockSize="8,8,8")
     assert ask("isotropic/xy/8_8/0_0_0").status_code == 400
     assert ask("isotropic/yz/8_8/0_0_0").status_code == 200
+
+
+# --- far away ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [f"{FAR}_0_0", f"0_-{FAR}_0", "0_0_2147483616", "-2147483648_0_0"])
+def test_no_frames_come_from_far_away(made: Callable[..., Ask], at: str) -> None:
+    ask = made(Compression="lz4")
+    for form in ("", "?compression=uncompressed"):
+        answer = ask(f"subvolblocks/32_32_32/{at}{form}")
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("typename", ["uint8blk", "labelblk"])
+def test_frames_up_to_the_last_block(made: Callable[..., Ask], typename: str) -> None:
+    ask = made(typename, BlockSize="8,8,8")
+    edge, size = 8 << 20, 512 * (8 if typename == "labelblk" else 1)
+    ask(f"raw/0_1_2/8_8_8/{edge - 8}_0_-{edge}", b"\x05" * size).raise_for_status()
+    keyword = "blocks" if typename == "labelblk" else "subvolblocks"
+    for form in ("", "?compression=uncompressed"):
+        answer = ask(f"{keyword}/24_8_16/{edge - 16}_0_-{edge + 8}{form}")
+        assert answer.status_code == 200, answer.text
+        (frame,) = decode_frames(answer.content, 1 << 16)
+        assert frame.coord_zyx == (-(1 << 20), 0, (1 << 20) - 1)
+        answer = ask(f"{keyword}/8_8_8/{edge}_0_-{edge}{form}")
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_listed_blocks_far_away(made: Callable[..., Ask]) -> None:
+    ask = made()
+    ask("raw/0_1_2/32_32_32/0_0_0", b"\x05" * 32768).raise_for_status()
+    answer = ask("specificblocks?blocks=0,0,2000000,0,0,0,-2147483648,2147483647,0&compression=uncompressed")
+    (frame,) = decode_frames(answer.content, 1 << 16)
+    assert frame.coord_zyx == (0, 0, 0)
+    answer = ask("specificblocks?blocks=0,0,2000000")
+    assert (answer.status_code, answer.content) == (200, b"")
+    # where chunk coordinates would wrap
+    answer = ask("specificblocks?blocks=2097152,0,0")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_bare_blocks_far_away_are_background(made: Callable[..., Ask]) -> None:
+    ask = made(BlockSize="8,8,8", Background="7")
+    ask(f"blocks/{(1 << 20) - 1}_0_0/1", b"\x05" * 512).raise_for_status()
+    assert ask("blocks/2000000_0_0/1").content == b"\x07" * 512
+    assert ask("blocks/2147483647_0_0/3").content == b"\x07" * 1536
+    assert ask(f"blocks/{(1 << 20) - 2}_0_0/3").content == b"\x07" * 512 + b"\x05" * 512 + b"\x07" * 512
+
+
+@pytest.mark.parametrize("typename", ["uint8blk", "labelblk"])
+def test_too_many_blocks_far_away_are_refused_at_once(made: Callable[..., Ask], typename: str) -> None:
+    ask = made(typename, BlockSize="1,1,1")
+    keyword = "blocks" if typename == "labelblk" else "subvolblocks"
+    assert ask(f"{keyword}/500_500_500/{FAR}_0_0").status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [
+        ("blocks/2000000_0_0/1", 512),
+        (f"blocks/{(1 << 20) - 1}_0_0/2", 1024),
+        ("blocks/0_0_0/9223372036854775807", 512),
+        (f"raw/0_1_2/8_8_8/{FAR}_0_0", 512),
+    ],
+)
+def test_nothing_is_written_far_away(made: Callable[..., Ask], path: str, size: int) -> None:
+    ask = made(BlockSize="8,8,8")
+    answer = ask(path, b"\x05" * size)
+    assert answer.status_code == 400
+    assert "±1048576" in answer.text
+
+
+@pytest.mark.parametrize("path", ["blocks/2147483648_0_0/1", "specificblocks?blocks=0,0,2147483648"])
+def test_coordinates_beyond_32_bits(made: Callable[..., Ask], path: str) -> None:
+    answer = made()(path)
+    assert answer.status_code == 400
+    assert "value out of range" in answer.text
+
+
+def samples(answer: httpx.Response) -> list[list[int]]:
+    assert answer.status_code == 200, answer.text
+    rows: list[list[int]] = np.asarray(Image.open(io.BytesIO(answer.content))).tolist()
+    return rows
+
+
+def test_slices_that_leave_what_can_be_written(made: Callable[..., Ask]) -> None:
+    ask = made(BlockSize="8,8,8", VoxelSize="1,1,1", Background="9")
+    edge = 8 << 20
+    ask(f"raw/0_1_2/8_8_8/{edge - 8}_0_0", b"\x05" * 512).raise_for_status()
+    ask(f"raw/0_1_2/8_8_8/-{edge}_0_0", b"\x03" * 512).raise_for_status()
+    ask("raw/0_1_2/8_8_8/0_0_0", b"\x01" * 512).raise_for_status()
+    assert samples(ask("arb/0_0_0/1e9_0_0/0_8_0/1e8")) == [[1] + [9] * 10]
+    assert samples(ask("arb/1e308_0_0/1e308_0_0/1e308_0_0/1")) == [[9]]
+    # from the last voxel to the first beyond: their mean in between
+    path = "arb/{0}_0_0/{1}_0_0/{0}_0_0/0.5"
+    assert samples(ask(path.format(edge - 1, edge + 1))) == [[5, 7, 9, 9, 9]]
+    assert samples(ask(path.format(-edge - 1, -edge))) == [[9, 6, 3]]
+    assert samples(ask(f"arb/-{edge}_0_0/{edge}_0_0/0_0_0/{edge}"))[0] == [3, 1, 9]
+
+
+@pytest.mark.parametrize("listed", ["", "&blocks=", "&blocks=0,0,0&prefetch=on", "&blocks=0,0"])
+def test_a_compression_unknown_is_refused_before_anything(made: Callable[..., Ask], listed: str) -> None:
+    answer = made()(f"specificblocks?compression=zip{listed}")
+    assert answer.status_code == 400
+    assert "don't understand 'compression' query string value: zip" in answer.text

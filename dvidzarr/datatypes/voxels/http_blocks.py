@@ -138,7 +138,7 @@ async def get_blocks(call: Call) -> Response:
     def bare(block: Block) -> Iterable["Buffer"]:
         return (absent if block[1] is None else np.ascontiguousarray(block[1]),)
 
-    return await answer_blocks(call, Form(view.blocks, bare), [_span(coord, count)], size)
+    return await answer_blocks(call, Form(view.blocks, bare), [_run_span(coord, count)], size)
 
 
 async def post_blocks(call: Call) -> Response:
@@ -148,7 +148,7 @@ async def post_blocks(call: Call) -> Response:
     short = "block data ceased before all block data read"
     if count <= 0:
         raise InvalidInputError(short)
-    span = _span(coord, count)
+    span = _run_span(coord, count).check()
     size = count * _block_bytes(view)
     async with call.runtime.admit(size):
         body = await receive_at_least(call, size, short)
@@ -173,9 +173,9 @@ def _run(call: Call) -> tuple[ZYX, int]:
     return (z, y, x), parse_int(count, 64, "Atoi")
 
 
-def _span(coord: ZYX, count: int) -> ChunkSpan:
+def _run_span(coord: ZYX, count: int) -> ChunkSpan:
     z, y, x = coord
-    return ChunkSpan(coord, (z + 1, y + 1, x + count)).check()
+    return ChunkSpan(coord, (z + 1, y + 1, x + count))
 
 
 def _block_bytes(view: "VoxelView") -> int:
@@ -198,18 +198,18 @@ def aligned_span(call: Call, view: "VoxelView") -> ChunkSpan:
     box = parse_geometry("vol", size, offset).check(view.instance.dtype.itemsize, limit).box
     if not box.is_aligned(view.instance.chunk):
         raise InvalidInputError(block_refusal("cannot use labels via 'block' endpoint", box))
-    return box.chunks(view.instance.chunk).check()
+    return box.chunks(view.instance.chunk)
 
 
 async def get_specificblocks(call: Call) -> Response:
     """Answer GET specificblocks: listed blocks, in the order of the list; absent ones are left out."""
     view = await voxel_view(call)
+    form = _form(call, view)  # refuses what `compression` asks for even if no block is listed
     coords = _listed(call.query.get("blocks", ""))
     # DVID only warms its cache for prefetch=on and answers nothing
     if not coords or call.query.get("prefetch") in ("on", "true"):
         return octets(b"")
-    form = _form(call, view)
-    return await answer_blocks(call, form, [_span(coord, 1) for coord in coords])
+    return await answer_blocks(call, form, [_run_span(coord, 1) for coord in coords])
 
 
 def _listed(text: str) -> list[ZYX]:

@@ -111,7 +111,7 @@ class VoxelView(View):
 
     def lz4_blocks(self, span: ChunkSpan) -> Iterator[tuple[ZYX, "Buffer | None"]]:
         """Yield (chunk coordinate (z, y, x), chunk as one bare LZ4 block or None if absent) for a span, x fastest."""
-        if self.roi is not None or span.check().count != 1:
+        if self.roi is not None or span.count != 1 or not span.is_writable:
             return self.reader(span.box(self.instance.chunk)).lz4_blocks()
         key, lineage = pack_one(span.start), self.lineage()
         row = self.chunks.find(key, lineage)
