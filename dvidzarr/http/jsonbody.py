@@ -7,6 +7,8 @@ import orjson
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
+from dvidzarr.wire.gotext import go_text
+from dvidzarr.wire.jsontext import load_json
 
 _MALFORMED = "Malformed JSON request in body: "
 _GO_KINDS: tuple[tuple[type, str], ...] = (
@@ -27,7 +29,7 @@ async def receive_json(call: Call) -> object:
 async def receive_optional_json(call: Call) -> object:
     """Return the JSON value of the body, None if it is empty."""
     data = await receive_small(call)
-    return parse_json(data, call.runtime.settings.limits.max_json_depth) if data.strip() else None
+    return parse_json(data, call.runtime.settings.limits.max_json_depth) if data else None
 
 
 def parse_json(data: bytes, max_depth: int) -> object:
@@ -35,7 +37,7 @@ def parse_json(data: bytes, max_depth: int) -> object:
     if not data.strip():
         raise InvalidInputError(_MALFORMED + "unexpected end of JSON input")
     try:
-        value: object = orjson.loads(data)
+        value = load_json(data)
     except orjson.JSONDecodeError as error:
         raise InvalidInputError(f"{_MALFORMED}{error}") from None
     if data.count(b"[") + data.count(b"{") > max_depth:
@@ -52,7 +54,7 @@ async def receive_settings(call: Call, purpose: str) -> dict[str, object]:
         Not an object: `Error decoding POSTed JSON config for <purpose>: …`.
     """
     data = await receive_small(call)
-    if not data.strip():
+    if not data:
         return {}
     try:
         value = parse_json(data, call.runtime.settings.limits.max_json_depth)
@@ -109,19 +111,6 @@ def texts_member(value: object, name: str) -> list[str] | None:
     members = _object(value, "map[string][]string")
     lists = {key: [] if member is None else _texts(member, "") for key, member in members.items()}
     return lists.get(name)
-
-
-def go_text(value: object) -> str:
-    """Return a JSON value as Go's `%v` prints it, for messages."""
-    if value is None:
-        return "<nil>"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{' '.join(map(go_text, value))}]"
-    if isinstance(value, dict):
-        return f"map[{' '.join(f'{key}:{go_text(value[key])}' for key in sorted(value))}]"
-    return str(value)
 
 
 def _object(value: object, wanted: str) -> dict[str, object]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import orjson
-
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.http.errors import BodyTimeoutError, PlainError, status_of
 from dvidzarr.http.response import Bytes, Response
+from dvidzarr.wire.gotext import go_json
 
 _ERROR_TYPE = "text/plain; charset=utf-8"
 _ERROR_HEADERS = {"X-Content-Type-Options": "nosniff"}
@@ -15,15 +14,6 @@ _ERROR_HEADERS = {"X-Content-Type-Options": "nosniff"}
 def empty() -> Response:
     """Return 200 without body and Content-Type: DVID's answer to a write."""
     return Response()
-
-
-def go_json(value: object) -> bytes:
-    r"""Encode as Go does: compact, with `<`, `>` and `&` as \u003c, \u003e and \u0026."""
-    text = orjson.dumps(value)
-    for raw, escaped in ((b"&", b"\\u0026"), (b"<", b"\\u003c"), (b">", b"\\u003e")):
-        if raw in text:
-            text = text.replace(raw, escaped)
-    return text
 
 
 def json_value(value: object, content_type: str = "application/json") -> Response:

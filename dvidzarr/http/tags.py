@@ -19,7 +19,7 @@ async def get_tags(call: Call) -> Response:
 async def post_tags(call: Call) -> Response:
     """Add tags, or with `replace=true` set them; an empty body changes nothing."""
     body = await receive_small(call)
-    if body.strip():
+    if body:
         tags = _parse(body, call.runtime.settings.limits.max_json_depth)
         replace = call.query.get("replace") == "true"
         await call.offload(lambda: call.instance.set_tags(tags, call.author, replace=replace))

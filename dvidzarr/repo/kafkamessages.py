@@ -18,7 +18,7 @@ from dvidzarr.repo.events import (
     VersionAdded,
     VersionCommitted,
 )
-from dvidzarr.wire.gotext import go_time
+from dvidzarr.wire.gotext import go_time, utf8_text
 
 MAX_MESSAGE = 980_000
 """Longest message in bytes; of a longer one the contents go into the blob store."""
@@ -120,21 +120,17 @@ def _created(event: InstanceCreated) -> Iterator[Members]:
 
 def _put(event: KeysPut) -> Iterator[Members]:
     for key, length in event.keys if _has_keys(event) else ():
-        yield {"Action": "postkv", "Key": _text(key), "Bytes": length, **_when(event, event.version)}
+        yield {"Action": "postkv", "Key": utf8_text(key), "Bytes": length, **_when(event, event.version)}
 
 
 def _deleted(event: KeysDeleted) -> Iterator[Members]:
     for key in event.keys if _has_keys(event) else ():
-        yield {"Action": "delete", "Key": _text(key), **_when(event, event.version)}
+        yield {"Action": "delete", "Key": utf8_text(key), **_when(event, event.version)}
 
 
 def _has_keys(event: InstanceEvent) -> bool:
     """Tell whether the documents are what users know as keys, not the inner state of another type."""
     return event.type_name == "keyvalue"
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "replace")
 
 
 def _when(event: Event, version: str) -> Members:

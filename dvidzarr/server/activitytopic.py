@@ -11,6 +11,7 @@ import orjson
 from dvidzarr.repo.kafkamessages import topic_name
 from dvidzarr.repo.sinks import kafka_producer
 from dvidzarr.server.accesslog import Entry, entries_to
+from dvidzarr.wire.gotext import without_surrogates
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -52,7 +53,7 @@ def message(entry: Entry) -> bytes:
         "user": entry.user,
         "client": entry.app,
         "method": entry.method,
-        "uri": entry.path,
+        "uri": without_surrogates(entry.path),
         "bytes_in": entry.bytes_in,
         "bytes_out": entry.bytes_out,
         "remote_addr": entry.peer,

@@ -7,6 +7,7 @@ from dvidzarr.http.errors import PlainError
 from dvidzarr.http.jsonbody import receive_json, receive_optional_json, struct_members, text_member
 from dvidzarr.http.response import Response
 from dvidzarr.server.routes_repos import log_lines
+from dvidzarr.wire.gotext import go_json
 
 
 async def get_note(call: Call) -> Response:
@@ -98,7 +99,7 @@ async def _child_members(call: Call, *names: str) -> dict[str, str]:
 
 def _known(call: Call, uuid: str) -> PlainError:
     """Return the refusal of a UUID that exists, as JSON: the case server/existing-uuid-refused wants it."""
-    body = responses.go_json({"error": f"UUID already exists in datastore: {uuid} ({call.path})"})
+    body = go_json({"error": f"UUID already exists in datastore: {uuid} ({call.path})"})
     return PlainError(400, body.decode(), "application/json")
 
 

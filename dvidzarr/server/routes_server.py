@@ -19,6 +19,7 @@ from dvidzarr.http.params import parse_int
 from dvidzarr.http.response import Response
 from dvidzarr.server import help as help_pages
 from dvidzarr.server.runtime import Runtime
+from dvidzarr.wire.gotext import go_json
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -218,7 +219,7 @@ def settings_text(settings: "Settings") -> str:
 def _toml(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    return responses.go_json(value).decode()
+    return go_json(value).decode()
 
 
 def _integer_setting(given: dict[str, object], name: str) -> int | None:

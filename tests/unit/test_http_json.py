@@ -16,7 +16,6 @@ from dvidzarr.core.errors import InvalidInputError as Invalid
 from dvidzarr.http import responses
 from dvidzarr.http.errors import PlainError, status_of
 from dvidzarr.http.jsonbody import (
-    go_text,
     parse_json,
     struct_members,
     text_member,
@@ -26,11 +25,17 @@ from dvidzarr.http.jsonbody import (
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"  ", b"{", b"nope", b'{"a":1,}', b"[1 2]", b'{"a":NaN}', b'"\xff"', b"{} x"]
+    "data", [b"", b"  ", b"{", b"nope", b'{"a":1,}', b"[1 2]", b'{"a":NaN}', b"\xff", b"{} x"]
 )
 def test_malformed(data: bytes) -> None:
     with pytest.raises(Invalid, match="Malformed JSON request in body"):
         parse_json(data, 64)
+
+
+def test_what_is_no_unicode_is_replaced() -> None:
+    assert parse_json(b'["\xff", "\\ud800", "\\udc00\\ud83d\\ude00", "\\\\ud800"]', 64) == [
+        *("\ufffd", "\ufffd", "\ufffd\U0001f600", "\\ud800")
+    ]
 
 
 def test_depth_is_limited() -> None:
@@ -82,10 +87,6 @@ def test_text_settings() -> None:
     assert text_setting({}, "a") is None
     with pytest.raises(Invalid, match="Setting for 'a' was not a string: <nil>"):
         text_setting({"a": None}, "a")
-
-
-def test_go_text() -> None:
-    assert go_text({"b": [1, True], "a": "x"}) == "map[a:x b:[1 true]]"
 
 
 def test_go_json_escapes() -> None:

@@ -14,7 +14,6 @@ from dvidzarr.core.errors import FormatError, InvalidInputError
 from dvidzarr.datatypes.keyvalue.byteranges import (
     Unsatisfiable,
     Wanted,
-    go_quote,
     wanted_by_header,
     wanted_by_query,
 )
@@ -160,6 +159,17 @@ def test_references_are_dvids(data: bytes, reference: str) -> None:
         ),
         ("Bytes=0-5", None),
         ("bytes=1-x", None),
+        # what Go cannot parse as 64 bits is no number
+        *(
+            (f"bytes={text}", None)
+            for text in (f"1{'0' * 24}-", f"0-1{'0' * 24}", f"-1{'0' * 24}", f"{1 << 64}-")
+        ),
+        (
+            f"bytes={(1 << 64) - 1}-",
+            Unsatisfiable(f"Range start {(1 << 64) - 1} is outside value with 26 bytes"),
+        ),
+        (f"bytes={'0' * 30}2-{'0' * 30}5", Wanted(2, 6, partial=True)),
+        (f"bytes={'9' * 6000}-", None),
     ],
 )
 def test_range_headers(header: str, found: object) -> None:
@@ -219,7 +229,3 @@ def test_key_requests() -> None:
 def test_bad_key_requests(body: bytes) -> None:
     with pytest.raises(InvalidInputError):
         parse_key_requests(body)
-
-
-def test_keys_are_quoted_as_in_go() -> None:
-    assert go_quote('a"b\\\n\x01é\udcff') == '"a\\"b\\\\\\n\\x01é\\xff"'

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.wire.gotext import go_quote
 
 _UINT64 = 1 << 64
 _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
@@ -44,11 +45,17 @@ def asks_by_query(query: Mapping[str, str]) -> bool:
 
 
 def _unsigned(name: str, text: str) -> int:
-    digits = text.lstrip("0") or "0"
-    number = int(digits) if text.isascii() and text.isdigit() and len(digits) <= _LIMIT else _UINT64
-    if number >= _UINT64:
+    number = _uint64(text) if text.isascii() and text.isdigit() else None
+    if number is None:
         raise InvalidInputError(f'{name} must be an unsigned integer, got "{text[:80]}"')
     return number
+
+
+def _uint64(digits: str) -> int | None:
+    """Return the number, None if it has more than 64 bits."""
+    digits = digits.lstrip("0") or "0"
+    number = int(digits) if len(digits) <= _LIMIT else _UINT64
+    return None if number >= _UINT64 else number
 
 
 def slice_of(start: int, end: int, key: str, length: int) -> Wanted:
@@ -67,31 +74,16 @@ def wanted_by_header(header: str, length: int) -> Wanted | Unsatisfiable | None:
     match = _SPEC.fullmatch(header[6:].strip()) if header.startswith("bytes=") else None
     if match is None or match.groups() == ("", ""):
         return None
-    first, last = (None if text == "" else int(text[-_LIMIT:]) for text in match.groups())
     if length == 0:
         return Unsatisfiable(f'Range "{header}" is not satisfiable for an empty value')
+    first, last = (_uint64(digits) if digits else None for digits in match.groups())
+    if (first, last).count(None) != match.groups().count(""):  # a number that Go cannot parse
+        return None
     if first is None:
         count = min(last or 0, length)
         text = f'Range "{header}" is not satisfiable'
         return Wanted(length - count, length, partial=True) if count else Unsatisfiable(text)
     if first >= length:
         return Unsatisfiable(f"Range start {first} is outside value with {length} bytes")
-    if last is not None and first > last:
-        return None
     stop = length if last is None else min(last + 1, length)
-    return Wanted(first, stop, partial=True)
-
-
-def go_quote(text: str) -> str:
-    """Return a text as Go's `%q` shows it, as far as keys need it."""
-    shown = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(char if char.isprintable() else _escape(char) for char in shown) + '"'
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x80:
-        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char, f"\\x{code:02x}")
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return Wanted(first, stop, partial=True) if last is None or first <= last else None

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import orjson
-
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.datatypes.keyvalue.byteranges import go_quote
 from dvidzarr.datatypes.keyvalue.model import key_text
+from dvidzarr.wire.gotext import go_json, go_quote, utf8_text
+from dvidzarr.wire.jsontext import is_json
 from dvidzarr.wire.keyvalues import key_value_head
 from dvidzarr.wire.tarstream import END, tar_header, tar_padding
 
@@ -23,28 +22,27 @@ class BadValueError(InvalidInputError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A key in an answer, and which bytes [start, stop) of its value; `place` is None for a missing key."""
+    """A key in an answer, and which bytes [start, stop) of its value; `place` is None for a missing key.
+
+    `ranged`: whether these bytes were asked for; they may be the whole value even so.
+    """
 
     key: bytes
     place: "Place | None"
     start: int
     stop: int
+    ranged: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of the value that are answered."""
         return self.stop - self.start
 
-    @property
-    def is_slice(self) -> bool:
-        """Whether it is not the whole value."""
-        return self.place is not None and self.size != self.place.length
-
     def pieces(self, view: "KeyValueView") -> Iterator[bytes]:
         """Yield the bytes."""
         if self.place is None or not self.size:
             return iter(())
-        if self.is_slice:
+        if self.size != self.place.length:
             return view.slice_pieces(self.key, self.place, self.start, self.stop)
         return view.read_pieces(self.key, self.place)
 
@@ -87,35 +85,11 @@ def _checked(value: bytes, item: Item) -> bytes:
     return value
 
 
-def is_json(value: bytes) -> bool:
-    """Tell whether bytes are one JSON value."""
-    try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
 def json_text(raw: bytes) -> bytes:
-    """Return a key as a JSON text, bytes that are no UTF-8 as U+FFFD each, as Go does."""
-    return _escaped(orjson.dumps(_shown(raw)))
+    """Return a key as a JSON text."""
+    return go_json(utf8_text(raw))
 
 
 def json_texts(keys: list[bytes]) -> bytes:
     """Return keys as a JSON list of texts."""
-    return _escaped(orjson.dumps([_shown(raw) for raw in keys]))
-
-
-def _shown(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        text = raw.decode("utf-8", "surrogateescape")
-        return "".join("\ufffd" if "\udc80" <= char <= "\udcff" else char for char in text)
-
-
-def _escaped(json: bytes) -> bytes:
-    for raw, escaped in ((b"&", b"\\u0026"), (b"<", b"\\u003c"), (b">", b"\\u003e")):
-        if raw in json:
-            json = json.replace(raw, escaped)
-    return json
+    return go_json([utf8_text(raw) for raw in keys])

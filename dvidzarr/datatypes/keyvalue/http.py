@@ -16,7 +16,7 @@ from dvidzarr.http.params import is_throttle
 from dvidzarr.http.pump import gathered
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import go_json, json_value, octets, text
+from dvidzarr.http.responses import json_value, octets, text
 from dvidzarr.http.tags import get_tags, post_tags
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def _mutations(call: Call, versions: "list[Version]") -> Response:
 
     def pieces() -> Iterator[bytes]:
         yield b"["
-        yield from encoded_by_version(view.instance, versions, go_json)
+        yield from encoded_by_version(view.instance, versions)
         yield b"]"
 
     with call.runtime.throttled() if is_throttle(call.query.get("throttle")) else nullcontext():

@@ -13,7 +13,6 @@ from dvidzarr.datatypes.keyvalue.byteranges import (
     Unsatisfiable,
     Wanted,
     asks_by_query,
-    go_quote,
     wanted_by_header,
     wanted_by_query,
 )
@@ -26,6 +25,7 @@ from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty
 from dvidzarr.storage.places import INLINE, LOGGED
 from dvidzarr.storage.words import Blob
+from dvidzarr.wire.gotext import go_quote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.datatypes.keyvalue.byteranges import go_quote, slice_of
+from dvidzarr.datatypes.keyvalue.byteranges import slice_of
 from dvidzarr.datatypes.keyvalue.formats import (
     BadValueError,
     Format,
@@ -13,7 +13,6 @@ from dvidzarr.datatypes.keyvalue.formats import (
     as_json,
     as_protobuf,
     as_tar,
-    is_json,
 )
 from dvidzarr.datatypes.keyvalue.http_key import keyvalue_view
 from dvidzarr.datatypes.keyvalue.keyrequests import parse_key_requests
@@ -23,7 +22,9 @@ from dvidzarr.http.endpoint import Call
 from dvidzarr.http.errors import PlainError
 from dvidzarr.http.pump import gathered
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import empty, go_json
+from dvidzarr.http.responses import empty
+from dvidzarr.wire.gotext import go_json, go_quote
+from dvidzarr.wire.jsontext import is_json
 from dvidzarr.wire.keyvalues import KeySlice, decode_key_values, decode_keys
 
 if TYPE_CHECKING:
@@ -111,12 +112,12 @@ def _item(asked: KeySlice, place: "Place | None") -> Item:
     if asked.start is None or asked.stop is None:
         return Item(asked.key, place, 0, place.length)
     wanted = slice_of(asked.start, asked.stop - 1, key_text(asked.key), place.length)
-    return Item(asked.key, place, wanted.start, wanted.stop)
+    return Item(asked.key, place, wanted.start, wanted.stop, ranged=True)
 
 
 def _check_slices(view: "KeyValueView", items: Iterable[Item]) -> None:
     for item in items:
-        if item.is_slice and not is_json(b"".join(item.pieces(view))):
+        if item.ranged and not is_json(b"".join(item.pieces(view))):
             raise InvalidInputError(f"bad JSON for key {go_quote(key_text(item.key))} after byte range")
 
 

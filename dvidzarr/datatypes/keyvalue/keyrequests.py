@@ -3,7 +3,8 @@
 import orjson
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.datatypes.keyvalue.byteranges import go_quote
+from dvidzarr.wire.gotext import go_quote
+from dvidzarr.wire.jsontext import load_json
 from dvidzarr.wire.keyvalues import KeySlice
 
 _UINT64 = 1 << 64
@@ -14,7 +15,7 @@ def parse_key_requests(body: bytes) -> list[KeySlice]:
     if not body.strip():
         raise InvalidInputError("unexpected end of JSON input")
     try:
-        value = orjson.loads(body)
+        value = load_json(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInputError(str(error)) from None
     if value is None:

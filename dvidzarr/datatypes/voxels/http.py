@@ -12,7 +12,8 @@ from dvidzarr.http.endpoint import Call, EndpointTable
 from dvidzarr.http.jsonbody import receive_json
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import empty, go_json, json_value, octets, text
+from dvidzarr.http.responses import empty, json_value, octets, text
+from dvidzarr.wire.gotext import go_json
 
 if TYPE_CHECKING:
     from dvidzarr.datatypes.voxels.view import VoxelView

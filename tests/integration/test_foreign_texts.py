@@ -1,0 +1,137 @@
+"""Texts that are no UTF-8, and JSON that only Go takes: in keys, paths and bodies, over HTTP."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import dvidzarr
+from dvidzarr.core.settings import Settings
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.events import Event, KeysPut
+from dvidzarr.repo.kafkamessages import Topics, messages
+from dvidzarr.repo.sinks import JsonLines
+from dvidzarr.repo.subscriptions import subscribe
+from dvidzarr.server.accesslog import Entry
+from dvidzarr.server.activitytopic import message
+from dvidzarr.server.app import running
+
+PATIENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    with dvidzarr.open(tmp_path_factory.mktemp("foreign") / "store") as catalog:
+        yield catalog
+
+
+@pytest.fixture(scope="module")
+def http(catalog: Catalog) -> Iterator[httpx.Client]:
+    with running(catalog, Settings()) as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as http:
+        yield http
+
+
+@pytest.fixture
+def root(http: httpx.Client) -> str:
+    root = str(http.post("/api/repos", json={}).json()["root"])
+    body = {"typename": "keyvalue", "dataname": "kv"}
+    http.post(f"/api/repo/{root}/instance", json=body).raise_for_status()
+    return root
+
+
+def put(http: httpx.Client, root: str, key: str, value: bytes) -> None:
+    http.post(f"/api/node/{root}/kv/key/{key}", content=value).raise_for_status()
+
+
+def test_a_key_that_is_no_utf8_is_in_the_mutations(http: httpx.Client, root: str) -> None:
+    put(http, root, "%ff", b"x")
+    put(http, root, "a%e4%b8", b"yy")
+    http.delete(f"/api/node/{root}/kv/key/%ff").raise_for_status()
+    for place in ("mutations", f"mutations-range/{root}/{root}"):
+        answer = http.get(f"/api/node/{root}/kv/{place}")
+        assert answer.status_code == 200
+        assert [(each["Action"], each["Key"]) for each in answer.json()] == [
+            ("postkv", "\ufffd"),
+            ("postkv", "a\ufffd\ufffd"),
+            ("delete", "\ufffd"),
+        ]
+    assert http.get(f"/api/node/{root}/kv/keys").json() == ["a\ufffd\ufffd"]
+
+
+def test_a_key_that_is_no_utf8_is_an_event(catalog: Catalog, root: str, tmp_path: Path) -> None:
+    events: list[Event] = []
+    view = catalog.repo(root).instance("kv").at()
+    with (
+        JsonLines(tmp_path / "events") as lines,
+        subscribe(catalog, "lines", lines.take, (KeysPut,), history=False) as to_file,
+        subscribe(catalog, "list", events.append, (KeysPut,), history=False) as to_list,
+    ):
+        view["\udcff"] = b"x"
+        assert to_file.caught_up(PATIENCE_S)
+        assert to_list.caught_up(PATIENCE_S)
+    (event,) = events
+    assert isinstance(event, KeysPut)
+    assert event.keys == ((b"\xff", 1),)
+    assert json.loads((tmp_path / "events").read_bytes())["keys"] == [["\\xff", 1]]
+    (published,) = messages(event, Topics(), lambda _: "")
+    assert json.loads(published.value)["Key"] == "\ufffd"
+
+
+def test_a_path_that_is_no_utf8_is_in_the_activity_topic() -> None:
+    entry = Entry(1.0, "id", "peer", "GET", "/api/\udcff", 404, 0.1, 0, 0, "", "")
+    assert json.loads(message(entry))["uri"] == "/api/\ufffd"
+
+
+def test_errors_show_paths_that_are_no_utf8(http: httpx.Client, root: str) -> None:
+    put(http, root, "bad", b"nope")
+    answer = http.get(f"/api/node/{root}/kv/keyrangevalues/a/%FF?json=true&check=true")
+    assert answer.status_code == 400
+    assert answer.json() == {"error": f'bad JSON for key "bad" (/api/node/{root}/kv/keyrangevalues/a/\ufffd)'}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"1e999", b"1" * 400, b'"\xff"', b'"\\ud800"', b"[" * 1500 + b"]" * 1500, b'{"a":[1e999,"\xff"]}'],
+)
+def test_values_that_go_takes_for_json(http: httpx.Client, root: str, value: bytes) -> None:
+    put(http, root, "a", value)
+    for answer in (
+        http.get(f"/api/node/{root}/kv/keyrangevalues/a/b?json=true&check=true"),
+        http.request("GET", f"/api/node/{root}/kv/keyvalues?json=true&check=true", content=b'["a"]'),
+    ):
+        assert (answer.status_code, answer.content) == (200, b'{"a":' + value + b"}")
+    put(http, root, "a", b"x" + value)
+    asked = json.dumps([{"key": "a", "byte_start": 1, "byte_end": len(value)}])
+    answer = http.request("GET", f"/api/node/{root}/kv/keyvalues?json=true", content=asked)
+    assert (answer.status_code, answer.content) == (200, b'{"a":' + value + b"}")
+
+
+def test_a_slice_that_is_the_whole_value_must_be_json(http: httpx.Client, root: str) -> None:
+    put(http, root, "bad", b"nope")
+    put(http, root, "good", b"true")
+    place = f"/api/node/{root}/kv/keyvalues?json=true"
+    for key, status in (("bad", 400), ("good", 200)):
+        asked = json.dumps([{"key": key, "byte_start": 0, "byte_end": 3}])
+        assert http.request("GET", place, content=asked).status_code == status
+    assert http.request("GET", place, content=b'["bad"]').text == '{"bad":nope}'
+
+
+def test_bodies_hold_what_is_no_unicode(http: httpx.Client, root: str) -> None:
+    for body in (b'{"note":"a\xff"}', b'{"note":"a\\ud800"}', b'{"note":"a\\udc00"}'):
+        assert http.post(f"/api/node/{root}/note", content=body).status_code == 200
+        assert http.get(f"/api/node/{root}/note").json() == {"note": "a\ufffd"}
+    put(http, root, "%ef%bf%bd", b"1")
+    answer = http.request("GET", f"/api/node/{root}/kv/keyvalues?json=true", content=b'["\xff"]')
+    assert (answer.status_code, answer.text) == (200, '{"\ufffd":1}')
+
+
+@pytest.mark.parametrize("word", ["note", "newversion", "tag", "kv/tags", "commit"])
+def test_a_body_of_blanks_is_no_json(http: httpx.Client, root: str, word: str) -> None:
+    if word == "newversion":
+        http.post(f"/api/node/{root}/commit", json={}).raise_for_status()
+    answer = http.post(f"/api/node/{root}/{word}", content=b"  ")
+    assert (answer.status_code, "unexpected end of JSON input" in answer.text) == (400, True)
+    if word == "newversion":
+        assert http.post(f"/api/node/{root}/newversion").status_code == 200
