@@ -124,16 +124,35 @@ class VersionDAG:
         return self.versions[ordinal]
 
     def branch_versions(self, branch: str) -> list[Version]:
-        """Return the versions of a branch from its leaf to the root, all parents of a merge in order (spec-server §3.3)."""
+        """Return the versions of a branch from its leaf to the root, all parents of a merge in order (spec-server §3.3).
+
+        Raises
+        ------
+        ConflictError
+            A version of the branch has several children on it: it has no one leaf.
+        """
         name = branch_name(branch)
         if name not in self.heads:
             return []
+        self._check_one_leaf(name)
         current = self.versions[self.heads[name]]
         found = [current]
         while current.parents:
             found.extend(self.versions[parent] for parent in current.parents)
             current = self.versions[current.parents[-1]]
         return found
+
+    def _check_one_leaf(self, name: str) -> None:
+        """Raise if a version of a branch has several children on it; only a merge can be the second one."""
+        merges = (self.versions[ordinal] for ordinal in self.merge_ordinals)
+        parents = (self.versions[up] for merge in merges if merge.branch == name for up in merge.parents)
+        for parent in parents:
+            children = (self.versions[below] for below in self.children(parent.ordinal))
+            uuids = [child.uuid for child in children if child.branch == name]
+            if parent.branch == name and len(uuids) > 1:
+                raise ConflictError(
+                    f'branch "{name or "master"}" has more than 1 child: {", ".join(uuids)} of {parent.uuid}'
+                )
 
     def on_branch(self, text: str) -> Version:
         """Return the head of a branch, or with `branch~N` its N-th version from the leaf (spec-server §3.2)."""

@@ -15,6 +15,7 @@ from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.merging import Groups
 from dvidzarr.storage.writing import delete_document, write_chunks
+from dvidzarr.wire.gotext import utf8_text
 
 if TYPE_CHECKING:
     from dvidzarr.core.geometry import ZYX
@@ -50,9 +51,7 @@ class Conflicts:
             {"Scale": scale, "Block": list(coord[::-1]), "Parents": groups}
             for scale, coord, groups in self.chunks[:PLACES]
         ]
-        keys = [
-            {"Key": key.decode("utf-8", "replace"), "Parents": groups} for key, groups in self.keys[:PLACES]
-        ]
+        keys = [{"Key": utf8_text(key), "Parents": groups} for key, groups in self.keys[:PLACES]]
         return {"BlockCount": len(self.chunks), "Blocks": blocks, "KeyCount": len(self.keys), "Keys": keys}
 
 
@@ -83,39 +82,44 @@ def resolve(
     repo: "Repo", parents: "Sequence[Version]", instances: "Sequence[Instance]", note: str, author: Author
 ) -> "Version":
     """Merge versions after deleting, in all but the first parent that has it, what they conflict in. Returns the merge."""
-    found = [conflicts(instance, parents) for instance in instances]
+    found = [(instance, conflicts(instance, parents)) for instance in instances]
+    losses = [_losses(number, found) for number in range(len(parents))]
+    for parent, losing in zip(parents, losses, strict=True):  # all is checked before anything is written
+        if losing:
+            repo.dag.check_child([parent], _loser_branch(parent))
     merged = []
-    for number, parent in enumerate(parents):
-        losing = [
-            (
-                instance,
-                [chunk for chunk in each.chunks if _loses(number, chunk[2])],
-                [key for key, groups in each.keys if _loses(number, groups)],
-            )
-            for instance, each in zip(instances, found, strict=True)
-        ]
-        if not any(chunks or keys for _, chunks, keys in losing):
+    for parent, losing in zip(parents, losses, strict=True):
+        if not losing:
             merged.append(parent)
             continue
         words = "Version for deleting conflicts before merge"
-        child = repo.branch(parent, f"conflict-{parent.uuid}", words, author=author)
-        for instance, chunks, keys in losing:
-            _delete(instance, child, chunks, keys, author)
+        child = repo.branch(parent, _loser_branch(parent), words, author=author)
+        for instance, lost in losing:
+            _delete(instance, child, lost, author)
         merged.append(repo.commit(child, author=author))
     return repo.merge(merged, note, author)
 
 
-def _delete(
-    instance: "Instance",
-    version: "Version",
-    chunks: "Sequence[tuple[int, ZYX, Groups]]",
-    keys: Sequence[bytes],
-    author: Author,
-) -> None:
+def _loser_branch(parent: "Version") -> str:
+    return f"conflict-{parent.uuid}"
+
+
+def _losses(number: int, found: "Sequence[tuple[Instance, Conflicts]]") -> "list[tuple[Instance, Conflicts]]":
+    """Return what gives way of what a parent shows, for each instance where something does."""
+    losses = []
+    for instance, each in found:
+        chunks = tuple(chunk for chunk in each.chunks if _loses(number, chunk[2]))
+        keys = tuple(key for key in each.keys if _loses(number, key[1]))
+        if chunks or keys:
+            losses.append((instance, Conflicts(each.instance, chunks, keys)))
+    return losses
+
+
+def _delete(instance: "Instance", version: "Version", lost: Conflicts, author: Author) -> None:
     view = instance.at(version)
     with view.writing() as dataset:
         for scale, store in dataset.arrays.items():
-            coords = [coord for at, coord, _ in chunks if at == scale]
+            coords = [coord for at, coord, _ in lost.chunks if at == scale]
             if coords:
                 write_chunks(
                     dataset,
@@ -127,5 +131,5 @@ def _delete(
                     header={},
                     run_all=in_turn,
                 )
-        for key in keys:
+        for key, _ in lost.keys:
             delete_document(dataset, version.ordinal, key, author, {})

@@ -117,8 +117,7 @@ class Repo(RepoBase):
     ) -> Version:
         """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it."""
         above = self._to_merge(parents)
-        for version in above:
-            self.dag.check_child([version], f"conflict-{version.uuid}")
+        self.dag.check_child(above, "")
         return resolve(self, above, [self.instance(name) for name in instances], note, author)
 
     def _add(
