@@ -18,6 +18,8 @@ _COMPRESSIONS = {
     "gzip": "gzip compression",
     "jpeg": "jpeg compression",
 }
+_JPEG_LEVEL = 32
+"""What DVID shows for types without blocks: the first number of its default block size."""
 _CHECKSUMS = {"none": "No checksum", "crc32": "CRC32 checksum"}
 
 
@@ -76,7 +78,7 @@ def base_json(instance: "Instance", extended: Mapping[str, object]) -> dict[str,
     Parameters
     ----------
     extended
-        The instance's own part: a JPEG instance shows its first block dimension as the compression level.
+        The instance's own part: a JPEG instance shows its first block dimension as the compression level, 32 without blocks.
     """
     return {
         "TypeName": instance.datatype.name,
@@ -99,6 +101,6 @@ def base_json(instance: "Instance", extended: Mapping[str, object]) -> dict[str,
 def _compression(setting: str, extended: Mapping[str, object]) -> str:
     name, _, level = setting.lower().partition(":")
     blocks = extended.get("BlockSize")
-    if name == "jpeg" and isinstance(blocks, list | tuple) and blocks:
-        level = str(blocks[0])
+    if name == "jpeg":
+        level = str(blocks[0] if isinstance(blocks, list | tuple) and blocks else _JPEG_LEVEL)
     return f"{_COMPRESSIONS.get(name, _COMPRESSIONS['lz4'])}, level {level or -1}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.wire.gotext import go_text
 
 RESERVED_NAMES = frozenset({"log", "branch", "note", "commit", "newversion"})
 """Words of the node API, which an instance of that name would hide."""
@@ -30,7 +31,7 @@ def text_setting(config: Mapping[str, object], name: str, default: str) -> str:
     """Return a setting, which must be text: DVID's configuration reader takes nothing else."""
     value = config.get(name.lower(), default)
     if not isinstance(value, str):
-        raise InvalidInputError(f"Setting for '{name}' was not a string: {value}")
+        raise InvalidInputError(f"Setting for '{name}' was not a string: {go_text(value)}")
     return value
 
 
@@ -42,9 +43,7 @@ def parse_common(config: Mapping[str, object]) -> CommonConfig:
     InvalidInputError
         With DVID's words.
     """
-    return CommonConfig(
-        _versioned(config), _compression(config), _checksum(config), _tags(text_setting(config, "Tags", ""))
-    )
+    return CommonConfig(_versioned(config), _compression(config), _checksum(config), _tags(config))
 
 
 def _versioned(config: Mapping[str, object]) -> bool:
@@ -91,11 +90,12 @@ def _checksum(config: Mapping[str, object]) -> str:
     return text.lower()
 
 
-def _tags(text: str) -> dict[str, str] | None:
+def _tags(config: Mapping[str, object]) -> dict[str, str] | None:
     """Parse `k=v,k2=v2`; pieces without exactly one "=" or with an empty key are dropped, as DVID does."""
-    pairs = (piece.split("=") for piece in text.split(","))
-    tags = {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0]}
-    return tags or None
+    if "tags" not in config:
+        return None
+    pairs = (piece.split("=") for piece in text_setting(config, "Tags", "").split(","))
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0]}
 
 
 def check_name(name: str) -> str:
@@ -112,9 +112,5 @@ def check_name(name: str) -> str:
 def log_text(config: Mapping[str, object], type_name: str, name: str) -> str:
     """Return the line that the repo log gets for a new instance, as DVID writes it."""
     items = {**config, "dataname": name, "typename": type_name}
-    shown = " ".join(f"{key}:{_go_text(items[key])}" for key in sorted(items))
+    shown = " ".join(f"{key}:{go_text(items[key])}" for key in sorted(items))
     return f'New data instance "{name}" of type "{type_name}" with config {{map[{shown}]}}'
-
-
-def _go_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

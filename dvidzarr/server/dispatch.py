@@ -75,6 +75,8 @@ class Dispatcher:
         return await self._fixed(facts, words, Target(repo, version))
 
     async def _beside(self, facts: "_Facts") -> Response:
+        if facts.request.method == "OPTIONS":
+            return _allow({"GET", "HEAD"})
         row = ROOT_ENDPOINTS.get(facts.path)
         if row is None or facts.request.method not in ("GET", "HEAD"):
             raise not_found()
@@ -197,6 +199,10 @@ def _options(words: tuple[str, ...], rows: list[Endpoint]) -> Response:
     if "GET" in methods or words[0] not in _SUBROUTED or not rows:
         # outside server, repo and node a catch-all GET route answers for every path
         methods |= {"GET", "HEAD"}
+    return _allow(methods)
+
+
+def _allow(methods: set[str]) -> Response:
     response = responses.empty()
     response.headers["Allow"] = ", ".join([*sorted(methods), "OPTIONS"])
     return response
