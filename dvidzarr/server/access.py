@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ADMIN_TOKEN = "DVID_ADMIN_TOKEN"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_CORS_METHODS = frozenset({"GET", "POST", "DELETE", "HEAD"})
+_CORS_HEADERS = frozenset({"origin", "accept", "content-type", "x-requested-with", "authorization"})
+"""What pages of listed origins may send: as in DVID, and the admin token."""
 _PREFLIGHT_VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 
 
@@ -113,13 +116,19 @@ class Access:
         """Return the answer to a CORS preflight, None if the request is none."""
         wanted = request.headers.get("access-control-request-method")
         origin = request.headers.get("origin")
-        if request.method != "OPTIONS" or wanted is None or origin is None or not self.origins:
+        everybody = "*" in self.origins
+        if (
+            request.method != "OPTIONS"
+            or wanted is None
+            or not self.origins
+            or (everybody and origin is None)
+        ):
             return None
         headers = {"Vary": _PREFLIGHT_VARY}
-        if self._allows(origin):
-            headers["Access-Control-Allow-Origin"] = "*" if "*" in self.origins else origin
+        asked = request.headers.get("access-control-request-headers", "")
+        if everybody or (origin is not None and self._allows(origin) and _may_send(wanted, asked)):
+            headers["Access-Control-Allow-Origin"] = "*" if everybody else str(origin)
             headers["Access-Control-Allow-Methods"] = wanted
-            asked = request.headers.get("access-control-request-headers")
             if asked:
                 headers["Access-Control-Allow-Headers"] = asked
         return Response(status=204, headers=headers)
@@ -144,6 +153,11 @@ class Access:
 
     def _allows(self, origin: str) -> bool:
         return "*" in self.origins or origin.lower() in {allowed.lower() for allowed in self.origins}
+
+
+def _may_send(method: str, headers: str) -> bool:
+    names = {name.strip().lower() for name in headers.split(",")} - {""}
+    return method.upper() in _CORS_METHODS and names <= _CORS_HEADERS
 
 
 def _is_foreign(request: Request) -> bool:

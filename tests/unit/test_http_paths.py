@@ -154,6 +154,28 @@ def test_listed_origins() -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("origin", "verb", "headers", "accepted"),
+    [
+        ("https://a.org", "POST", "content-type, X-Requested-With", True),
+        ("https://a.org", "HEAD", "Authorization", True),
+        ("https://a.org", "PUT", "", False),
+        ("https://a.org", "GET", "accept,x-other", False),
+        ("https://b.org", "GET", "", False),
+        (None, "GET", "", False),
+    ],
+)
+def test_preflights_of_listed_origins(origin: str | None, verb: str, headers: str, *, accepted: bool) -> None:
+    asked = {"Access_Control_Request_Method": verb, "Access_Control_Request_Headers": headers}
+    given = asked if origin is None else {"Origin": origin, **asked}
+    access = Access("", local=True, origins=("https://a.org",))
+    answer = access.preflight(request("/x", "OPTIONS", **given))
+    assert answer is not None
+    assert (answer.status, answer.headers["Vary"].count("Access-Control-Request")) == (204, 2)
+    assert ("Access-Control-Allow-Origin" in answer.headers) is accepted
+    assert answer.headers.get("Access-Control-Allow-Methods") == (verb if accepted else None)
+
+
 def test_no_cors() -> None:
     access = Access("", local=True, origins=())
     assert access.headers(request("/x", Origin="https://a.org")) == {}
