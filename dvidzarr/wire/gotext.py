@@ -68,7 +68,10 @@ def utf8_text(raw: bytes) -> str:
     >>> utf8_text(b"a\xe4\xb8") == "a\ufffd\ufffd"
     True
     """
-    return without_surrogates(raw.decode("utf-8", "surrogateescape"))
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return without_surrogates(raw.decode("utf-8", "surrogateescape"))
 
 
 def without_surrogates(text: str) -> str:
