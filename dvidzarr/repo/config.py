@@ -102,7 +102,7 @@ def check_name(name: str) -> str:
     """Return an instance name; raise unless it can be one."""
     if name in RESERVED_NAMES:
         raise InvalidInputError(f'cannot use reserved name "{name}"')
-    if not name or len(name.encode()) > _NAME_LIMIT or "/" in name or "\0" in name:
+    if not name or len(name.encode("utf-8", "surrogatepass")) > _NAME_LIMIT or "/" in name or "\0" in name:
         raise InvalidInputError(
             f"{name[:80]!r} is no name of a data instance: 1 to {_NAME_LIMIT} bytes, no '/' or NUL"
         )

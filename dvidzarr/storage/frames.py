@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from crc32c import crc32c
 
-from dvidzarr.core.errors import CorruptionError
+from dvidzarr.core.errors import CorruptionError, InvalidInputError
 
 MAGIC = b"DVZLOG1\n"
 HEADER_SIZE = 64
@@ -119,8 +119,11 @@ class SegmentHeader:
 
 
 def encode_record(kind: int, header: dict[str, Any], payload: bytes) -> bytes:
-    """Return the bytes of one record."""
-    text = orjson.dumps(header)
+    """Return the bytes of one record; `InvalidInputError` if the header holds what JSON cannot."""
+    try:
+        text = orjson.dumps(header)
+    except orjson.JSONEncodeError as error:
+        raise InvalidInputError(f"what cannot be stored: {error}, in {str(header)[:400]!a}") from None
     return b"".join((_RECORD.pack(kind, len(text), len(payload)), text, payload))
 
 

@@ -51,7 +51,8 @@ class Log(Protocol):
 
 @dataclass(slots=True)
 class _Pending:
-    records: Sequence[Record]
+    records: list[bytes]
+    """Encoded by who appends them: what cannot be encoded concerns nobody else."""
     done: threading.Event | None = None
     """Set when the records are durable, or when `lead` is passed on; None for whoever need not wait."""
     lead: bool = False
@@ -60,8 +61,8 @@ class _Pending:
 
     @property
     def size(self) -> int:
-        """Bytes of the payloads."""
-        return sum(len(payload) for _, _, payload in self.records)
+        """Bytes of the records."""
+        return sum(map(len, self.records))
 
 
 class LocalLog(LogRecovery):
@@ -87,6 +88,8 @@ class LocalLog(LogRecovery):
 
         Raises
         ------
+        InvalidInputError
+            The header holds what JSON cannot, such as a text that is no Unicode.
         NoSpaceError
             The disk is full; nothing was changed.
         StorageError
@@ -96,7 +99,7 @@ class LocalLog(LogRecovery):
 
     def append_all(self, records: Sequence[Record]) -> Position:
         """Append records in one frame: all of them become durable, or none. Returns the position of the last."""
-        item = _Pending(records)
+        item = _Pending([encode_record(*record) for record in records])
         with self._lock:
             self.check_writable()
             self._queue.append(item)
@@ -186,7 +189,7 @@ class LocalLog(LogRecovery):
 
     def _commit(self, items: list[_Pending]) -> None:
         first = self._tail.sequence + 1
-        records = [encode_record(*record) for item in items for record in item.records]
+        records = [record for item in items for record in item.records]
         frame = encode_frame(first, records, self._salt)
         if self._file is None or (self._offset > HEADER_SIZE and self._offset + len(frame) > SEGMENT_SIZE):
             self._next_segment(first)

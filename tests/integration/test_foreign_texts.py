@@ -1,13 +1,14 @@
 """Texts that are no UTF-8, and JSON that only Go takes: in keys, paths and bodies, over HTTP."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 import dvidzarr
+from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.events import Event, KeysPut
@@ -77,6 +78,30 @@ def test_a_key_that_is_no_utf8_is_an_event(catalog: Catalog, root: str, tmp_path
     assert json.loads((tmp_path / "events").read_bytes())["keys"] == [["\\xff", 1]]
     (published,) = messages(event, Topics(), lambda _: "")
     assert json.loads(published.value)["Key"] == "\ufffd"
+
+
+def test_texts_that_are_no_unicode_are_refused_and_spoil_no_log(tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store") as store:
+        repo = store.create_repo()
+        kv = repo.create_instance("keyvalue", "kv")
+        refused: list[Callable[[], object]] = [
+            lambda: repo.set_note(repo.root, "\udcff"),
+            lambda: repo.append_log(["\ud800"]),
+            lambda: repo.create_instance("keyvalue", "\udcff"),
+            lambda: repo.create_instance("keyvalue", "x", {"Tags": "a=\udcff"}),
+            lambda: kv.set_tags({"a": "\udcff"}),
+            lambda: repo.commit(repo.root, "\udcff"),
+            lambda: store.create_repo("\udcff"),
+        ]
+        for each in refused:
+            with pytest.raises(InvalidInputError, match="surrogates"):
+                each()
+        repo.set_note(repo.root, "fine")
+        kv.set_tags({"a": "b"})
+    with dvidzarr.open(tmp_path / "store") as store:
+        (repo,) = store.repos
+        assert (repo.dag.root.note, repo.dag.root.locked, list(repo.instances)) == ("fine", False, ["kv"])
+        assert repo.instance("kv").tags == {"a": "b"}
 
 
 def test_a_path_that_is_no_utf8_is_in_the_activity_topic() -> None:
