@@ -27,8 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, HDF5, NumPy, Zarr or a DVID into an instance."),
     "export": ("dvidzarr.cli.export:export", "Copy a box or all of an instance to TIFF, HDF5 or Zarr."),
     "kv": ("dvidzarr.cli.kv:kv", "Read, write, import and export the values of a key-value instance."),
-    "log": ("dvidzarr.cli.audit:log", "Read the history of a repo or an instance."),
-    "verify": ("dvidzarr.cli.audit:verify", "Check every record and checksum of a store, and repair caches."),
+    "log": ("dvidzarr.cli.logs:log", "Read the history of a repo or an instance."),
+    "verify": ("dvidzarr.cli.logs:verify", "Check the logs and chunks of a store, and close gaps in logs."),
     "gc": ("dvidzarr.cli.gc:gc", "Collect objects that no record names; purge the trash."),
     "config": ("dvidzarr.cli.config:config", "Show the settings and where each comes from."),
 }

@@ -1,7 +1,7 @@
-"""Checking a store: every record, every object, every cache; and mending what can be mended.
+"""Checking a store: its logs and the lengths of its chunks, or (`deep`) every checksum and cache; and mending what can be.
 
-What can be derived (caches, `zarr.json`) is rebuilt. Damage in a log is mended only by accepting the loss of the damaged
-records (see `storage.repair`); damaged chunks and values cannot be mended here: restore them from a copy.
+Damage in a log is mended only by accepting the loss of the damaged records (see `storage.repair`); a cache that is wrong
+is dropped, to be made anew from the log. Damaged chunks and values cannot be mended here: restore them from a copy.
 """
 
 import tempfile
@@ -44,9 +44,24 @@ def verify(catalog: "Catalog", *, deep: bool = False, repair: bool = False) -> I
     Parameters
     ----------
     deep
-        Read and decode every object, not only look at its length.
+        Read and decode every chunk and value, and compare the caches with the logs; else only the logs are read, and
+        the lengths of chunks compared.
     repair
-        Rebuild caches, close gaps in logs. Takes the writer lock.
+        Close gaps in logs by giving up the damaged records; with `deep` drop wrong caches, too. Takes the writer lock.
+
+    Yields
+    ------
+    Finding
+        Errors, warnings and notes, in the order of the folders; what was mended has `repaired`.
+
+    Raises
+    ------
+    StorageError
+        `repair`, and the catalog writes already.
+    BusyError
+        `repair`, and another process writes.
+    ForbiddenError
+        `repair`, and the catalog was opened for reading only.
     """
     if repair:
         yield from _repair_logs(catalog)
@@ -143,14 +158,13 @@ def _wrong_size(size: int | None, part: Part, length: int) -> str | None:
 
 
 def _documents(dataset: Dataset, *, deep: bool) -> Iterator[Finding]:
-    if not dataset.caches.has_documents:
+    if not deep or not dataset.caches.has_documents:
         return
     for key, place in dataset.documents.all_rows():
         if place.state == DELETED:
             continue
         try:
-            if deep:
-                read_place(dataset, key, place)
+            read_place(dataset, key, place)
         except (StorageError, BusyError) as error:
             yield _lost(f"{dataset.prefix} key {key!r}", error)
 

@@ -15,11 +15,6 @@ from tests.integration.cli_process import Shell
 ROOT = "28841c8277e044a7b187dda03e18da13"
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 @pytest.fixture(params=["path", "url"])
 def store(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / "store"
@@ -175,25 +170,6 @@ def test_the_log_names_who_did_what(shell: Shell, tmp_path: Path) -> None:
     record = json.loads(last)
     assert record["kind"] == "instance"
     assert record["sequence"] > 0
-
-
-def test_verify_finds_a_whole_store_whole(shell: Shell, tmp_path: Path) -> None:
-    shell.ok("demo", tmp_path / "store", "--size", "70,64,40")
-    outcome = shell.run("verify", tmp_path / "store", "--deep")
-    assert outcome.code == 0
-    assert "0 errors remain" in outcome.err
-
-
-def test_verify_finds_a_flipped_bit(shell: Shell, tmp_path: Path) -> None:
-    shell.ok("demo", tmp_path / "store", "--size", "70,64,40")
-    chunk = next(item for item in sorted((tmp_path / "store").glob("repos/*/data/*/versions/*/0/c/0/0/0")))
-    data = bytearray(chunk.read_bytes())
-    data[len(data) // 2] ^= 1
-    chunk.chmod(0o600)
-    chunk.write_bytes(data)
-    outcome = shell.run("verify", tmp_path / "store", "--deep", "--json")
-    assert outcome.code == 1
-    assert any(json.loads(line)["severity"] == "error" for line in outcome.out.splitlines())
 
 
 def test_config_shows_where_values_come_from(shell: Shell, tmp_path: Path) -> None:

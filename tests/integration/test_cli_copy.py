@@ -24,11 +24,6 @@ LARGE = np.random.default_rng(4).integers(0, 256, (256, 512, 512), np.uint8)
 SMALL_BRICKS = ("--memory", 16, "--workers", 1)
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 @pytest.fixture(params=["path", "url"])
 def store(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Iterator[str]:
     shell.ok("new", "repo", tmp_path / "store", "--root", ROOT)

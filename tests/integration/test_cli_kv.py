@@ -17,11 +17,6 @@ NOTES = ":master/notes"
 ODD = {"plain": b"1", "a/b/c": b"2", "..": b"3", "100%": b"4", "é ß": b"", "tab\there": b"5", ".dot": b"6"}
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 @pytest.fixture(params=["path", "url"])
 def store(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / "store"

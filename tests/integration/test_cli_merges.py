@@ -13,11 +13,6 @@ from tests.integration.cli_process import Shell
 ROOT = "a" * 32
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
 @pytest.fixture(params=["path", "url"])
 def store(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / "store"

@@ -43,11 +43,6 @@ def far_away() -> Dvid:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
-@pytest.fixture
 def dvid() -> Dvid:
     return far_away()
 

@@ -1,4 +1,4 @@
-"""Commands that read the files of a store: its history, and whether it is whole."""
+"""Commands about the logs of a store: its history, and whether it is whole."""
 
 from collections import Counter, deque
 from datetime import datetime
@@ -67,18 +67,23 @@ def _clock(stamp: str | float) -> str:
 
 @click.command()
 @click.argument("store")
-@click.option("--deep", is_flag=True, help="Read and check every chunk too, not only records and lengths.")
+@click.option("--deep", is_flag=True, help="Read everything: compare every checksum and every cache too.")
 @click.option(
-    "--repair", is_flag=True, help="Rebuild what can be derived: caches, zarr.json, torn log tails."
+    "--repair",
+    is_flag=True,
+    help="Close gaps in logs by giving up the damaged records; with --deep, also make wrong caches anew.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.pass_context
-def verify(ctx: click.Context, store: str, deep: bool, repair: bool, as_json: bool) -> int:
-    """Check every record, checksum and cache of STORE. Exits with 1 if errors remain."""
+def verify(store: str, deep: bool, repair: bool, as_json: bool) -> int:
+    """Check the logs of STORE and the lengths of its chunks. Exits with 1 if errors remain, else with 0.
+
+    A changed byte in a chunk or a value is found with --deep only. Damaged records make their instance take no
+    writes; --repair gives them up, names them, and keeps their bytes in the trash: what they wrote is lost.
+    """
     require_path(store, "verify")
     seen: Counter[str] = Counter()
     remaining = 0
-    with dvidzarr.open(store, mode="w" if repair else "r", settings=Settings.load()) as catalog:
+    with dvidzarr.open(store, mode="a" if repair else "r", settings=Settings.load()) as catalog:
         for finding in catalog.verify(deep=deep, repair=repair):
             seen[finding.severity] += 1
             remaining += finding.severity == "error" and not finding.repaired
