@@ -36,8 +36,8 @@ def open(
     path
         Its folder.
     mode
-        "a" (default) reads, and takes the store's writer lock at the first change; "r" never writes; "w" takes the
-        lock now. "a" and "w" create the store if the folder is missing or empty.
+        "a" (default) reads, and takes the store's writer lock at the first change; "r" never writes data (a subscriber
+        saves its cursors); "w" takes the lock now. "a" and "w" create the store if the folder is missing or empty.
     settings
         See `dvidzarr.core.settings.Settings`; default: the defaults.
     full_write
@@ -50,10 +50,14 @@ def open(
 
     Raises
     ------
+    InvalidInputError
+        Another mode.
     StorageError
         The folder holds no store, or one of an unknown format version.
     BusyError
         Another process writes to the store (mode "w", or at the first change).
+    ForbiddenError
+        At the first change, in mode "r".
     """
     from dvidzarr.core.settings import Settings  # noqa: PLC0415 - `import dvidzarr` loads nothing heavy
     from dvidzarr.datatypes import BUILTIN  # noqa: PLC0415

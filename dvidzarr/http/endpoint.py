@@ -82,8 +82,8 @@ class Endpoint:
         admin right; `read` works on any version, but DVID refuses even `POST help` on a locked one, so
         by POST, PUT and DELETE only `query` (a read that needs a body) does.
     home
-        Whether it needs what one process of a server alone has, although its effect does not tell: of several
-        processes, the one that writes answers it, and whatever writes or administers.
+        Only the writing process can answer, although the effect is `read` (counters of the whole server). `write` and
+        `admin` always go there.
     """
 
     methods: tuple[str, ...]

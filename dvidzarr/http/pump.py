@@ -28,7 +28,7 @@ BLOCK = 1 << 20
 """Pieces are gathered until they have so many bytes; a smaller answer is one body."""
 
 PIECES = 3
-"""That exist at a time: one is made while one waits and one is sent. Or the loop still holds the end of one."""
+"""How many pieces exist at a time: one is made, one waits, one is sent (or its end lies with the loop)."""
 
 _BLOCKS = PIECES + 2  # one is gathered, then joined; what was gathered last may be as large
 

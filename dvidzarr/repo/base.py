@@ -101,14 +101,14 @@ class RepoBase:
         return dict(self._instances)
 
     def instance(self, name: str) -> Instance:
-        """Return an instance by name."""
+        """Return an instance by name; raise `NotFoundError` if there is none."""
         found = self._instances.get(name)
         if found is None:
             raise NotFoundError("invalid data instance name")
         return found
 
     def version(self, ref: "str | Version") -> Version:
-        """Return the current state of a version, given as a reference (`Catalog.resolve`) or a `Version`."""
+        """Return the current state of a version, given as a reference or a `Version`. Raises as `Catalog.resolve`."""
         if isinstance(ref, Version):
             return self.state.dag.versions[ref.ordinal]
         repo, version = self.catalog.resolve(ref if ref[:1] != ":" else f"{self.root}{ref}")

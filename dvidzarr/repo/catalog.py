@@ -6,7 +6,7 @@ from dvidzarr.core.errors import ForbiddenError, InvalidInputError
 from dvidzarr.core.ids import Author, is_uuid, new_id
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
-from dvidzarr.repo.repo import Repo, version_header
+from dvidzarr.repo.repo import Repo
 from dvidzarr.repo.store import OpenStore
 from dvidzarr.storage.frames import Kind
 
@@ -32,11 +32,11 @@ class Catalog(OpenStore):
         )
 
     def repo(self, ref: str) -> Repo:
-        """Return the repo that holds a version."""
+        """Return the repo that holds a version. Raises as `resolve`."""
         return self.resolve(ref)[0]
 
     def datatype(self, name: str) -> DataType:
-        """Return a datatype by name."""
+        """Return a datatype by name; raise `InvalidInputError` if there is none."""
         if name not in self.registry:
             raise InvalidInputError(f'Data type "{name}" is not supported by current DVID server')
         return self.registry[name]
@@ -49,22 +49,37 @@ class Catalog(OpenStore):
         passcode: str = "",
         author: Author = _NO_AUTHOR,
     ) -> Repo:
-        """Create a repo with its root version.
+        """Create a repo with its root version. Returns it.
 
         Parameters
         ----------
+        alias
+            Short name.
+        description
+            Free text.
         root
-            UUID of the root version, any text without "/" and ":" (default a new one).
+            UUID of the root version: 1 to 128 characters without "/", ":", "~" or NUL (default a new one).
         passcode
             Text that deleting the repo will ask for.
+
+        Raises
+        ------
+        InvalidInputError
+            `root` is no such text.
+        ConflictError
+            The store has a version of that UUID.
+        ForbiddenError
+            The store was opened for reading.
+        BusyError
+            Another process writes to the store.
         """
         self.become_writer()
         with self.names.lock:
             if root is not None and (not root or set(root) & set("/:~\0") or len(root) > 128):
                 raise InvalidInputError(
-                    f"{root[:80]!r} is no UUID of a repo: 1 to 128 characters without '/', ':' or '~'"
+                    f"{root[:80]!r} is no UUID of a repo: 1 to 128 characters without '/', ':', '~' or NUL"
                 )
-            header = version_header(self, root, "", [], "")
+            header = self.names.new_header(root, "", [], "")
             free = is_uuid(header["id"]) and header["id"] not in self._repos
             repo = Repo(self, header["id"] if free else new_id())
             repo.open()
@@ -75,7 +90,17 @@ class Catalog(OpenStore):
             return repo
 
     def delete_repo(self, ref: str, passcode: str = "", author: Author = _NO_AUTHOR) -> None:
-        """Delete a repo with everything in it; its folder goes into the trash."""
+        """Delete a repo with everything in it; its folder goes into the trash.
+
+        Raises
+        ------
+        ForbiddenError
+            The passcode is not that of the repo, or the store was opened for reading.
+        NotFoundError, InvalidInputError
+            As `resolve`.
+        BusyError
+            Another process writes to the store, or writes did not end within `storage.drain_timeout_s`.
+        """
         self.become_writer()
         with self.names.lock:
             repo = self.repo(ref)
@@ -94,8 +119,10 @@ class Catalog(OpenStore):
 
         Raises
         ------
-        NotFoundError, InvalidInputError
-            With DVID's words.
+        NotFoundError
+            No version, or no branch, is named so.
+        InvalidInputError
+            Several versions have UUIDs that begin so, or it is no reference.
         """
         self.refresh()
         prefix, *rest = ref.split(":")
@@ -122,7 +149,16 @@ class Catalog(OpenStore):
                     instance.catch_up()
 
     def verify(self, *, deep: bool = False, repair: bool = False) -> "Iterator[Finding]":
-        """Check the store; see `dvidzarr.repo.verify`."""
+        """Yield what is wrong with the store or worth knowing.
+
+        Without `deep` the logs are read, and the lengths of chunks compared; with it every checksum and cache. `repair`
+        gives up the damaged records of logs; see `dvidzarr.repo.verify.verify`.
+
+        Raises
+        ------
+        StorageError, BusyError, ForbiddenError
+            For `repair`: this catalog writes already; another process does; it was opened for reading.
+        """
         from dvidzarr.repo.verify import verify  # noqa: PLC0415 - rarely needed
 
         return verify(self, deep=deep, repair=repair)

@@ -84,7 +84,7 @@ class Instance:
     def set_tags(
         self, tags: Mapping[str, str], author: Author = _NO_AUTHOR, *, replace: bool = False
     ) -> None:
-        """Add tags (unversioned), or replace all."""
+        """Add tags (unversioned), or replace all; raise `ForbiddenError` or `BusyError` where the store takes no writes."""
         with self.repo.writing_unversioned(self), self._tagging:
             merged = dict(tags) if replace else {**(self.tags or {}), **tags}
             self.dataset.append(Kind.SETTINGS, None, author, {"tags": merged})
@@ -117,7 +117,10 @@ class Instance:
         return {"Extended": self.extended(version)}
 
     def at(self, ref: "str | Version | None" = None) -> "View":
-        """Return the view at a version: a reference, a `Version`, or None for the head of master."""
+        """Return the view at a version: a reference, a `Version`, or None for the head of master.
+
+        Raises as `Catalog.resolve`.
+        """
         version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
         return self.view_class(self, version)
 

@@ -2,9 +2,11 @@
 
 import bisect
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from dvidzarr.core.errors import InvalidInputError, NotFoundError
+from dvidzarr.core.errors import ConflictError, InvalidInputError, NotFoundError
+from dvidzarr.core.ids import is_uuid, new_id
 from dvidzarr.repo.dag import Version
 
 if TYPE_CHECKING:
@@ -40,9 +42,21 @@ class VersionNames:
             self._where = {uuid: place for uuid, place in self._where.items() if place[0] is not repo}
             self._sorted = sorted(self._where)
 
-    def next_number(self) -> int:
-        """Return the next VersionID; the caller holds `lock`."""
-        return self._number + 1
+    def new_header(self, uuid: str | None, branch: str, parents: Sequence[str], note: str) -> dict[str, Any]:
+        """Return the header of a `version` record, with the next number; the caller holds `lock`.
+
+        Raises
+        ------
+        ConflictError
+            The UUID names a version of this store already.
+        """
+        if uuid is None:
+            uuid = new_id()
+        elif uuid in self:
+            raise ConflictError("UUID already exists in datastore")
+        plain = is_uuid(uuid) and uuid == uuid.lower()
+        header = {"uuid": uuid, "id": uuid if plain else new_id(), "number": self._number + 1}
+        return {**header, "branch": branch, "parents": list(parents), "note": note}
 
     def __contains__(self, uuid: str) -> bool:
         return uuid in self._where

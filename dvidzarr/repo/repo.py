@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dvidzarr.core.errors import ConflictError, InvalidInputError, VersionLockedError
-from dvidzarr.core.ids import Author, is_uuid, new_id, now
+from dvidzarr.core.ids import Author, new_id, now
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.config import check_name, log_text, parse_common
 from dvidzarr.repo.dag import Version, branch_name, check_uuid
@@ -14,14 +14,15 @@ from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.merging import Conflicts, conflicts, resolve
 from dvidzarr.storage.frames import Kind
 
-if TYPE_CHECKING:
-    from dvidzarr.repo.catalog import Catalog
-
 _NO_AUTHOR = Author()
 
 
 class Repo(RepoBase):
-    """One repo of a store. Versions are given as a reference (see `Catalog.resolve`) or as a `Version`."""
+    """One repo of a store. Versions are given as a reference (see `Catalog.resolve`) or as a `Version`.
+
+    Beside what each method names, whatever changes the repo raises `ForbiddenError` if the store was opened for reading,
+    `BusyError` if another process writes to it, and `StorageError` if the change could not be made durable.
+    """
 
     # --- versions --------------------------------------------------------------------------------------------
 
@@ -59,7 +60,15 @@ class Repo(RepoBase):
     def new_version(
         self, parent: "str | Version", note: str = "", uuid: str | None = None, author: Author = _NO_AUTHOR
     ) -> Version:
-        """Add a child on the branch of a locked version. Returns it."""
+        """Add a child on the branch of a locked version. Returns it.
+
+        Raises
+        ------
+        ConflictError
+            The parent is not locked, or has a child on its branch already; or the store has a version of this UUID.
+        NotFoundError, InvalidInputError
+            There is no such parent; `uuid` (default a new one) is not 32 hex digits.
+        """
         above = self.version(parent)
         return self._add([above], above.branch, note, uuid, author)
 
@@ -71,7 +80,13 @@ class Repo(RepoBase):
         uuid: str | None = None,
         author: Author = _NO_AUTHOR,
     ) -> Version:
-        """Add a child of a locked version on a new branch (or on the parent's own, by its name). Returns it."""
+        """Add a child of a locked version on a new branch (or on the parent's own, by its name). Returns it.
+
+        Raises
+        ------
+        ConflictError, NotFoundError, InvalidInputError
+            As `new_version`; there is such a branch; the name is "" or "master".
+        """
         if uuid is not None:
             check_uuid(uuid)
         if not branch_name(name):
@@ -79,7 +94,10 @@ class Repo(RepoBase):
         return self._add([self.version(parent)], name, note, uuid, author)
 
     def tag(self, parent: "str | Version", tag: str, note: str = "", author: Author = _NO_AUTHOR) -> Version:
-        """Add a locked child whose UUID is the tag itself. DVID replaces the note by its own words; so do we."""
+        """Add a locked child whose UUID is the tag itself. DVID replaces the note by its own words; so do we.
+
+        Raises as `new_version` and `commit`; `InvalidInputError` if the tag is empty or has "/" or ":".
+        """
         if not tag or "/" in tag or ":" in tag:
             raise InvalidInputError(f"{tag!r} is no tag: it must not be empty or contain '/' or ':'")
         above = self.version(parent)
@@ -94,7 +112,17 @@ class Repo(RepoBase):
         author: Author = _NO_AUTHOR,
         uuid: str | None = None,
     ) -> Version:
-        """Add a version below several locked ones; the first is its lineage. Returns it."""
+        """Add a version below several locked ones; the first is its lineage. Returns it.
+
+        What their lines changed differently, the new version does not show: see `conflicts` and `resolve_merge`.
+
+        Raises
+        ------
+        InvalidInputError
+            Fewer than two parents, or one of them twice.
+        ConflictError, NotFoundError
+            As `new_version`.
+        """
         return self._add(self._to_merge(parents), "", note, uuid, author)
 
     def _to_merge(self, parents: "Sequence[str | Version]") -> list[Version]:
@@ -104,7 +132,7 @@ class Repo(RepoBase):
         return above
 
     def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
-        """Return what a merge of these versions would leave in conflict, per instance that has any."""
+        """Return what a merge of these versions would leave in conflict, per instance that has any. Raises as `merge`."""
         above = self._to_merge(parents)
         return [found for each in self._instances.values() if (found := conflicts(each, above))]
 
@@ -115,7 +143,10 @@ class Repo(RepoBase):
         note: str = "",
         author: Author = _NO_AUTHOR,
     ) -> Version:
-        """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it."""
+        """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it.
+
+        Raises as `merge`; `NotFoundError` for an instance that the repo lacks, too.
+        """
         above = self._to_merge(parents)
         self.dag.check_child(above, "")
         return resolve(self, above, [self.instance(name) for name in instances], note, author)
@@ -136,14 +167,14 @@ class Repo(RepoBase):
         with self.catalog.names.lock, self._lock:
             current = [self.dag.versions[parent.ordinal] for parent in parents]
             self.dag.check_child(current, branch)
-            header = version_header(self.catalog, uuid, branch, [parent.id for parent in current], note)
+            header = self.catalog.names.new_header(uuid, branch, [parent.id for parent in current], note)
             self.append(Kind.VERSION, author, header)
             return self.dag.versions[self.dag.by_uuid[header["uuid"]]]
 
     def set_note(
         self, version: "str | Version", text: str, author: Author = _NO_AUTHOR, *, overrule: bool = True
     ) -> None:
-        """Replace the note of an open version; with `overrule` of any, in a store opened with `full_write`."""
+        """Replace the note of an open version (`overrule`: of any, with `full_write`); else `VersionLockedError`."""
         with self._open_version(version, overrule=overrule) as target:
             self.append(Kind.NOTE, author, {"v": target.id, "note": text})
 
@@ -155,7 +186,7 @@ class Repo(RepoBase):
         *,
         overrule: bool = True,
     ) -> None:
-        """Add lines to the log of an open version; with `overrule` of any, in a store opened with `full_write`."""
+        """Add lines to the log of an open version, as `set_note`."""
         with self._open_version(version, overrule=overrule) as target:
             self.append(Kind.REPO_LOG, author, {"v": target.id, "lines": _stamped(lines)})
 
@@ -205,6 +236,15 @@ class Repo(RepoBase):
             Where it is created (default the head of master); it is seen from every version.
         overrule
             The version may be locked, in a store opened with `full_write`.
+
+        Raises
+        ------
+        InvalidInputError
+            An unknown type, a setting that is wrong, or a name that an instance cannot have.
+        ConflictError
+            The repo has an instance of that name.
+        VersionLockedError, NotFoundError
+            The version is locked, or not there.
         """
         self.catalog.become_writer()
         datatype = self.catalog.datatype(type_name)
@@ -225,7 +265,7 @@ class Repo(RepoBase):
             return self.instance(name)
 
     def rename_instance(self, old: str, new: str, author: Author = _NO_AUTHOR) -> Instance:
-        """Give an instance another name; writes go on meanwhile."""
+        """Give an instance another name; writes go on meanwhile. Raises as `create_instance`, of the name."""
         self.catalog.become_writer()
         with self._lock:
             instance = self.instance(old)
@@ -236,7 +276,10 @@ class Repo(RepoBase):
             return instance
 
     def delete_instance(self, name: str, author: Author = _NO_AUTHOR) -> None:
-        """Delete an instance in all versions, after running writes have ended; its folder goes into the trash."""
+        """Delete an instance in all versions, after running writes have ended; its folder goes into the trash.
+
+        Raises `NotFoundError` if there is none, `BusyError` if writes did not end within `storage.drain_timeout_s`.
+        """
         self.catalog.become_writer()
         instance = self.instance(name)
         timeout = self.catalog.settings.storage.drain_timeout_s
@@ -252,22 +295,3 @@ class Repo(RepoBase):
 def _stamped(lines: Sequence[str]) -> list[str]:
     time = now()
     return [f"{time}  {line}" for line in lines]
-
-
-def version_header(
-    catalog: "Catalog", uuid: str | None, branch: str, parents: Sequence[str], note: str
-) -> dict[str, Any]:
-    """Return the header of a `version` record; the caller holds `catalog.names.lock`.
-
-    Raises
-    ------
-    ConflictError
-        The UUID names a version of this store already.
-    """
-    if uuid is None:
-        uuid = new_id()
-    elif uuid in catalog.names:
-        raise ConflictError("UUID already exists in datastore")
-    plain = is_uuid(uuid) and uuid == uuid.lower()
-    header = {"uuid": uuid, "id": uuid if plain else new_id(), "number": catalog.names.next_number()}
-    return {**header, "branch": branch, "parents": list(parents), "note": note}

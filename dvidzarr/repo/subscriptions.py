@@ -83,17 +83,26 @@ def subscribe(
     name
         Of the subscriber: its cursors are kept under it, so that it goes on where it was. One process at a time.
     callback
-        A function, called from one thread, in order of each log and at least once for each event. What it raises is
-        logged, and the events since the last saved cursor come again.
+        A function, called from one thread, in order of each log and at least once for each event; or a `Sink`, which
+        also says when events are safe. What it raises is logged, and the events since the last saved cursor come again.
     kinds
         Classes of events to be called with.
     history
         Whether a new subscriber gets what happened before it was there.
 
+    Returns
+    -------
+    Subscription
+        Close it before the store, or use it in a `with` statement.
+
     Raises
     ------
+    InvalidInputError
+        The name is not 1 to 64 letters, digits, ".", "_" or "-", or begins with ".".
     BusyError
         The subscriber is running, here or in another process.
+    StorageError
+        Its folder `subscribers/<name>/` cannot be written.
     """
     from dvidzarr.repo.catalog import Catalog  # noqa: PLC0415 - it is loaded already
 
@@ -146,7 +155,7 @@ class Subscription:
         self._thread.start()
 
     def caught_up(self, timeout: float = 30.0) -> bool:
-        """Wait until everything written before this call was taken and its cursor saved; False if that takes longer."""
+        """Wait until everything written before this call was taken and its cursor saved; False after `timeout` seconds."""
         with self._passed:
             wanted = self._passes + 2  # a running pass may have been past the log already
             return self._passed.wait_for(lambda: self._passes >= wanted, timeout)

@@ -57,7 +57,10 @@ _logs: list[Sink] = []
 
 @contextmanager
 def entries_to(sink: Sink, *, is_log: bool = False) -> Iterator[None]:
-    """Give a sink all entries of this process while the context lasts; one that is the log has them instead of `logging`."""
+    """Give a sink all entries of this process while the context lasts.
+
+    With `is_log` the entries no longer go to `logging`.
+    """
     places = (_sinks, _logs) if is_log else (_sinks,)
     for place in places:
         place.append(sink)

@@ -68,7 +68,7 @@ class HttpServer:
         return Connection(self)
 
     def go_on_with(self) -> Connection:
-        """Return the protocol of a connection that another process had, and whose next request nobody has to hurry with."""
+        """Return the protocol of a connection taken over from another process: it begins idle."""
         return Connection(self, State.IDLE)
 
     def add(self, connection: Connection) -> bool:

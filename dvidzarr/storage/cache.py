@@ -21,7 +21,8 @@ _REMEMBERED, _REMEMBERED_PART = 8192, 1 << 14
 """Chunks that were asked for but are not kept: so many at least, and one for so many bytes of the cache."""
 
 _TIMES = 3
-"""New memory costs as much as decoding a chunk of 256 KiB twice: the kernel clears it page by page (measured)."""
+"""A chunk is kept when it was offered so often: new memory costs as much as decoding a chunk of 256 KiB twice, since the
+kernel clears it page by page (measured)."""
 
 
 class ChunkCache:

@@ -128,7 +128,7 @@ class VersionKeys:
         return None if max(coord) >= CHUNK_LIMIT else dataset.arrays[scale].find(pack_one(coord), lineage)
 
     def _is_deleted(self, scale: int, coord: ZYX) -> bool:
-        """Tell whether there is nothing to delete: a conflict, which reads as absent too, can be settled so."""
+        """Whether a tombstone is there already. A conflict also reads as absent, but a deletion settles it."""
         dataset, lineage = self.source.reading()
         if max(coord) >= CHUNK_LIMIT:
             return True

@@ -70,7 +70,8 @@ class KeyValueView(View, MutableMapping[str, bytes]):
     """The keys of one version and their values.
 
     Single writes are one request each; `update` and `remove` write many keys at once, all or nothing. Iteration is in
-    the order of the keys' bytes.
+    the order of the keys' bytes. A text that can be no key (see `key_bytes`) raises `InvalidInputError` everywhere but in
+    `range` and `between`; a value that is not as it was written raises `CorruptionError`.
     """
 
     instance: "KeyValueInstance"
@@ -132,7 +133,21 @@ class KeyValueView(View, MutableMapping[str, bytes]):
         self.remove([key])
 
     def put(self, key: str, value: bytes | Iterable[bytes], author: Author = _NO_AUTHOR) -> None:
-        """Set a value, given whole or in pieces that are written as they come."""
+        """Set a value, given whole or in pieces that are written as they come.
+
+        Raises
+        ------
+        InvalidInputError
+            The key is empty, longer than `MAX_KEY` bytes, or holds a NUL.
+        VersionLockedError
+            The version is locked.
+        ForbiddenError
+            The store was opened for reading.
+        BusyError
+            Another process writes to the store, or the instance is damaged.
+        StorageError
+            It could not be made durable (`NoSpaceError` if there is no room): nothing was changed.
+        """
         raw = key_bytes(key)
         if isinstance(value, bytes | bytearray | memoryview):
             self.put_all([Put(raw, bytes(value), author)])
@@ -143,20 +158,20 @@ class KeyValueView(View, MutableMapping[str, bytes]):
             self.put_all([Put(raw, writer.finish(), author)])
 
     def update(self, other: Any = (), /, **more: bytes) -> None:  # noqa: ANN401 - as dict has it
-        """Set many values (a mapping, or pairs) as one request: all of them, or none."""
+        """Set many values (a mapping, or pairs) as one request: all of them, or none. Raises as `put`."""
         pairs = other.items() if isinstance(other, Mapping) else other
         self.put_many(dict((*pairs, *more.items())))
 
     def put_many(self, values: Mapping[str, bytes], author: Author = _NO_AUTHOR) -> None:
-        """Set many values as one request: all of them, or none."""
+        """Set many values as one request: all of them, or none. Raises as `put`."""
         self.write([(key_bytes(key), bytes(value)) for key, value in values.items()], author)
 
     def remove(self, keys: Iterable[str], author: Author = _NO_AUTHOR) -> None:
-        """Delete keys, whether they exist or not, as one request."""
+        """Delete keys, whether they exist or not, as one request. Raises as `put`."""
         self.write([(key_bytes(key), None) for key in dict.fromkeys(keys)], author)
 
     def clear(self) -> None:
-        """Delete all keys as one request."""
+        """Delete all keys as one request. Raises as `put`."""
         self.remove(list(self))
 
     # --- keys as bytes: what the web needs -------------------------------------------------------------------
@@ -247,7 +262,10 @@ class KeyValueInstance(Instance):
     view_class = KeyValueView
 
     def at(self, ref: "str | Version | None" = None) -> KeyValueView:
-        """Return the view at a version: a reference, a `Version`, or None for the head of master."""
+        """Return the view at a version: a reference, a `Version`, or None for the head of master.
+
+        Raises as `Catalog.resolve`.
+        """
         version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
         return KeyValueView(self, version)
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gap:
-    """That what a source wrote after the record `upto` may be missing. Each time one is found it is another object."""
+    """What a source wrote after record `upto` may be missing.
+
+    Compared by identity: `close` drops only the gap it was given.
+    """
 
     upto: int
     checked: bool = True

@@ -67,18 +67,18 @@ class RoiView(View):
             put_document(dataset, self.ordinal, KEY, given.to_bytes(), author, header)
 
     def clear(self, author: Author = _NO_AUTHOR) -> None:
-        """Empty the region of this version."""
+        """Empty the region of this version. Raises as `replace`."""
         self.replace((), author)
 
     # --- questions; all coordinates are voxels, (z, y, x) ----------------------------------------------------
 
     def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
-        """Tell of voxels (n, 3) whether they lie in the region."""
+        """Tell of voxels (n, 3), (z, y, x), whether they lie in the region: bool, shape (n,)."""
         blocks = np.asarray(points, np.int64).reshape(-1, 3) // np.array(self.instance.block)
         return self.resolve().contains(blocks)
 
     def mask(self, box: Box) -> NDArray[np.bool_]:
-        """Return which voxels of a box lie in the region."""
+        """Return which voxels of a box lie in the region: bool, of its shape (z, y, x)."""
         return self.resolve().mask(box, self.instance.block)
 
     @property
@@ -138,7 +138,10 @@ class RoiInstance(Instance):
         return {"block_size_xyz": _block_size(config)}
 
     def at(self, ref: "str | Version | None" = None) -> RoiView:
-        """Return the view at a version: a reference, a `Version`, or None for the head of master."""
+        """Return the view at a version: a reference, a `Version`, or None for the head of master.
+
+        Raises as `Catalog.resolve`.
+        """
         version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
         return RoiView(self, version)
 

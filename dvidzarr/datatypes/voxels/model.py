@@ -67,7 +67,10 @@ class VoxelInstance(Instance):
         return self._settings
 
     def at(self, ref: "str | Version | None" = None) -> VoxelView:
-        """Return the view at a version: a reference, a `Version`, or None for the head of master."""
+        """Return the view at a version: a reference, a `Version`, or None for the head of master.
+
+        Raises as `Catalog.resolve`.
+        """
         view = super().at(ref)
         if not isinstance(view, VoxelView):
             raise InvalidInputError(f"{view!r} holds no voxels")
@@ -78,7 +81,15 @@ class VoxelInstance(Instance):
         dataset.add_array(0, ChunkCodec(self.chunk, self.dtype, self.packing))
 
     def set_resolution(self, voxel_size_xyz: Iterable[float], author: Author = _NO_AUTHOR) -> None:
-        """Set the voxel size (x, y, z) of all versions."""
+        """Set the voxel size (x, y, z, in the instance's units) of all versions.
+
+        Raises
+        ------
+        InvalidInputError
+            These are not three finite numbers.
+        ForbiddenError, BusyError
+            The store was opened for reading; another process writes.
+        """
         sizes = parse_voxel_size(list(voxel_size_xyz))
         with self.repo.writing_unversioned(self):
             self.dataset.append(Kind.SETTINGS, None, author, {"voxel_size_xyz": sizes})

@@ -30,7 +30,10 @@ _NO_AUTHOR = Author()
 
 
 class VoxelView(View):
-    """A volume at a version. Everything is (z, y, x); voxels that were never written read 0."""
+    """A volume at a version. Everything is (z, y, x), in voxels; voxels that were never written read 0.
+
+    Arrays have the dtype `instance.dtype`. A chunk that is not as it was written raises `CorruptionError` where it is read.
+    """
 
     instance: "VoxelInstance"
     roi: View | None = None
@@ -40,7 +43,8 @@ class VoxelView(View):
         """Return this volume within a region of interest: a view of it, or its name (the same version then).
 
         Whole blocks count, and image and region are compared block by block whatever their block sizes. Reads show
-        Background (types of one byte) or 0 outside; writes leave what is outside as it is.
+        Background (types of one byte) or 0 outside; writes leave what is outside as it is. `NotFoundError` if there is
+        no instance of that name; one that is no region raises `InvalidInputError` when it is used.
         """
         view = type(self)(self.instance, self.version)
         view.overrule = self.overrule
@@ -62,12 +66,21 @@ class VoxelView(View):
         return MaskedReader(self.chunks, box, lineage, scheduler, mask, blank)
 
     def read(self, box: Box, roi: View | str | None = None, *, shared: bool = False) -> np.ndarray:
-        """Return the voxels of a box, axes (z, y, x); with `roi` as `masked` shows them.
+        """Return the voxels of a box, axes (z, y, x), of its shape; with `roi` as `masked` shows them.
 
         With `shared` the result may be memory that others read too; it is read-only then.
+
+        Raises
+        ------
+        InvalidInputError
+            The box is empty, or touches more than 2²² chunks (`TooLargeError`).
+        CorruptionError
+            A chunk is damaged.
+        BusyError
+            It awaits the recovery of the store, or the box is written again and again meanwhile.
         """
+        # `is None`, since an empty view is false: a key-value instance without keys is no region all the same
         view = self if roi is None else self.masked(roi)
-        # an empty view is false: a key-value instance without keys is no region all the same
         coord = None if view.roi is not None else box.only_chunk(self.instance.chunk)
         if coord is None:
             return view.reader(box).read()
@@ -126,8 +139,12 @@ class VoxelView(View):
             The version is locked.
         InvalidInputError
             Shape or dtype do not fit.
+        ForbiddenError
+            The store was opened for reading.
         BusyError
             Another process writes to the store.
+        StorageError
+            It could not be made durable (`NoSpaceError` if there is no room): nothing was changed.
         """
         self.write_all([BoxWrite(box, np.asarray(voxels), author)])
 
@@ -169,6 +186,8 @@ class VoxelView(View):
         coords : ndarray of int, shape (n, 3)
             Chunk coordinates (z, y, x); of equal ones the last wins.
         blocks : ndarray, shape (n, z, y, x)
+
+        Raises as `write`.
         """
         if self.roi is not None and len(coords):
             inside = self._inside(coords, self.roi)
@@ -203,7 +222,7 @@ class VoxelView(View):
         return self.instance.extents_at(self.ordinal)
 
     def set_extents(self, box: Box, author: Author = _NO_AUTHOR) -> None:
-        """Replace the extents of this version."""
+        """Replace the extents of this version by a box of voxels. Raises as `write`, of what concerns no voxels."""
         with self.writing() as dataset:
             header = {"box": [list(box.start), list(box.stop)], "m": self.instance.repo.next_mutation()}
             dataset.append(Kind.EXTENTS, self.ordinal, author, header)
@@ -254,25 +273,25 @@ class VoxelView(View):
         return VoxelView.masked, (type(self)(self.instance, self.version), self.roi)
 
     def store(self) -> "VersionedStore":
-        """Return the Zarr store of this version (group with array "0")."""
+        """Return the Zarr store of this version (group with array "0"); `InvalidInputError` for a `masked` view."""
         from dvidzarr.datatypes.voxels.arrays import zarr_store  # noqa: PLC0415 - loads zarr
 
         return zarr_store(self)
 
     def array(self) -> "zarr.Array[Any]":
-        """Return the volume as a zarr array, axes (z, y, x)."""
+        """Return the volume as a zarr array of `shape`, axes (z, y, x); writable while the version is. Raises as `store`."""
         from dvidzarr.datatypes.voxels.arrays import zarr_array  # noqa: PLC0415 - loads zarr
 
         return zarr_array(self)
 
     def dask(self) -> "dask.array.Array":
-        """Return the volume as a dask array, axes (z, y, x); works on threads, processes and clusters."""
+        """Return the volume as a dask array of `shape`, axes (z, y, x); works on threads, processes and clusters."""
         from dvidzarr.datatypes.voxels.arrays import dask_array  # noqa: PLC0415 - loads dask
 
         return dask_array(self)
 
     def xarray(self) -> "xarray.DataArray":
-        """Return the volume as an xarray.DataArray over dask, with coordinates in units of the voxel size."""
+        """Return the volume as an xarray.DataArray over dask, dims z, y, x, with coordinates in units of the voxel size."""
         from dvidzarr.datatypes.voxels.arrays import data_array  # noqa: PLC0415 - loads xarray
 
         return data_array(self)

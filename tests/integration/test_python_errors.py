@@ -1,0 +1,164 @@
+"""What the Python API raises is what its docstrings say."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dvidzarr
+from dvidzarr.core.errors import (
+    BusyError,
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    TooLargeError,
+    VersionLockedError,
+)
+from dvidzarr.core.geometry import Box
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.repo import Repo
+from dvidzarr.repo.subscriptions import subscribe
+
+ROOT = "a" * 32
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """Make a store with a locked root and an open child of it."""
+    with dvidzarr.open(tmp_path / "store") as catalog:
+        repo = catalog.create_repo("errors", root=ROOT)
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
+        repo.create_instance("keyvalue", "notes")
+        repo.new_version(repo.commit(ROOT), uuid="b" * 32)
+        yield catalog
+
+
+@pytest.mark.parametrize("root", ["", "a/b", "a:b", "a~b", "a\0b", "x" * 129])
+def test_what_is_no_uuid_of_a_repo_is_refused(catalog: Catalog, root: str) -> None:
+    with pytest.raises(InvalidInputError, match="1 to 128 characters without '/', ':', '~' or NUL"):
+        catalog.create_repo(root=root)
+    assert len(catalog.repos) == 1
+
+
+REFUSED: dict[str, tuple[type[Exception], Callable[[Repo], object]]] = {
+    "a repo of that UUID": (ConflictError, lambda repo: repo.catalog.create_repo(root=ROOT)),
+    "a wrong passcode": (ForbiddenError, lambda repo: repo.catalog.delete_repo(ROOT, "x")),
+    "no such version": (NotFoundError, lambda repo: repo.catalog.resolve("c")),
+    "no reference": (InvalidInputError, lambda repo: repo.catalog.resolve("a:b:c")),
+    "no such instance": (NotFoundError, lambda repo: repo.instance("x")),
+    "commit of a locked version": (VersionLockedError, lambda repo: repo.commit(ROOT)),
+    "child of an open version": (ConflictError, lambda repo: repo.new_version("b")),
+    "second child": (ConflictError, lambda repo: repo.new_version("a")),
+    "child of none": (NotFoundError, lambda repo: repo.new_version("c")),
+    "child without UUID": (InvalidInputError, lambda repo: repo.new_version("a", uuid="x")),
+    "branch master": (InvalidInputError, lambda repo: repo.branch("a", "master")),
+    "branch of a taken UUID": (ConflictError, lambda repo: repo.branch("a", "side", uuid="b" * 32)),
+    "branch of an open version": (ConflictError, lambda repo: repo.branch("b", "side")),
+    "tag": (InvalidInputError, lambda repo: repo.tag("a", "x/y")),
+    "merge of one": (InvalidInputError, lambda repo: repo.merge(["a"])),
+    "merge of one twice": (InvalidInputError, lambda repo: repo.merge(["a", "a"])),
+    "merge of open versions": (ConflictError, lambda repo: repo.merge(["a", "b"])),
+    "conflicts of one": (InvalidInputError, lambda repo: repo.conflicts(["a"])),
+    "note of a locked version": (VersionLockedError, lambda repo: repo.set_note("a", "x")),
+    "unknown type": (InvalidInputError, lambda repo: repo.create_instance("x", "y")),
+    "wrong setting": (
+        InvalidInputError,
+        lambda repo: repo.create_instance("uint8blk", "y", {"BlockSize": "0,1,1"}),
+    ),
+    "wrong name": (InvalidInputError, lambda repo: repo.create_instance("uint8blk", "a/b")),
+    "taken name": (ConflictError, lambda repo: repo.create_instance("uint8blk", "gray")),
+    "instance at a locked version": (
+        VersionLockedError,
+        lambda repo: repo.create_instance("uint8blk", "y", version="a"),
+    ),
+    "rename to a taken name": (ConflictError, lambda repo: repo.rename_instance("gray", "notes")),
+    "rename to no name": (InvalidInputError, lambda repo: repo.rename_instance("gray", "")),
+    "rename of none": (NotFoundError, lambda repo: repo.rename_instance("x", "y")),
+    "delete of none": (NotFoundError, lambda repo: repo.delete_instance("x")),
+    "view at no version": (NotFoundError, lambda repo: repo.instance("gray").at("c")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_repo_cannot_do(catalog: Catalog, name: str) -> None:
+    error, action = REFUSED[name]
+    before = sum(1 for _ in catalog.repos[0].records())
+    with pytest.raises(error):
+        action(catalog.repos[0])
+    assert sum(1 for _ in catalog.repos[0].records()) == before, "nothing was changed"
+
+
+def test_what_keys_and_values_cannot_be(catalog: Catalog) -> None:
+    notes: Any = catalog.repos[0].instance("notes")
+    view = notes.at()
+    for key in ("", "a\0b", "x" * 65_537, "\ud800"):
+        actions = (
+            lambda key=key: view.put(key, b""),
+            lambda key=key: view.update({key: b""}),
+            lambda key=key: view.remove([key]),
+            lambda key=key: view[key],
+            lambda key=key: view.get_many([key]),
+        )
+        for action in actions:
+            with pytest.raises(InvalidInputError):
+                action()
+    assert list(view) == list(view.range("", "\0")) == view.between("", "\0") == []
+    with pytest.raises(KeyError):
+        view.get_slice("missing", 0, 1)
+    with pytest.raises(VersionLockedError):
+        notes.at(ROOT).put("a", b"")
+    with pytest.raises(VersionLockedError):
+        notes.at(ROOT).remove(["a"])
+
+
+def test_what_volumes_cannot_do(catalog: Catalog) -> None:
+    gray: Any = catalog.repos[0].instance("gray")
+    view = gray.at()
+    with pytest.raises(InvalidInputError, match="not positive"):
+        view.read(Box((0, 0, 0), (0, 1, 1)))
+    with pytest.raises(TooLargeError):
+        view.read(Box((0, 0, 0), (1 << 14, 1 << 14, 1 << 14)))
+    with pytest.raises(InvalidInputError):
+        view.write(Box((0, 0, 0), (1, 1, 1)), np.zeros((1, 1, 2), np.uint8))
+    with pytest.raises(VersionLockedError):
+        gray.at(ROOT)[0:1, 0:1, 0:1] = 1
+    with pytest.raises(InvalidInputError, match="finite"):
+        gray.set_resolution([1.0, float("nan"), 1.0])
+    with pytest.raises(NotFoundError):
+        view.masked("x")
+    masked = view.masked("notes")
+    with pytest.raises(InvalidInputError, match="roi"):
+        masked.read(Box((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(InvalidInputError, match="Zarr"):
+        masked.array()
+
+
+def test_a_store_that_is_open_for_reading(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="mode"):
+        dvidzarr.open(tmp_path / "store", "x")
+    with dvidzarr.open(tmp_path / "store", "r") as reader:
+        repo: Any = reader.repos[0]
+        for action in (
+            reader.create_repo,
+            lambda: reader.delete_repo(ROOT),
+            lambda: repo.create_instance("keyvalue", "y"),
+            lambda: repo.instance("notes").at().put("a", b""),
+            lambda: list(reader.verify(repair=True)),
+        ):
+            with pytest.raises(ForbiddenError):
+                action()
+        assert catalog.context.housekeeper.settle(120)
+        before = {path for path in (tmp_path / "store").rglob("*") if "cache" not in path.parts}
+        with pytest.raises(InvalidInputError, match="no name of a subscriber"):
+            subscribe(reader, "a/b", print)
+        with subscribe(reader, "index", lambda event: None) as running:
+            assert running.caught_up(120)
+            with pytest.raises(BusyError):
+                subscribe(reader, "index", print)
+        after = {path for path in (tmp_path / "store").rglob("*") if "cache" not in path.parts}
+        assert {path.relative_to(tmp_path / "store").parts[0] for path in after - before} == {"subscribers"}
+    with dvidzarr.open(tmp_path / "store") as other, pytest.raises(BusyError):
+        other.create_repo()
