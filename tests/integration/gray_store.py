@@ -10,6 +10,8 @@ from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.repo.view import View
+from dvidzarr.storage.writing import put_document
 
 AUTHOR = Author("durability", "test")
 BOX = Box((0, 0, 0), (8, 8, 8))
@@ -25,6 +27,11 @@ FULL, FAST = settings_for("full"), settings_for("fast")
 
 def write(view: VoxelView, value: int, box: Box = BOX) -> None:
     view.write(box, np.full(box.shape, value, np.uint8), AUTHOR)
+
+
+def put(view: View, value: bytes, key: bytes = b"key") -> None:
+    with view.writing() as dataset:
+        put_document(dataset, view.ordinal, key, value, AUTHOR, {})
 
 
 def gray(catalog: Catalog, name: str = "gray") -> VoxelView:

@@ -3,17 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import httpx
 
 from dvidzarr.core.errors import CorruptionError, NotFoundError
+from dvidzarr.core.settings import Settings
 from dvidzarr.http import responses
 from dvidzarr.http.body import receive_at_least, receive_exact, receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.pump import PIECES, pumped
 from dvidzarr.http.response import Response
+from dvidzarr.server.app import running
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
@@ -24,6 +27,17 @@ RECEIVED: list[bytes] = []
 GO = threading.Event()
 """What `hold` waits for."""
 PATIENCE_S = 120.0
+
+
+@contextmanager
+def client(catalog: "Catalog | None" = None, **settings: object) -> Iterator[httpx.Client]:
+    """Serve a catalog (default a stub) in this process, and yield a client of it; `limits__x` sets `limits.x`."""
+    overrides = {name.replace("__", "."): value for name, value in settings.items()}
+    with (
+        running(stub() if catalog is None else catalog, Settings.load(env={}, overrides=overrides)) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE_S) as http,
+    ):
+        yield http
 
 
 async def get_echo(call: Call) -> Response:

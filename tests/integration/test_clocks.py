@@ -9,15 +9,12 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core import ids
-from dvidzarr.core.geometry import Box
-from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.repo import Repo
-from dvidzarr.storage.writing import get_document, put_document
+from dvidzarr.storage.writing import get_document
+from tests.integration.gray_store import BOX, put, write
 
-AUTHOR = Author("clocks", "test")
-BOX = Box((0, 0, 0), (8, 8, 8))
 DAY = 24 * 3600.0
 Jump = Callable[[float], None]
 
@@ -48,10 +45,9 @@ def settings_for(durability: str) -> Settings:
     return Settings.load(env={}, overrides=overrides)
 
 
-def write(view: VoxelView, value: int) -> None:
-    view.write(BOX, np.full(BOX.shape, value, np.uint8), AUTHOR)
-    with view.writing() as dataset:
-        put_document(dataset, view.ordinal, b"key", b"%d" % value, AUTHOR, {})
+def write_both(view: VoxelView, value: int) -> None:
+    write(view, value)
+    put(view, b"%d" % value)
 
 
 def shown(repo: Repo, ordinal: int) -> tuple[list[int], bytes | None]:
@@ -74,7 +70,7 @@ def test_versions_and_records_keep_their_order(
             view = repo.instance("gray").at()
             assert isinstance(view, VoxelView)
             for value in (10 * number + 1, 10 * number + 2):
-                write(view, value)
+                write_both(view, value)
                 jump(seconds / 2)
             repo.commit(view.version)
             jump(-seconds)
@@ -113,5 +109,5 @@ def test_followers_see_everything_at_once(tmp_path: Path, jump: Jump, seconds: f
             repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
             assert len(reader.repos) == number
             jump(seconds)
-            write(repo.instance("gray").at(), number)  # type: ignore[arg-type]
+            write_both(repo.instance("gray").at(), number)  # type: ignore[arg-type]
             assert shown(reader.repo(repo.root), 0) == ([number], b"%d" % number)

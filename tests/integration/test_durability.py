@@ -26,8 +26,8 @@ from dvidzarr.storage.backend import BLOCK, RunAll, in_turn
 from dvidzarr.storage.blobs import remove_blob, write_blob
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.frames import Kind, Position
-from dvidzarr.storage.writing import get_document, put_document
-from tests.integration.gray_store import AUTHOR, BOX, FAST, FULL, gray, new_store, settings_for, write
+from dvidzarr.storage.writing import get_document
+from tests.integration.gray_store import BOX, FAST, FULL, gray, new_store, put, settings_for, write
 from tests.integration.tracing import strace_refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,18 +314,14 @@ def test_documents_on_a_full_disk(tmp_path: Path) -> None:
     with dvidzarr.open(tmp_path / "store", "w", FULL) as catalog:
         view = gray(catalog)
 
-        def put(value: bytes) -> None:
-            with view.writing() as dataset:
-                put_document(dataset, view.ordinal, b"key", value, AUTHOR, {})
-
-        put(b"old")
+        put(view, b"old")
         for name in ("write", "pwrite"):
             for size in (10, 100_000):
                 with fault(name, 0, errno.ENOSPC) as faulty:
                     try:
-                        put(b"n" * size)
+                        put(view, b"n" * size)
                         assert not faulty.hits
-                        put(b"old")
+                        put(view, b"old")
                     except NoSpaceError:
                         assert faulty.hits
                 assert get_document(view.instance.dataset, b"key", view.lineage()) == b"old"

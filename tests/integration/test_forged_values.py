@@ -13,24 +13,18 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import StorageError
-from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.view import View
 from dvidzarr.storage.frames import HEADER_SIZE, Kind, SegmentHeader, encode_frame, encode_record
-from dvidzarr.storage.writing import get_document, put_document
+from dvidzarr.storage.writing import get_document
+from tests.integration.gray_store import put
 
-AUTHOR = Author("forged", "test")
 FULL = Settings.load(env={}, overrides={"compute.threads": 1})
 
 
 def view_of(catalog: Catalog) -> View:
     return catalog.repos[0].instance("notes").at()
-
-
-def put(view: View, key: bytes, value: bytes) -> None:
-    with view.writing() as dataset:
-        put_document(dataset, view.ordinal, key, value, AUTHOR, {})
 
 
 def get(view: View, key: bytes) -> bytes | None:
@@ -56,7 +50,7 @@ def store(tmp_path: Path) -> tuple[Path, Path, list[int]]:
         log = folder / view.instance.prefix / "log/00000001.log"
 
         def note(key: bytes, value: bytes) -> None:
-            put(view, key, value)
+            put(view, key=key, value=value)
             ends.append(view.instance.dataset.log.cursor.offset)
 
         note(b"first", b"one")
@@ -95,7 +89,7 @@ def test_a_record_torn_inside_such_a_value_is_dropped(store: tuple[Path, Path, l
         with dvidzarr.open(folder, "w", FULL) as catalog:
             view = view_of(catalog)
             assert [get(view, key) for key in (b"first", b"second", b"copy")] == [b"one", b"two", None]
-            put(view, b"copy", b"written anew")
+            put(view, key=b"copy", value=b"written anew")
         with dvidzarr.open(folder, "r", FULL) as catalog:
             assert get(view_of(catalog), b"copy") == b"written anew"
 
@@ -120,5 +114,5 @@ def test_damage_before_them_is_damage(store: tuple[Path, Path, list[int]], index
         keys = [b"first", b"second", b"copy", b"third", b"forged", b"last"]
         lost = keys[index]
         assert [key for key in keys if get(view, key) is None] == [lost]
-        put(view, b"after", struct.pack("<Q", 7))
+        put(view, key=b"after", value=struct.pack("<Q", 7))
         assert get(view, b"after") == struct.pack("<Q", 7)

@@ -8,40 +8,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError
-from dvidzarr.core.geometry import Box
-from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
-from dvidzarr.datatypes.voxels.view import VoxelView
-from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.garbage import collect, purge
-from dvidzarr.storage.writing import delete_document, get_document, put_document
+from dvidzarr.storage.writing import delete_document, get_document
 from tests.integration.cli_process import Shell
+from tests.integration.gray_store import AUTHOR, BOX, gray, put, write
 
-AUTHOR = Author("gc", "test")
-BOX = Box((0, 0, 0), (8, 8, 8))
 LARGE = 70_000
 DAY = 24 * 3600
 SETTINGS = Settings.load(env={}, overrides={"storage.rewrite_grace_s": 1000, "compute.threads": 1})
-
-
-def write(view: VoxelView, value: int) -> None:
-    view.write(BOX, np.full(BOX.shape, value, np.uint8), AUTHOR)
-
-
-def put(view: VoxelView, value: bytes) -> None:
-    with view.writing() as dataset:
-        put_document(dataset, view.ordinal, b"key", value, AUTHOR, {})
-
-
-def gray(catalog: Catalog) -> VoxelView:
-    view = catalog.repos[0].instance("gray").at()
-    assert isinstance(view, VoxelView)
-    return view
 
 
 def age(folder: Path, days: float = 2) -> None:

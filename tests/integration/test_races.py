@@ -11,15 +11,12 @@ import pytest
 import dvidzarr
 from dvidzarr.core.errors import BusyError, DvidzarrError, NotFoundError, StorageError, VersionLockedError
 from dvidzarr.core.geometry import Box
-from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import log
 from dvidzarr.storage.local import LocalBackend
-
-AUTHOR = Author("races", "test")
-BOX = Box((0, 0, 0), (8, 8, 8))
+from tests.integration.gray_store import BOX, write
 
 
 def settings_for(durability: str = "full") -> Settings:
@@ -57,15 +54,11 @@ def at_once(*tasks: Callable[[], object]) -> list[BaseException]:
     return raised
 
 
-def write(view: VoxelView, box: Box, value: int) -> None:
-    view.write(box, np.full(box.shape, value, np.uint8), AUTHOR)
-
-
 def test_disjoint_writes_into_one_chunk_both_survive(catalog: Catalog) -> None:
     view = catalog.repos[0].instance("gray").at()
     low, high = Box((0, 0, 0), (2, 4, 4)), Box((2, 0, 0), (4, 4, 4))
     for number in range(1, 101):
-        raised = at_once(lambda n=number: write(view, low, n), lambda n=number: write(view, high, n + 100))  # type: ignore[misc]
+        raised = at_once(lambda n=number: write(view, n, low), lambda n=number: write(view, n + 100, high))  # type: ignore[misc]
         assert raised == []
         assert (view.read(low) == number).all()
         assert (view.read(high) == number + 100).all()
@@ -83,7 +76,7 @@ def test_requests_never_mix(catalog: Catalog) -> None:
     def write_many(start: int) -> None:
         try:
             for number in range(start, start + 100):
-                write(view, BOX, number)
+                write(view, number)
         finally:
             done.set()
 
@@ -102,7 +95,7 @@ def test_a_commit_and_writers(catalog: Catalog) -> None:
             box = Box((4 * thread, 0, 0), (4 * thread + 4, 8, 8))
             try:
                 for number in range(1, 200):
-                    write(view, box, number)
+                    write(view, number, box)
                     acknowledged[thread] = number
             except VersionLockedError:
                 return
@@ -117,7 +110,7 @@ def test_a_commit_and_writers(catalog: Catalog) -> None:
         assert after.tobytes() == seen[0]
         assert [after[0, 0, 0], after[4, 0, 0]] == acknowledged or 0 in acknowledged
         child = repo.new_version(version)
-        write(repo.instance("gray").at(child), BOX, 255)
+        write(repo.instance("gray").at(child), 255)
         assert view.read(BOX).tobytes() == seen[0]
     assert catalog.context.housekeeper.settle(120)
     assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
@@ -132,7 +125,7 @@ def test_deleting_an_instance_while_it_is_written(catalog: Catalog) -> None:
 
         def write_many(view: VoxelView = view) -> None:
             for value in range(1000):
-                write(view, BOX, value % 256)
+                write(view, value % 256)
 
         def read_many(view: VoxelView = view) -> None:
             while True:
@@ -152,13 +145,13 @@ def test_the_first_writes_of_many_threads(tmp_path: Path, round_number: int) -> 
     with dvidzarr.open(folder, "w", settings_for()) as first:
         first.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
         for value in range(30):
-            write(first.repos[0].instance("gray").at(), BOX, value)
+            write(first.repos[0].instance("gray").at(), value)
     with dvidzarr.open(folder, "a", settings_for()) as catalog:
         view = catalog.repos[0].instance("gray").at()
         if round_number % 2:
             view.read(BOX)
         boxes = [Box((4 * n, 0, 0), (4 * n + 4, 8, 8)) for n in range(8)]
-        raised = at_once(*(lambda n=n, box=box: write(view, box, n + 1) for n, box in enumerate(boxes)))  # type: ignore[misc]
+        raised = at_once(*(lambda n=n, box=box: write(view, n + 1, box) for n, box in enumerate(boxes)))  # type: ignore[misc]
         assert raised == []
         assert [int(view.read(box).max()) for box in boxes] == list(range(1, 9))
     with dvidzarr.open(folder, "r", settings_for()) as catalog:
@@ -172,14 +165,14 @@ def test_verify_beside_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     get, values = LocalBackend.get, iter(range(1, 1000))
     with dvidzarr.open(tmp_path / "store", "w", settings_for()) as catalog:
         view = catalog.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
-        write(view, BOX, 0)
+        write(view, 0)
 
         def late(backend: LocalBackend, key: str) -> bytes | None:
             data = get(backend, key)
             if key.endswith(".log"):
                 with monkeypatch.context() as patch:
                     patch.setattr(LocalBackend, "get", get)
-                    write(view, BOX, next(values))
+                    write(view, next(values))
             return data
 
         monkeypatch.setattr(LocalBackend, "get", late)
@@ -198,7 +191,7 @@ def test_closing_while_writing(tmp_path: Path, durability: str) -> None:
 
         def write_many(thread: int, view: VoxelView = view, done: list[int] = done) -> None:
             for value in range(250):
-                write(view, Box((4 * thread, 0, 0), (4 * thread + 4, 4, 4)), value)
+                write(view, value, Box((4 * thread, 0, 0), (4 * thread + 4, 4, 4)))
                 done[thread] = value
 
         def close(catalog: Catalog = catalog) -> None:
@@ -222,7 +215,7 @@ def test_flushes_and_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
         def write_many(start: int) -> None:
             for value in range(150):
-                write(view, Box((start, 0, 0), (start + 4, 4, 4)), value)
+                write(view, value, Box((start, 0, 0), (start + 4, 4, 4)))
 
         assert at_once(lambda: write_many(0), lambda: write_many(4), lambda: write_many(8)) == []
         repo = catalog.repos[0]
@@ -239,7 +232,7 @@ def test_threads_that_follow(tmp_path: Path) -> None:
         dvidzarr.open(tmp_path / "store", "r", settings_for()) as reader,
     ):
         target = writer.create_repo("races").create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()
-        write(target, BOX, 1)
+        write(target, 1)
         view = reader.repos[0].instance("gray").at()
         done = threading.Event()
 
@@ -254,7 +247,7 @@ def test_threads_that_follow(tmp_path: Path) -> None:
         def write_many() -> None:
             try:
                 for value in range(2, 250):
-                    write(target, BOX, value)
+                    write(target, value)
             finally:
                 done.set()
 
@@ -267,7 +260,7 @@ def test_reading_while_a_version_is_locked_and_finished(catalog: Catalog) -> Non
     for _ in range(20):
         version = repo.dag.head("")
         view, done = repo.instance("gray").at(version), threading.Event()
-        write(view, BOX, 1)
+        write(view, 1)
 
         def read(view: VoxelView = view, done: threading.Event = done) -> None:
             while not done.is_set():
@@ -276,7 +269,7 @@ def test_reading_while_a_version_is_locked_and_finished(catalog: Catalog) -> Non
         def rewrite(view: VoxelView = view, done: threading.Event = done) -> None:
             try:
                 for value in range(2, 6):
-                    write(view, BOX, value)
+                    write(view, value)
                 repo.commit(view.version)
                 assert catalog.context.housekeeper.settle(120)
             finally:
@@ -289,16 +282,16 @@ def test_reading_while_a_version_is_locked_and_finished(catalog: Catalog) -> Non
 def test_a_reader_of_a_state_that_is_gone_is_told_so(catalog: Catalog) -> None:
     view = catalog.repos[0].instance("gray").at()
     for value in (1, 2):
-        write(view, BOX, value)
+        write(view, value)
     reader = view.reader(BOX)
     lower, upper = Box((0, 0, 0), (4, 8, 8)), Box((4, 0, 0), (8, 8, 8))
     assert (reader.read(lower) == 2).all()
-    write(view, BOX, 3)
+    write(view, 3)
     assert catalog.context.housekeeper.settle(120)
     with pytest.raises(BusyError, match="written again"):
         reader.read(upper)
     fresh = view.reader(BOX)
-    write(view, BOX, 4)
+    write(view, 4)
     assert catalog.context.housekeeper.settle(120)
     assert (fresh.read(lower) == 4).all()  # nothing was given yet: it starts again
     assert (fresh.read(upper) == 4).all()

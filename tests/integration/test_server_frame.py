@@ -7,33 +7,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from dvidzarr.core.settings import Settings
 from dvidzarr.server.accesslog import FACTS
-from dvidzarr.server.app import running
 from tests.integration import server_stub
+from tests.integration.server_stub import client
 from tests.integration.workers_client import wait_for
 
 NODE = "/api/node/0123/thing"
 PATIENCE_S = server_stub.PATIENCE_S
 MIB = 1 << 20
-
-
-@contextmanager
-def client(catalog: object = None, **settings: object) -> Iterator[httpx.Client]:
-    """Serve a stub and yield a client of it."""
-    overrides = {name.replace("__", "."): value for name, value in settings.items()}
-    with (
-        running(catalog or server_stub.stub(), Settings.load(env={}, overrides=overrides)) as url,  # type: ignore[arg-type]
-        httpx.Client(base_url=url, timeout=PATIENCE_S) as http,
-    ):
-        yield http
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,14 @@ import httpx
 import pytest
 
 import dvidzarr
-from dvidzarr.core.settings import Settings
 from dvidzarr.http.endpoint import Endpoint
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.server import routes_blobs
-from dvidzarr.server.app import running
 from dvidzarr.server.dispatch import FIXED_ENDPOINTS
 from dvidzarr.server.tables import table_of
 from tests.integration.hostile_wire import mutated, pipelined, request, statuses
 from tests.integration.server_process import MIB, Served, served
+from tests.integration.server_stub import client
 
 BLOCK = bytes(32**3)
 
@@ -37,7 +36,7 @@ def catalog(store: Path) -> Iterator[Catalog]:
 
 @pytest.fixture(scope="module")
 def http(catalog: Catalog) -> Iterator[httpx.Client]:
-    with running(catalog, Settings()) as url, httpx.Client(base_url=url, timeout=120) as http:
+    with client(catalog) as http:
         yield http
 
 
@@ -73,8 +72,7 @@ def test_read_only_server_refuses_every_other_verb(store: Path, http: httpx.Clie
     before = snapshot(http, root)
     with (
         dvidzarr.open(store, "r") as follower,
-        running(follower, Settings()) as url,
-        httpx.Client(base_url=url, timeout=120) as reader,
+        client(follower) as reader,
     ):
         for row, instance in rows_of(follower):
             for method in row.methods:
@@ -107,8 +105,7 @@ def test_without_the_token_nothing_of_an_admin(
     monkeypatch.setenv("DVID_ADMIN_TOKEN", "s3cret")
     with (
         dvidzarr.open(store, "r") as follower,
-        running(follower, Settings()) as url,
-        httpx.Client(base_url=url, timeout=120) as reader,
+        client(follower) as reader,
     ):
         for row in FIXED_ENDPOINTS:
             if row.effect == "admin":

@@ -29,6 +29,7 @@ from dvidzarr.server.runtime import Runtime
 from tests.integration import server_stub
 from tests.integration.cli_process import CHECKOUT
 from tests.integration.server_process import served
+from tests.integration.server_stub import client
 
 NODE = "/api/node/0123/thing"
 PATIENCE_S = server_stub.PATIENCE_S
@@ -41,17 +42,6 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         repo = catalog.create_repo(alias="ops", root="c" * 32)
         repo.create_instance("uint8blk", "gray", {"BlockSize": "32,32,32"}, repo.dag.root)
         yield catalog
-
-
-@contextmanager
-def client(catalog: Catalog, **settings: object) -> Iterator[httpx.Client]:
-    """Serve a catalog and yield a client of it."""
-    overrides = {name.replace("__", "."): value for name, value in settings.items()}
-    with (
-        running(catalog, Settings.load(env={}, overrides=overrides)) as url,
-        httpx.Client(base_url=url, timeout=PATIENCE_S) as http,
-    ):
-        yield http
 
 
 @contextmanager

@@ -13,9 +13,8 @@ import httpx
 import pytest
 
 import dvidzarr
-from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.server.app import running
+from tests.integration.server_stub import client
 
 PATIENCE_S = 120.0
 SERVE = """
@@ -34,7 +33,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 @pytest.fixture
 def http(catalog: Catalog) -> Iterator[httpx.Client]:
-    with running(catalog, Settings()) as url, httpx.Client(base_url=url, timeout=120) as http:
+    with client(catalog) as http:
         yield http
 
 
@@ -153,8 +152,7 @@ def test_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVID_ADMIN_TOKEN", "s3cret")
     with (
         dvidzarr.open(tmp_path / "store", "w") as catalog,
-        running(catalog, Settings()) as url,
-        httpx.Client(base_url=url) as http,
+        client(catalog) as http,
     ):
         bearer = {"Authorization": "Bearer s3cret"}
         assert http.post("/api/repos").status_code == 400
