@@ -61,7 +61,9 @@ def shell(folder: Path, script: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("heading", ["### Python, dask, xarray", "### Keys and values in Python"])
+@pytest.mark.parametrize(
+    "heading", ["### Python, dask, xarray", "### Keys and values in Python", "### Events"]
+)
 def test_python(folder: Path, heading: str) -> None:
     code = block(heading, "python")
     done = subprocess.run(
