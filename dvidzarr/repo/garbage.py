@@ -17,6 +17,7 @@ from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.places import IN_BLOB
+from dvidzarr.storage.runs import LENGTH, LOCATION, ORDINAL
 from dvidzarr.storage.trash import FOLDER, Trash
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def _named(dataset: Dataset) -> set[str]:
     for store in dataset.arrays.values():
         run = store.postings.snapshot()
         for coord, row in zip(unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
-            named.add(store.part(row[2], coord, row[1], row[4]).key)
-            named.add(store.part(row[2], coord, 0, row[4]).key)
+            named.add(store.part(row[ORDINAL], coord, row[LOCATION], row[LENGTH]).key)
+            named.add(store.part(row[ORDINAL], coord, 0, row[LENGTH]).key)
     if dataset.caches.has_documents:
         places = (place for _, place in dataset.documents.all_rows() if place.segment == IN_BLOB)
         named |= {blob_key(dataset, (place.value or b"").decode()) for place in places}

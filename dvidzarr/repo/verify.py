@@ -20,7 +20,7 @@ from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import DELETED
 from dvidzarr.storage.repair import close_gap, gaps
-from dvidzarr.storage.runs import Run
+from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, ORDINAL, SEQUENCE, Run
 from dvidzarr.storage.writing import read_place
 
 if TYPE_CHECKING:
@@ -141,13 +141,13 @@ def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: 
     run = store.postings.snapshot()
     backend = dataset.context.backend
     for key, coord, row in zip(run.keys.tolist(), unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
-        if row[6]:
+        if row[FLAGS]:
             continue
-        part = store.part(row[2], coord, row[1], row[4])
-        problem = store.problem(key, row) if deep else _wrong_size(backend.size(part.key), part, row[4])
+        part = store.part(row[ORDINAL], coord, row[LOCATION], row[LENGTH])
+        problem = store.problem(key, row) if deep else _wrong_size(backend.size(part.key), part, row[LENGTH])
         if problem is not None:
             message = f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}"
-            yield _lost(part.key, dataset.failure(row[0], message))
+            yield _lost(part.key, dataset.failure(row[SEQUENCE], message))
 
 
 def _wrong_size(size: int | None, part: Part, length: int) -> str | None:

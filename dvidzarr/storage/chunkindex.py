@@ -13,7 +13,7 @@ from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import count_of, row_tuples_of, rows_of
 from dvidzarr.storage.merging import Groups, Versions, choose, contested, disputes
 from dvidzarr.storage.postings import Postings, is_few
-from dvidzarr.storage.runs import CONFLICT, TOMBSTONE, Row
+from dvidzarr.storage.runs import CONFLICT, LOCATION, TOMBSTONE, Row
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class ChunkIndex:
             old = self.postings.publish_few(row_tuples_of(payload, ordinal, sequence), inherits)
         else:
             old = self.postings.publish(*rows_of(payload, ordinal, sequence), inherits)
-        return [(key, row) for key, row in old if row[1]]
+        return [(key, row) for key, row in old if row[LOCATION]]
 
     # --- what a version shows --------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from dvidzarr.storage.chunkrecords import Receipt
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
 from dvidzarr.storage.merging import Versions
 from dvidzarr.storage.packs import Batch, pack_of
-from dvidzarr.storage.runs import Row
+from dvidzarr.storage.runs import CHECKSUM, FLAGS, LENGTH, LOCATION, ORDINAL, ORIGIN, SEQUENCE, Row
 
 _NUMBERS = count(1)
 _STORED = "stored"
@@ -137,7 +137,7 @@ class ChunkStore(ChunkIndex):
             None if the chunk was deleted since `resolve`. Raises `CorruptionError` if the bytes are not those recorded.
         """
         while True:
-            cached = self._cache.get((self._number, key, row[0], ""))
+            cached = self._cache.get((self._number, key, row[SEQUENCE], ""))
             if cached is not None:
                 if out is None:
                     return cached
@@ -154,15 +154,15 @@ class ChunkStore(ChunkIndex):
             if problem is None:
                 break
             fresh = self._again(key, row, lineage, problem)
-            if exact and fresh[0] != row[0]:
+            if exact and fresh[SEQUENCE] != row[SEQUENCE]:
                 raise SupersededError(
                     f"chunk {unpack_one(key)} (z, y, x) was written again while it was read"
                 )
             row = fresh
-            if row[2] < 0 or row[6]:
+            if row[ORDINAL] < 0 or row[FLAGS]:
                 return None
         if keep:
-            self._cache.put((self._number, key, row[0], ""), target)
+            self._cache.put((self._number, key, row[SEQUENCE], ""), target)
             if out is not None:
                 out[...] = target
                 return out
@@ -184,8 +184,8 @@ class ChunkStore(ChunkIndex):
 
     def _fetch(self, key: int, row: Row, buffer: memoryview) -> str | None:
         """Read a chunk version into a buffer one byte longer; return what is wrong with it, None if nothing is."""
-        length = row[4]
-        part = self.part(row[3], unpack_one(key), row[1], length)
+        length = row[LENGTH]
+        part = self.part(row[ORIGIN], unpack_one(key), row[LOCATION], length)
         wanted = buffer[:length] if part.length else buffer  # of an object all is wanted: it may be too long
         read = self._backend.read_into(part.key, wanted, part.offset)
         if read is None:
@@ -196,29 +196,29 @@ class ChunkStore(ChunkIndex):
 
     def _load(self, key: int, row: Row, target: np.ndarray) -> str | None:
         """Read and decode an object; return what is wrong with it, None if nothing is."""
-        length = row[4]
+        length = row[LENGTH]
         buffer = memoryview(self._buffer(length + 1))[: length + 1]
         problem = self._fetch(key, row, buffer)
         if problem is not None:
             return problem
         try:
-            self.codec.decode(buffer[:length], row[5], target)
+            self.codec.decode(buffer[:length], row[CHECKSUM], target)
         except CorruptionError as error:
             return str(error)
         return None
 
     def stored(self, key: int, row: Row) -> tuple[np.ndarray, str | None]:
         """Return the bytes (uint8) of a chunk version as it lies on the store, and what is wrong with them."""
-        buffer = np.empty(row[4] + 1, np.uint8)
+        buffer = np.empty(row[LENGTH] + 1, np.uint8)
         problem = self._fetch(key, row, memoryview(buffer))
-        data = buffer[: row[4]]
-        if problem is None and not self.codec.is_whole(memoryview(data), row[5]):
+        data = buffer[: row[LENGTH]]
+        if problem is None and not self.codec.is_whole(memoryview(data), row[CHECKSUM]):
             problem = "the bytes do not have the recorded checksum"
         return data, problem
 
     def encoded(self, key: int, row: Row, lineage: Lineage, *, exact: bool = False) -> memoryview | None:
         """Return one chunk as it lies on the store, found to be as recorded; the rest is as for `read`."""
-        place = (self._number, key, row[0], _STORED)
+        place = (self._number, key, row[SEQUENCE], _STORED)
         kept = self._cache.get(place)
         if kept is not None:
             return memoryview(kept)
@@ -237,7 +237,7 @@ class ChunkStore(ChunkIndex):
 
         As `read` with `exact`: None if the chunk was deleted.
         """
-        place = (self._number, key, row[0], name)
+        place = (self._number, key, row[SEQUENCE], name)
         packed = self._cache.get(place)
         if packed is None:
             chunk = self.read(key, row, lineage, exact=True)
@@ -250,7 +250,7 @@ class ChunkStore(ChunkIndex):
     def kept_as(self, name: str, key: int, lineage: Lineage) -> np.ndarray | None:
         """Return what `encoded_as` would find in the cache, None if nothing: for event loops."""
         row = self.find(key, lineage) if self.is_complete(lineage.ordinal) else None
-        return None if row is None else self._cache.get((self._number, key, row[0], name))
+        return None if row is None else self._cache.get((self._number, key, row[SEQUENCE], name))
 
     def problem(self, key: int, row: Row) -> str | None:
         """Return what is wrong with the stored object of a chunk version, None if nothing is."""
@@ -261,9 +261,9 @@ class ChunkStore(ChunkIndex):
         self.refresh()
         fresh: Row = self.resolve(np.array([key]), lineage)[0].tolist()
         if fresh[:2] == row[:2]:
-            version = self._versions.id_of(row[3])
+            version = self._versions.id_of(row[ORIGIN])
             raise self.failure(
-                row[0],
+                row[SEQUENCE],
                 f"chunk {unpack_one(key)} (z, y, x) of version {version}, scale {self.scale}: {problem}",
             )
         return fresh

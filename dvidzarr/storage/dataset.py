@@ -24,7 +24,7 @@ from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
 from dvidzarr.storage.merging import Versions
 from dvidzarr.storage.packs import Packs
-from dvidzarr.storage.runs import Row
+from dvidzarr.storage.runs import LENGTH, LOCATION, Row
 from dvidzarr.storage.words import DOCUMENT_KINDS, placed_words
 
 _CACHE_EVERY = 64 << 20  # bytes of log after which caches are written: a start replays at most that much
@@ -255,11 +255,11 @@ class Dataset:
                 if self.log.refusal is not None:  # what superseded them may be lost, whatever `flushed` says
                     return
                 store = self.arrays[scale]
-                live = {row[1] for row in store.postings.own([key for key, _ in old], ordinal) if row}
+                live = {row[LOCATION] for row in store.postings.own([key for key, _ in old], ordinal) if row}
                 if self.log.unflushed_after is None or self.flushed >= upto:
-                    gone = [row for _, row in old if row[1] not in live]
+                    gone = [row for _, row in old if row[LOCATION] not in live]
                     self.context.backend.discard(
-                        [store.part(ordinal, (0, 0, 0), row[1], row[4]) for row in gone]
+                        [store.part(ordinal, (0, 0, 0), row[LOCATION], row[LENGTH]) for row in gone]
                     )
                     return
             self._discard_later(scale, ordinal, old, upto, self.context.settings.storage.flush_interval_s)

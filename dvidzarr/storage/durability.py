@@ -17,6 +17,7 @@ from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunkrecords import row_tuples_of
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION
 from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
 
 _logger = logging.getLogger("dvidzarr.storage")
@@ -112,7 +113,11 @@ def _objects(dataset: Dataset, entry: Entry) -> list[str]:
         return []
     store = dataset.arrays[entry.header["s"]]
     rows = row_tuples_of(entry.payload, ordinal, entry.sequence)
-    return [store.part(ordinal, unpack_one(key), row[1], row[4]).key for key, row in rows if not row[6]]
+    return [
+        store.part(ordinal, unpack_one(key), row[LOCATION], row[LENGTH]).key
+        for key, row in rows
+        if not row[FLAGS]
+    ]
 
 
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:
@@ -125,7 +130,7 @@ def _is_whole(dataset: Dataset, entry: Entry) -> bool:
     store = dataset.arrays[entry.header["s"]]
     ordinal = dataset.versions.ordinal_of(entry.header["v"])
     rows = row_tuples_of(entry.payload, -1 if ordinal is None else ordinal, entry.sequence)
-    return all(row[6] or store.problem(key, row) is None for key, row in rows)
+    return all(row[FLAGS] or store.problem(key, row) is None for key, row in rows)
 
 
 def _has_blob(dataset: Dataset, key: str, checksum: int) -> bool:

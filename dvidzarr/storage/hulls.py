@@ -6,7 +6,7 @@ import numpy as np
 
 from dvidzarr.core.geometry import CHUNK_LIMIT
 from dvidzarr.storage.chunkkeys import unpack, unpack_one
-from dvidzarr.storage.runs import Row, Run
+from dvidzarr.storage.runs import FLAGS, ORDINAL, Row, Run
 
 _PIECE = 1 << 20
 """Rows measured at a time, so that measuring needs little memory."""
@@ -47,9 +47,9 @@ class Hulls:
 
     def add_one(self, key: int, row: Row) -> None:
         """Take in one row."""
-        self._raise(row[2], unpack_one(key))
-        if row[6]:
-            self.hide(row[2])
+        self._raise(row[ORDINAL], unpack_one(key))
+        if row[FLAGS]:
+            self.hide(row[ORDINAL])
 
     def hide(self, ordinal: int) -> None:
         """Note that a version hides chunks of its ancestors: it deleted them, or it is a merge in which they conflict."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.runs import ROW, Row, Run
+from dvidzarr.storage.runs import ORDINAL, ROW, Row, Run
 
 _NO_ROWS: dict[int, Row] = {}
 
@@ -21,7 +21,7 @@ class NewestRows:
 
     def add(self, key: int, row: Row) -> None:
         """Take in a row; it replaces the older one of its version."""
-        self._rows.setdefault(key, {})[row[2]] = row
+        self._rows.setdefault(key, {})[row[ORDINAL]] = row
         self._count += 1
 
     def find_own(self, key: int, ordinal: int) -> Row | None:
@@ -60,7 +60,7 @@ class NewestRows:
             (key, row)
             for key, rows in self._rows.items()
             for row in rows.values()
-            if writers is None or row[2] in writers
+            if writers is None or row[ORDINAL] in writers
         ]
         keys = np.array([key for key, _ in chosen], np.int64)
         return Run.build(keys, np.array([row for _, row in chosen], ROW))

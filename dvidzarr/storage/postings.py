@@ -15,7 +15,7 @@ from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.derivedrows import DerivedRows
 from dvidzarr.storage.hulls import Hulls
 from dvidzarr.storage.newest import NewestRows
-from dvidzarr.storage.runs import CONFLICT, ROW, TOMBSTONE, Row, Run
+from dvidzarr.storage.runs import CONFLICT, FLAGS, ORDINAL, ROW, SEQUENCE, TOMBSTONE, Row, Run
 from dvidzarr.storage.runstack import RunStack
 from dvidzarr.storage.settled import Settled
 
@@ -103,9 +103,9 @@ class Postings:
             return []
         old = []
         with self._lock:
-            before = self._own_rows([key for key, _ in entries], entries[0][1][2])
+            before = self._own_rows([key for key, _ in entries], entries[0][1][ORDINAL])
             for (key, row), own in zip(entries, before, strict=True):
-                if own is None or own[0] < row[0]:  # else replayed from before a cache's stamp
+                if own is None or own[SEQUENCE] < row[SEQUENCE]:  # else replayed from before a cache's stamp
                     self._newest.add(key, row)
                     if own is not None:
                         old.append((key, own))
@@ -145,7 +145,7 @@ class Postings:
         if len(keys) < _SINGLY:
             return [self._own_row(key, ordinal) for key in keys]
         rows = self._own(np.array(keys, np.int64), ordinal)
-        return [row if row[2] >= 0 else None for row in rows.tolist()]
+        return [row if row[ORDINAL] >= 0 else None for row in rows.tolist()]
 
     def own(self, keys: Sequence[int], ordinal: int) -> list[Row | None]:
         """Return, per key, the row that the version itself wrote, None if it did not."""
@@ -168,7 +168,7 @@ class Postings:
         found = newest
         if newest_rank < best and seen is not None:
             found = seen.rows[place].item()
-        if found is None or found[6]:
+        if found is None or found[FLAGS]:
             return None
         return self._settled.corrected(found)
 

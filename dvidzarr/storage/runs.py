@@ -25,7 +25,10 @@ ROW = np.dtype(
 """One chunk version. `ordinal` ranks it, `origin` (the same but in merges) wrote it; location 0 = its Zarr key."""
 
 Row = tuple[int, int, int, int, int, int, int]
-"""A `ROW` as Python numbers: sequence, location, ordinal, origin, length, checksum, flags."""
+"""A `ROW` as Python numbers."""
+
+SEQUENCE, LOCATION, ORDINAL, ORIGIN, LENGTH, CHECKSUM, FLAGS = range(7)
+"""Places in a `Row`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dvidzarr.storage.runs import Row
+from dvidzarr.storage.runs import CHECKSUM, FLAGS, LENGTH, LOCATION, ORDINAL, ORIGIN, SEQUENCE, Row
 
 
 class Settled:
@@ -41,6 +41,6 @@ class Settled:
     def corrected(self, row: Row) -> Row:
         """Return one row with its location put right."""
         upto = self._upto
-        if not row[1] or row[3] >= len(upto) or row[0] > upto[row[3]]:
+        if not row[LOCATION] or row[ORIGIN] >= len(upto) or row[SEQUENCE] > upto[row[ORIGIN]]:
             return row
-        return row[0], 0, row[2], row[3], row[4], row[5], row[6]
+        return row[SEQUENCE], 0, row[ORDINAL], row[ORIGIN], row[LENGTH], row[CHECKSUM], row[FLAGS]

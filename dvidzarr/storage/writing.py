@@ -25,7 +25,7 @@ from dvidzarr.storage.durability import discard, is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.packs import Batch
 from dvidzarr.storage.places import IN_BLOB, LOGGED, Place
-from dvidzarr.storage.runs import TOMBSTONE, Row
+from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, TOMBSTONE, Row
 from dvidzarr.storage.words import Blob, Value, batch_record
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def write_together(
             discard(dataset, [receipt.part for receipt in created if receipt.part])
             raise
     written = zip(coords, before, strict=True)
-    superseded = [store.part(version, at, row[1], row[4]) for at, row in written if row and not row[6]]
+    superseded = [
+        store.part(version, at, row[LOCATION], row[LENGTH]) for at, row in written if row and not row[FLAGS]
+    ]
     if superseded or not batch.is_empty:
         _rest_later(dataset.context, [] if is_fast(dataset) else superseded)
     return position

@@ -22,7 +22,7 @@ from dvidzarr.storage.chunkkeys import pack_one, unpack
 from dvidzarr.storage.codecs import Encoded
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import Place
-from dvidzarr.storage.runs import TOMBSTONE, Row
+from dvidzarr.storage.runs import LENGTH, TOMBSTONE, Row
 from dvidzarr.storage.writing import delete_document, get_document, put_document, write_chunks
 
 Chunk = tuple[int, ZYX]
@@ -162,7 +162,7 @@ class VersionKeys:
         chunk = self.chunk_of(key)
         if chunk is not None:
             row = self._row(*chunk)
-            return None if row is None else row[4]
+            return None if row is None else row[LENGTH]
         if key in self.derived:
             return len(self._metadata(key))
         place = self._place(key)
