@@ -122,22 +122,10 @@ def _regridded(blocks: Blocks, brick: Box, old: ZYX, new: ZYX) -> Blocks:
     dense = np.zeros(brick.shape, first.dtype)
     exists: set[ZYX] = set()
     for coord, block in blocks.items():
-        place = _block_box(coord, old)
-        dense[_slices(place, brick)] = block
+        place = Box.of_chunk(coord, old)
+        dense[place.slices(brick.start)] = block
         exists.update(tuple(each) for each in place.chunks(new).coords().tolist())
     return {
-        coord: np.ascontiguousarray(dense[_slices(_block_box(coord, new), brick)]) for coord in sorted(exists)
+        coord: np.ascontiguousarray(dense[Box.of_chunk(coord, new).slices(brick.start)])
+        for coord in sorted(exists)
     }
-
-
-def _block_box(coord: ZYX, chunk: ZYX) -> Box:
-    return Box(
-        (coord[0] * chunk[0], coord[1] * chunk[1], coord[2] * chunk[2]),
-        ((coord[0] + 1) * chunk[0], (coord[1] + 1) * chunk[1], (coord[2] + 1) * chunk[2]),
-    )
-
-
-def _slices(part: Box, whole: Box) -> tuple[slice, ...]:
-    return tuple(
-        slice(a - base, b - base) for a, b, base in zip(part.start, part.stop, whole.start, strict=True)
-    )

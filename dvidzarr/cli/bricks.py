@@ -158,7 +158,7 @@ class Journal:
 
 def _parsed(plan: CopyPlan, lines: list[bytes]) -> tuple[CopyPlan, frozenset[ZYX]]:
     head = orjson.loads(lines[0])
-    extents = head["extents"] and Box(tuple(head["extents"][0]), tuple(head["extents"][1]))
+    extents = head["extents"] and Box.of(*head["extents"])
     known = CopyPlan(plan.source, plan.target, plan.box, plan.chunk, int(head["brick_voxels"]), extents)
     starts = {brick.start for brick in bricks(known.box, known.chunk, known.brick_voxels)}
     done = set()

@@ -113,9 +113,8 @@ def _axes(part: Box) -> tuple[tuple[int, tuple[int, ...]], ...]:
 
 def _middle(box: Box) -> Box:
     """Return the block in the middle, cut to the box."""
-    low = tuple((size // 2) // edge * edge for size, edge in zip(box.shape, BLOCK, strict=True))
-    high = tuple(min(a + edge, stop) for a, edge, stop in zip(low, BLOCK, box.stop, strict=True))
-    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    low = [(size // 2) // edge * edge for size, edge in zip(box.shape, BLOCK, strict=True)]
+    return Box.of(low, (min(a + edge, stop) for a, edge, stop in zip(low, BLOCK, box.stop, strict=True)))
 
 
 def _write_labels(path: Path, volume: Synthetic, box: Box) -> None:

@@ -67,8 +67,7 @@ class RemoteVolume:
         voxels = np.ascontiguousarray(array, self.info.dtype)
         if whole != box:
             around = self.read(whole).copy()
-            inside = zip(box.start, box.stop, whole.start, strict=True)
-            around[tuple(slice(low - base, high - base) for low, high, base in inside)] = voxels
+            around[box.slices(whole.start)] = voxels
             voxels = around
         self._session.request("POST", *self._raw(whole), content=voxels.tobytes())
 

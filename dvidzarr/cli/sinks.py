@@ -48,8 +48,7 @@ class Export:
 
     def place(self, brick: Box) -> tuple[slice, ...]:
         """Return where a brick lies in the output."""
-        corners = zip(brick.start, brick.stop, self.box.start, strict=True)
-        return tuple(slice(low - base, high - base) for low, high, base in corners)
+        return brick.slices(self.box.start)
 
 
 def write_tiff(path: Path, export: Export, read: Read) -> None:

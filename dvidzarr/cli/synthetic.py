@@ -81,16 +81,10 @@ class Synthetic:
     def _tiled(self, box: Box, dtype: "np.dtype[np.generic]", make: TileMaker) -> np.ndarray:
         out = np.empty(box.shape, dtype)
         for coord in box.chunks((TILE,) * 3).coords().tolist():
-            low = (coord[0] * TILE, coord[1] * TILE, coord[2] * TILE)
-            part = box.intersect(Box(low, (low[0] + TILE, low[1] + TILE, low[2] + TILE)))
-            if part is None:
-                continue
-            tile = make(low)
-            source = tuple(slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, low, strict=True))
-            target = tuple(
-                slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, box.start, strict=True)
-            )
-            out[target] = tile[source]
+            whole = Box.of_chunk(tuple(coord), (TILE,) * 3)
+            part = box.intersect(whole)
+            if part is not None:
+                out[part.slices(box.start)] = make(whole.start)[part.slices(whole.start)]
         return out
 
     def _grid(self, low: ZYX) -> Grid:

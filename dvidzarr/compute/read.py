@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from operator import mul
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -63,10 +64,7 @@ def read_inside(
         return np.zeros(box.shape, chunks.codec.dtype)
     if whole:
         return chunk
-    part = tuple(
-        slice(low - at * size, high - at * size)
-        for at, size, low, high in zip(coord, grid, box.start, box.stop, strict=True)
-    )
+    part = box.slices(tuple(map(mul, coord, grid)))
     return chunk[part].copy()  # a view would keep the whole chunk while a small answer is sent
 
 

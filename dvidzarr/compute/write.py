@@ -1,7 +1,6 @@
 """Writing a box: cut it on the chunk grid; partly covered chunks are read, changed and written under their locks."""
 
 from dataclasses import dataclass
-from operator import add, mul, sub
 from typing import Any
 
 import numpy as np
@@ -54,11 +53,11 @@ def chunks_of_box(
 
     def chunk_of(index: int) -> np.ndarray:
         coord = coords[index]
-        low = tuple(map(mul, coord, grid))
-        part = Box(low, tuple(map(add, low, grid))).intersect(box)
+        whole = Box.of_chunk(coord, grid)
+        part = whole.intersect(box)
         if part is None:
             raise InvalidInputError(f"chunk {coord} lies outside box {box}")
-        piece = voxels[_slices(part, box.start)]
+        piece = voxels[part.slices(box.start)]
         if part.shape == grid and piece.flags.c_contiguous:
             return piece
         if part.shape == grid:
@@ -66,14 +65,10 @@ def chunks_of_box(
             copy_rows(chunk, piece)
             return chunk
         chunk = _current(store, coord, lineage)
-        copy_rows(chunk[_slices(part, low)], piece)
+        copy_rows(chunk[part.slices(whole.start)], piece)
         return chunk
 
     return ChunkWrite(coords, chunk_of, write.author, header)
-
-
-def _slices(part: Box, origin: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(map(slice, map(sub, part.start, origin), map(sub, part.stop, origin)))
 
 
 def _current(store: ChunkStore, coord: ZYX, lineage: Lineage) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Boxes of voxels and the chunk grid. Everything is (z, y, x); x, y, z order exists only in `from_xyz` and `to_xyz`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import floordiv, lt
 
@@ -67,6 +67,18 @@ class Box:
     stop: ZYX
 
     @classmethod
+    def of(cls, start: Iterable[int], stop: Iterable[int]) -> "Box":
+        """Build from two corners of three numbers each."""
+        (z, y, x), (d, h, w) = start, stop
+        return cls((z, y, x), (d, h, w))
+
+    @classmethod
+    def of_chunk(cls, coord: ZYX, chunk: ZYX) -> "Box":
+        """Return the voxels of one chunk, given its coordinate and the size of chunks."""
+        (z, y, x), (c, b, a) = coord, chunk
+        return cls((z * c, y * b, x * a), (z * c + c, y * b + b, x * a + a))
+
+    @classmethod
     def from_xyz(cls, offset: Sequence[int], size: Sequence[int]) -> "Box":
         """Build from DVID's x, y, z offset and size."""
         start = (int(offset[2]), int(offset[1]), int(offset[0]))
@@ -91,12 +103,11 @@ class Box:
     def intersect(self, other: "Box") -> "Box | None":
         """Return the common box, None if there is none."""
         start, stop = tuple(map(max, self.start, other.start)), tuple(map(min, self.stop, other.stop))
-        return Box(start, stop) if all(map(lt, start, stop)) else None  # type: ignore[arg-type]
+        return Box.of(start, stop) if all(map(lt, start, stop)) else None
 
     def union(self, other: "Box") -> "Box":
         """Return the smallest box that holds both."""
-        start, stop = tuple(map(min, self.start, other.start)), tuple(map(max, self.stop, other.stop))
-        return Box(start, stop)  # type: ignore[arg-type]
+        return Box.of(map(min, self.start, other.start), map(max, self.stop, other.stop))
 
     def is_aligned(self, chunk: ZYX) -> bool:
         """Tell whether every face lies on the chunk grid."""
@@ -104,9 +115,7 @@ class Box:
 
     def aligned(self, chunk: ZYX) -> "Box":
         """Return the box of all chunks that this one touches."""
-        start = tuple(a // c * c for a, c in zip(self.start, chunk, strict=True))
-        stop = tuple(-(-b // c) * c for b, c in zip(self.stop, chunk, strict=True))
-        return Box(start, stop)  # type: ignore[arg-type]
+        return self.chunks(chunk).box(chunk)
 
     def chunks(self, chunk: ZYX) -> ChunkSpan:
         """Return the span of chunks that the box touches."""
@@ -123,6 +132,11 @@ class Box:
             and x < self.stop[2] <= (coord[2] + 1) * a
         )
         return coord if inside and min(coord) >= -CHUNK_LIMIT and max(coord) < CHUNK_LIMIT else None
+
+    def slices(self, origin: Sequence[int]) -> tuple[slice, slice, slice]:
+        """Return where the box lies in an array whose first voxel is `origin` (z, y, x)."""
+        (z, y, x), (d, h, w), (c, b, a) = self.start, self.stop, origin
+        return slice(z - c, d - c), slice(y - b, h - b), slice(x - a, w - a)
 
     def slabs(self, chunk: ZYX, max_voxels: int) -> Iterator["Box"]:
         """Yield boxes along z that tile this one, cut on the chunk grid, at least one chunk layer each."""

@@ -40,6 +40,23 @@ def test_intersection_and_union(one: Box, other: Box) -> None:
     assert both.stop == tuple(map(max, one.stop, other.stop))
 
 
+@given(boxes, boxes)
+def test_slices_find_a_box_inside_another(one: Box, other: Box) -> None:
+    whole = one.union(other)
+    array = np.zeros(whole.shape, bool)
+    array[one.slices(whole.start)] = True
+    found = (np.argwhere(array) + whole.start).tolist()
+    assert {tuple(voxel) for voxel in found} == voxels(one)
+
+
+@given(corner, grids)
+def test_a_chunk_is_a_box_of_its_own(coord: ZYX, grid: ZYX) -> None:
+    box = Box.of_chunk(coord, grid)
+    assert box == ChunkSpan(coord, tuple(at + 1 for at in coord)).box(grid)  # type: ignore[arg-type]
+    assert box.only_chunk(grid) == coord
+    assert Box.of(list(box.start), iter(box.stop)) == box
+
+
 @given(boxes, grids)
 def test_chunks_are_those_that_hold_a_voxel(box: Box, grid: ZYX) -> None:
     touched = {tuple(a // n for a, n in zip(voxel, grid, strict=True)) for voxel in voxels(box)}

@@ -78,13 +78,10 @@ def follow(
     scheduler = target.instance.repo.catalog.scheduler
 
     def chunk_of(index: int) -> np.ndarray:
-        whole = _chunk_box(touched[index], grid)
+        whole = Box.of_chunk(touched[index], grid)
         chunk = Reader(target.chunks, whole, coarse, scheduler).read()
         for part in pieces[touched[index]]:
-            inside = tuple(
-                slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, whole.start, strict=True)
-            )
-            chunk[inside] = downsampled(_doubled(source, fine, part))
+            chunk[part.slices(whole.start)] = downsampled(_doubled(source, fine, part))
         return chunk
 
     header = {"from": source.instance.id, "upto": upto} | ({"restart": 1} if restart else {})
@@ -104,28 +101,19 @@ def follow(
 
 def _doubled(source: "VoxelView", lineage: Lineage, part: Box) -> np.ndarray:
     """Return the voxels of the source that a box of its follower shows."""
-    low, high = (tuple(2 * at for at in edge) for edge in (part.start, part.stop))
-    scheduler = source.instance.repo.catalog.scheduler
-    return Reader(source.chunks, Box(low, high), lineage, scheduler).read()  # type: ignore[arg-type]
+    box = Box.of(*((2 * at for at in edge) for edge in (part.start, part.stop)))
+    return Reader(source.chunks, box, lineage, source.instance.repo.catalog.scheduler).read()
 
 
 def _pieces(coords: np.ndarray, fine: ZYX, coarse: ZYX) -> dict[ZYX, list[Box]]:
     """Return, per chunk of the follower, the boxes of its voxels that chunks of the source lie in."""
     pieces: dict[ZYX, list[Box]] = defaultdict(list)
     for coord in {tuple(coord) for coord in np.asarray(coords).tolist()}:
-        box = _chunk_box(coord, fine)
+        box = Box.of_chunk(coord, fine)
         # chunks of odd size share groups of voxels with their neighbours: all of such a group counts
-        half = Box(
-            tuple(at // 2 for at in box.start),  # type: ignore[arg-type]
-            tuple(-(-at // 2) for at in box.stop),  # type: ignore[arg-type]
-        )
+        half = Box.of((at // 2 for at in box.start), (-(-at // 2) for at in box.stop))
         for place in half.chunks(coarse).coords().tolist():
-            part = half.intersect(_chunk_box(tuple(place), coarse))
+            part = half.intersect(Box.of_chunk(tuple(place), coarse))
             if part is not None:
                 pieces[tuple(place)].append(part)
     return pieces
-
-
-def _chunk_box(coord: ZYX, grid: ZYX) -> Box:
-    low = tuple(at * size for at, size in zip(coord, grid, strict=True))
-    return Box(low, tuple(at + size for at, size in zip(low, grid, strict=True)))  # type: ignore[arg-type]

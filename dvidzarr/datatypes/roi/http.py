@@ -146,7 +146,7 @@ def _cut(box: Box, most: int) -> Iterator[Box]:
         for y in range(box.start[1], box.stop[1], rows):
             for x in range(box.start[2], box.stop[2], across):
                 stop = (z + planes, y + rows, x + across)
-                yield Box((z, y, x), tuple(map(min, stop, box.stop)))  # type: ignore[arg-type]
+                yield Box.of((z, y, x), map(min, stop, box.stop))
 
 
 async def post_ptquery(call: Call) -> Response:

@@ -92,7 +92,7 @@ class RoiView(View):
         boxes = self.boxes
         if not len(boxes):
             return None
-        return Box(tuple(boxes[:, 0].min(axis=0).tolist()), tuple(boxes[:, 1].max(axis=0).tolist()))
+        return Box.of(boxes[:, 0].min(axis=0).tolist(), boxes[:, 1].max(axis=0).tolist())
 
     def xarray(self, box: Box | None = None) -> "xarray.DataArray":
         """Return the mask of a box (default: the extents) as an xarray.DataArray; coordinates are voxel indices."""

@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +65,7 @@ class VoxelSource:
         if coord is None or extents is None:
             return header
         grid = self.view.instance.chunk
-        start, stop = ([(at + more) * size for at, size in zip(coord, grid, strict=True)] for more in (0, 1))
-        inside = _box(start, stop).intersect(_box((0, 0, 0), extents.stop))
+        inside = Box.of_chunk(coord, grid).intersect(Box((0, 0, 0), extents.stop))
         if inside is not None and extents.union(inside) != extents:
             header["grow"] = [list(inside.start), list(inside.stop)]
         return header
@@ -84,11 +83,7 @@ class VoxelSource:
         extents = self.view.extents
         low = (0, 0, 0) if extents is None else extents.start
         start = [min(a, b) for a, b in zip(low, shape, strict=True)]
-        self.view.set_extents(_box(start, shape), self.author)
-
-
-def _box(start: Sequence[int], stop: Sequence[int]) -> Box:
-    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+        self.view.set_extents(Box.of(start, shape), self.author)
 
 
 def zarr_store(view: VoxelView, author: Author = _NO_AUTHOR) -> VersionedStore:
@@ -118,7 +113,9 @@ class LazyVoxels:
     def __getitem__(self, index: tuple[slice | int, ...]) -> np.ndarray:
         """Read the box around a basic index (dask fuses strides and integers into it), then index that."""
         spans = [_span(part, size) for part, size in zip(index, self.shape, strict=True)]
-        box = _box(*zip(*((min(span, default=0), max(span, default=-1) + 1) for span in spans), strict=True))
+        box = Box.of(
+            *zip(*((min(span, default=0), max(span, default=-1) + 1) for span in spans), strict=True)
+        )
         voxels = self.view.read(box) if box.volume else np.zeros(box.shape, self.dtype)
         strides = (slice(None, None, span.step) for span in spans)
         return voxels[

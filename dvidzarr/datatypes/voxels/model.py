@@ -1,6 +1,6 @@
 """Voxel instances: an image volume with its settings, and its extents in every version. No web in here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -102,13 +102,13 @@ class VoxelInstance(Instance):
         super().apply(entry, ordinal)
         header = entry.header
         if entry.kind == Kind.CHUNKS and "grow" in header:
-            grown, seen = _box(header["grow"]), self.stored_extents(ordinal)
+            grown, seen = Box.of(*header["grow"]), self.stored_extents(ordinal)
             grown = grown if seen is None else seen.union(grown)
             self._extents[ordinal] = grown
             if grown != seen:
                 self._latest = grown
         elif entry.kind == Kind.EXTENTS:
-            self._extents[ordinal] = _box(header["box"])
+            self._extents[ordinal] = Box.of(*header["box"])
         elif entry.kind == Kind.SETTINGS and "voxel_size_xyz" in header:
             members = {**self._settings.to_json(), "voxel_size_xyz": header["voxel_size_xyz"]}
             self._settings = VoxelSettings.from_json(members)
@@ -130,8 +130,8 @@ class VoxelInstance(Instance):
         settings = state.get("settings")
         self._settings = self._created_with if settings is None else VoxelSettings.from_json(settings)
         latest = state.get("latest")
-        self._latest = self._created_with.extents if latest is None else _box(latest)
-        self._extents = {ordinal: _box((start, stop)) for ordinal, start, stop in state.get("extents", ())}
+        self._latest = self._created_with.extents if latest is None else Box.of(*latest)
+        self._extents = {ordinal: Box.of(start, stop) for ordinal, start, stop in state.get("extents", ())}
 
     def stored_extents(self, ordinal: int) -> Box | None:
         """Return the extents stored at a version or its nearest ancestor."""
@@ -190,8 +190,3 @@ class VoxelInstance(Instance):
         """Say `open` in the root version's metadata before a chunk of it changes."""
         if not version.parents:
             self.hierarchy.write()
-
-
-def _box(edges: Sequence[Iterable[int]]) -> Box:
-    start, stop = edges
-    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]

@@ -207,7 +207,7 @@ class VoxelView(View):
             return np.zeros(0, bool)
         low, high = coords.min(axis=0), coords.max(axis=0) + 1
         grid = np.array(self.instance.chunk)
-        box = Box(tuple((low * grid).tolist()), tuple((high * grid).tolist()))
+        box = Box.of((low * grid).tolist(), (high * grid).tolist())
         return roi.block_mask(box).contains(coords)
 
     def written(self, coords: np.ndarray, author: Author) -> None:
