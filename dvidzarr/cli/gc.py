@@ -50,9 +50,8 @@ def gc(store: str, older_than: float, purge_trash: float | None, yes: bool, as_j
     with dvidzarr.open(store, mode="w" if yes else "r", settings=Settings.load()) as catalog:
         found = collect(catalog, older_than_s=older_than * _HOUR_S, dry_run=not yes)
         if purge_trash is not None:
-            found = chain(
-                purge(catalog, older_than_s=purge_trash * 24 * _HOUR_S, dry_run=not yes), found
-            )  # not what comes into it now
+            # first, so as not to delete what comes into the trash now
+            found = chain(purge(catalog, older_than_s=purge_trash * 24 * _HOUR_S, dry_run=not yes), found)
         _report(found, done=yes, as_json=as_json)
 
 

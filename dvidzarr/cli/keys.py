@@ -88,9 +88,8 @@ class RemoteKeys:
         wanted = bytes_head(1, len(raw(key))) + raw(key)
         answer = self._session.fetch(*self._base, "keyvalues", content=wanted)
         value = b"".join(bytes(found) for _, found in decode_key_values(memoryview(answer)))
-        if (
-            not value and key not in self.names()
-        ):  # the message does not tell a missing value from an empty one
+        # the message does not tell a missing value from an empty one
+        if not value and key not in self.names():
             raise _missing(key)
         return value
 

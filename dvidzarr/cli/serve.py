@@ -80,7 +80,10 @@ def serve(
         "server.audit_log": audit_log,
         "storage.durability": durability,
     }
-    settings = Settings.load(config, overrides=overrides, texts=dict(given))
+    _run(store, Settings.load(config, overrides=overrides, texts=dict(given)))
+
+
+def _run(store: str, settings: Settings) -> None:
     if settings.server.process_count > 1:
         from dvidzarr.server.supervisor import supervise  # noqa: PLC0415 - what help need not load
 

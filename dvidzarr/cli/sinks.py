@@ -133,9 +133,8 @@ def write_zarr(path: Path, export: Export, read: Read) -> None:
         array[export.place(brick)] = read(brick)
 
     shifted = any(low % size for low, size in zip(export.box.start, export.info.chunk, strict=True))
-    copy_bricks(
-        export.bricks(), copy, 1 if shifted else export.workers
-    )  # bricks that share a chunk take turns
+    # bricks that share a chunk take turns
+    copy_bricks(export.bricks(), copy, 1 if shifted else export.workers)
 
 
 def _ome(export: Export) -> dict[str, Any]:

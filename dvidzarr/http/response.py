@@ -128,10 +128,9 @@ class Response:
         self._request = request
         if self._chunked and request.is_old:  # it ends with the connection
             self._chunked, self.close = False, True
-        # the rest of a body that will not come cannot be told from the next request
-        if (
-            self.close or request.body.is_lost
-        ):  # never set it: the loop may take it away while a thread is here
+        # The rest of a body that will not come cannot be told from the next request. Never set it: the loop may take
+        # it away while a thread is here.
+        if self.close or request.body.is_lost:
             request.keep_alive = False
         text = _head_text(self.status, tuple(self.headers.items()))
         if length is not None:

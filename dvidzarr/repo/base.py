@@ -169,9 +169,8 @@ class RepoBase:
                 try:
                     flush(instance.dataset)
                     instance.dataset.save_caches()
-                except (
-                    StorageError
-                ) as error:  # said to those who wrote; the others must be closed all the same
+                except StorageError as error:
+                    # said to those who wrote; the others must be closed all the same
                     _logger.error("%s: %s", instance.prefix, error)  # noqa: TRY400 - no traceback
             instance.close()
         self._log.close()

@@ -88,17 +88,21 @@ class OpenStore:
         backend = LocalBackend(path)
         self._lock = WriterLock(f"{backend.root}/lock")
         self.generation = Generation(backend)
-        store_id = read_store(backend) or create_store(backend, self._lock, create=mode != "r")
-        cache_dir = Path(settings.storage.cache_dir or Path(path) / "cache") / store_id
-        cache = ChunkCache(settings.cache.chunk_bytes)
-        self.context = StoreContext(
-            backend, store_id, settings, cache_dir, cache, Housekeeper(), self.scheduler.write
-        )
+        self.context = self._context(Path(path), backend)
         self.blobs = BlobStore(cast("Catalog", self))
         if mode == "w":
             self.become_writer()
         else:
             self.refresh()
+
+    def _context(self, path: Path, backend: LocalBackend) -> StoreContext:
+        """Return what everything in the store shares; make the store if there is none."""
+        store_id = read_store(backend) or create_store(backend, self._lock, create=not self.read_only)
+        cache_dir = Path(self.settings.storage.cache_dir or path / "cache") / store_id
+        cache = ChunkCache(self.settings.cache.chunk_bytes)
+        return StoreContext(
+            backend, store_id, self.settings, cache_dir, cache, Housekeeper(), self.scheduler.write
+        )
 
     @property
     def closed(self) -> bool:
@@ -255,9 +259,8 @@ class OpenStore:
                 self._open_repo(Repo(cast("Catalog", self), repo_id))
         for repo_id in self.broken.keys() - present:
             del self.broken[repo_id]
-        if (
-            time.time_ns() - changed > _SETTLED_NS
-        ):  # else a repo may be half made, or two made within one tick
+        # else a repo may be half made, or two made within one tick
+        if time.time_ns() - changed > _SETTLED_NS:
             self._listed = changed
 
     def _open_repo(self, repo: Repo) -> None:

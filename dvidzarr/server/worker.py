@@ -184,9 +184,8 @@ def _opened(order: Order, settings: Settings) -> "Iterator[Catalog]":
 
 def main() -> int:
     """Do what the supervisor orders; return the exit code."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the supervisor too, which knows the order of things
+    # Ctrl-C reaches the supervisor too, which knows the order of things
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
         order = Order(**channel.hear())

@@ -124,9 +124,8 @@ class StateFile:
         for scale, about in head["runs"].items():
             runs[int(scale)] = ()
             for number, writers in about:
-                keys = np.frombuffer(
-                    data, "<i8", number, end
-                ).copy()  # aligned: else each search would copy them
+                # aligned: else each search would copy them
+                keys = np.frombuffer(data, "<i8", number, end).copy()
                 rows = np.frombuffer(data, ROW, number, end + 8 * number)
                 runs[int(scale)] += (Run(keys, rows, frozenset(writers)),)
                 end += (8 + ROW.itemsize) * number

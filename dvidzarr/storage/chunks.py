@@ -143,24 +143,16 @@ class ChunkStore(ChunkIndex):
                     return cached
                 out[...] = cached
                 return out
-            target = (
-                np.empty(self.codec.shape, self.codec.dtype)
-                if keep
-                else self.scratch()
-                if out is None
-                else out
-            )
+            target = np.empty(self.codec.shape, self.codec.dtype) if keep else out
+            if target is None:
+                target = self.scratch()
             problem = self._load(key, row, target)
             if problem is None:
                 break
-            fresh = self._again(key, row, lineage, problem)
-            if exact and fresh[SEQUENCE] != row[SEQUENCE]:
-                raise SupersededError(
-                    f"chunk {unpack_one(key)} (z, y, x) was written again while it was read"
-                )
-            row = fresh
-            if row[ORDINAL] < 0 or row[FLAGS]:
+            newer = self._newer(key, row, lineage, problem, exact=exact)
+            if newer is None:
                 return None
+            row = newer
         if keep:
             self._cache.put((self._number, key, row[SEQUENCE], ""), target)
             if out is not None:
@@ -256,8 +248,8 @@ class ChunkStore(ChunkIndex):
         """Return what is wrong with the stored object of a chunk version, None if nothing is."""
         return self._load(key, row, np.empty(self.codec.shape, self.codec.dtype))
 
-    def _again(self, key: int, row: Row, lineage: Lineage, problem: str) -> Row:
-        """Look a chunk up again: it may have been superseded since; if not, its object is damaged."""
+    def _newer(self, key: int, row: Row, lineage: Lineage, problem: str, *, exact: bool) -> Row | None:
+        """Look a chunk up again that may have been superseded, None if it was deleted; else its object is damaged."""
         self.refresh()
         fresh: Row = self.resolve(np.array([key]), lineage)[0].tolist()
         if fresh[:2] == row[:2]:
@@ -266,4 +258,6 @@ class ChunkStore(ChunkIndex):
                 row[SEQUENCE],
                 f"chunk {unpack_one(key)} (z, y, x) of version {version}, scale {self.scale}: {problem}",
             )
-        return fresh
+        if exact and fresh[SEQUENCE] != row[SEQUENCE]:
+            raise SupersededError(f"chunk {unpack_one(key)} (z, y, x) was written again while it was read")
+        return None if fresh[ORDINAL] < 0 or fresh[FLAGS] else fresh

@@ -29,6 +29,9 @@ from dvidzarr.storage.words import DOCUMENT_KINDS, placed_words
 
 _CACHE_EVERY = 64 << 20  # bytes of log after which caches are written: a start replays at most that much
 
+Draft = tuple[Kind, int | None, Author, dict[str, Any], bytes]
+"""Kind, version, author, header and payload of a record to be appended."""
+
 
 class Dataset:
     """Owner of an instance's log and of the state that follows from it.
@@ -180,9 +183,7 @@ class Dataset:
         """Append a record about a version (or about the instance): the commit point of every mutation."""
         return self.append_all([(kind, version, author, header, payload)])
 
-    def append_all(
-        self, records: Sequence[tuple[Kind, int | None, Author, dict[str, Any], bytes]]
-    ) -> Position:
+    def append_all(self, records: Sequence[Draft]) -> Position:
         """Append several records at the price of one: all become durable, or none. Returns the position of the last."""
         if not self.writable:
             raise StorageError(f"{self.prefix} is not open for writing")

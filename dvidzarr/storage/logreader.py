@@ -174,9 +174,8 @@ class LogReader:
         with self._following:  # another thread may have read on, or be about to recover the log
             word = self._published() or 0
             to_the_end = not self._looked and WriterLock.is_at_rest(f"{self._backend.root}/lock")
-            if (
-                self._applying
-            ):  # a model that looks at its data while it takes in a record sees what came before that
+            # a model that looks at its data while it takes in a record sees what came before that
+            if self._applying:
                 return
             self._looked = not to_the_end
             if word <= self._tail.sequence and not to_the_end:

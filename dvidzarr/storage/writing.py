@@ -3,7 +3,7 @@
 The caller has passed the gates of the version and of the instance (see `repo.repo.Repo.writing`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.context import StoreContext
-from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.dataset import Dataset, Draft
 from dvidzarr.storage.durability import discard, is_fast, note_unflushed
 from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.packs import Batch
@@ -88,23 +88,10 @@ def write_together(
     ):
         before = store.own(version, coords)
         created = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_all)
-        receipts = iter(created)
-        records = [
-            (
-                Kind.CHUNKS,
-                version,
-                write.author,
-                {**write.header, "s": store.scale},
-                payload_of(list(islice(receipts, len(write.coords)))),
-            )
-            for write in writes
-        ]
         try:
-            position = dataset.append_all(records)
-        except (
-            NoSpaceError,
-            BusyError,
-        ):  # surely not recorded; after other failures the objects are left for gc
+            position = dataset.append_all(_records(writes, created, store.scale, version))
+        except (NoSpaceError, BusyError):
+            # surely not recorded; after other failures the objects are left for gc
             discard(dataset, [receipt.part for receipt in created if receipt.part])
             raise
     written = zip(coords, before, strict=True)
@@ -114,6 +101,23 @@ def write_together(
     if superseded or not batch.is_empty:
         _rest_later(dataset.context, [] if is_fast(dataset) else superseded)
     return position
+
+
+def _records(
+    writes: Sequence[ChunkWrite], created: Iterable[Receipt], scale: int, version: int
+) -> list[Draft]:
+    """Return a record per request, given the receipts of the chunks of all."""
+    receipts = iter(created)
+    return [
+        (
+            Kind.CHUNKS,
+            version,
+            write.author,
+            {**write.header, "s": scale},
+            payload_of(list(islice(receipts, len(write.coords)))),
+        )
+        for write in writes
+    ]
 
 
 def _joined(writes: Sequence[ChunkWrite]) -> tuple[Sequence[ZYX], ChunkOf]:
