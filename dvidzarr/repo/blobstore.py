@@ -15,7 +15,7 @@ from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import begin, flush
 from dvidzarr.storage.frames import Entry
 from dvidzarr.storage.merging import Unversioned
-from dvidzarr.storage.places import Place
+from dvidzarr.storage.places import IN_BLOB, VALUE, Place
 from dvidzarr.storage.words import Blob
 from dvidzarr.storage.writing import put_document, read_pieces
 from dvidzarr.wire.fnv import Fnv128
@@ -169,7 +169,7 @@ def reference_of(digest: bytes) -> str:
 def _compare(dataset: Dataset, digest: bytes, known: Place, value: bytes | Blob) -> None:
     """Keep the contents that are known; raise if others have the same hash."""
     if isinstance(value, Blob):
-        fresh = Place(0, 0, 0, value.id.encode(), -1, 0, value.length, value.checksum)
+        fresh = Place(0, 0, VALUE, value.id.encode(), IN_BLOB, 0, value.length, value.checksum)
         same = known.length == value.length and known.checksum == value.checksum
         same = same and all(
             old == new

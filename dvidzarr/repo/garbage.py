@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.storage.blobs import blob_key
 from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.places import IN_BLOB
 from dvidzarr.storage.runs import LENGTH, LOCATION, ORDINAL
 from dvidzarr.storage.trash import FOLDER, Trash
+from dvidzarr.storage.words import blob_key
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
@@ -63,7 +63,7 @@ def _named(dataset: Dataset) -> set[str]:
             named.add(store.part(row[ORDINAL], coord, 0, row[LENGTH]).key)
     if dataset.caches.has_documents:
         places = (place for _, place in dataset.documents.all_rows() if place.segment == IN_BLOB)
-        named |= {blob_key(dataset, (place.value or b"").decode()) for place in places}
+        named |= {blob_key(dataset.prefix, place.blob_id) for place in places}
     return named
 
 

@@ -1,9 +1,14 @@
 """The protocol of a place that keeps objects by key. Keys are built from our own ids and numbers, never from client text."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from dvidzarr.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Length = TypeVar("Length", int, "np.ndarray")
 
 RunAll = Callable[[Callable[[int], Any], int], list[Any]]
 """Calls a function with 0 … n−1, maybe in threads, and returns the results in order; all have ended when it raises."""
@@ -16,6 +21,11 @@ def in_turn(work: Callable[[int], Any], count: int) -> list[Any]:
 
 BLOCK = 4096
 """Stretches that are discarded begin at multiples of this and own the rest of their last block: a disk gives back blocks."""
+
+
+def whole_blocks(length: Length) -> Length:
+    """Return the bytes of the blocks that so many bytes lie in."""
+    return -(-length // BLOCK) * BLOCK
 
 
 class Part(NamedTuple):

@@ -8,7 +8,7 @@ from dvidzarr.core.ids import new_id
 from dvidzarr.storage.backend import Part
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import discard, is_fast, note_unflushed
-from dvidzarr.storage.words import Blob
+from dvidzarr.storage.words import Blob, blob_key
 
 
 class BlobWriter:
@@ -17,7 +17,7 @@ class BlobWriter:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self._id = new_id()
-        self._key = blob_key(dataset, self._id)
+        self._key = blob_key(dataset.prefix, self._id)
         self._file = dataset.context.backend.open_append(self._key, create=True)
         self._length = 0
         self._checksum = 0
@@ -62,9 +62,4 @@ def write_blob(dataset: Dataset, value: bytes | memoryview) -> Blob:
 
 def remove_blob(dataset: Dataset, blob: Blob) -> None:
     """Remove a blob that surely no record names."""
-    discard(dataset, [Part(blob_key(dataset, blob.id))])
-
-
-def blob_key(dataset: Dataset, blob: str) -> str:
-    """Return the object key of a blob."""
-    return f"{dataset.prefix}/blobs/{blob}"
+    discard(dataset, [Part(blob_key(dataset.prefix, blob.id))])

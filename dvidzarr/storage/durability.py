@@ -18,7 +18,7 @@ from dvidzarr.storage.chunkrecords import row_tuples_of
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION
-from dvidzarr.storage.words import DOCUMENT_KINDS, words_of
+from dvidzarr.storage.words import DOCUMENT_KINDS, blob_key, words_of
 
 _logger = logging.getLogger("dvidzarr.storage")
 
@@ -107,7 +107,7 @@ def _sync_unflushed(dataset: Dataset) -> None:
 def _objects(dataset: Dataset, entry: Entry) -> list[str]:
     """Return the keys of the objects that a record names."""
     if entry.kind in DOCUMENT_KINDS:
-        return [f"{dataset.prefix}/blobs/{word.blob}" for word in words_of(entry) if word.blob is not None]
+        return [blob_key(dataset.prefix, word.blob) for word in words_of(entry) if word.blob is not None]
     ordinal = dataset.versions.ordinal_of(entry.header["v"]) if entry.kind == Kind.CHUNKS else None
     if ordinal is None:
         return []
@@ -123,8 +123,8 @@ def _objects(dataset: Dataset, entry: Entry) -> list[str]:
 def _is_whole(dataset: Dataset, entry: Entry) -> bool:
     """Tell whether the objects that a record names are on the disk, with the recorded contents."""
     if entry.kind in DOCUMENT_KINDS:
-        blobs = (word for word in words_of(entry) if word.blob is not None)
-        return all(_has_blob(dataset, f"{dataset.prefix}/blobs/{word.blob}", word.checksum) for word in blobs)
+        blobs = ((word.blob, word.checksum) for word in words_of(entry) if word.blob is not None)
+        return all(_has_blob(dataset, blob_key(dataset.prefix, blob), checksum) for blob, checksum in blobs)
     if entry.kind != Kind.CHUNKS:
         return True
     store = dataset.arrays[entry.header["s"]]

@@ -152,6 +152,11 @@ def frame_size(data: memoryview) -> int:
     return 8 + int.from_bytes(data[:4], "little") if len(data) >= _FRAME.size else 0
 
 
+def first_sequence(data: memoryview, offset: int) -> int:
+    """Return the sequence of the first record of a frame, or what stands in its place."""
+    return int.from_bytes(data[offset + 8 : offset + 16], "little")
+
+
 def last_sequence(data: memoryview, offset: int) -> int:
     """Return the sequence of the last record of a frame that `frame_end` found valid."""
     _, _, first, count = _FRAME.unpack_from(data, offset)

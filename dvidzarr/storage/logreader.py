@@ -15,6 +15,7 @@ from dvidzarr.storage.frames import (
     Position,
     SegmentHeader,
     decode_frame,
+    first_sequence,
     frame_end,
     frame_size,
     last_sequence,
@@ -92,7 +93,7 @@ class LogReader:
         if header is None or (self._backend.size(key) or 0) < cursor.offset:
             return False
         view = memoryview(self._backend.read_at(key, cursor.frame, cursor.offset - cursor.frame))
-        if frame_end(view, 0, int.from_bytes(view[8:16], "little"), header.salt) != len(view):
+        if frame_end(view, 0, first_sequence(view, 0), header.salt) != len(view):
             return False
         last = decode_frame(view, 0, cursor.segment, cursor.frame)[-1]
         if last.position != Position(cursor.sequence, cursor.checksum):
@@ -129,7 +130,7 @@ class LogReader:
                     found = next_frame(view, offset, sequence + 1, header.salt)
                     if found is None:
                         break
-                    offset, sequence = found, int.from_bytes(view[found + 8 : found + 16], "little") - 1
+                    offset, sequence = found, first_sequence(view, found) - 1
                     continue
                 sequence = last_sequence(view, offset)
                 for entry in decode_frame(view, offset, segment) if sequence > after else ():

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from dvidzarr.storage.frames import HEADER_SIZE, Position, content_end, next_frame
+from dvidzarr.storage.frames import HEADER_SIZE, Position, content_end, first_sequence, next_frame
 from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.logreader import Apply, LogReader
 from dvidzarr.storage.segmentfile import SegmentFile
@@ -99,7 +99,7 @@ class LogRecovery(LogReader):
         """Note damage and go on behind it; False at the end of what can be read."""
         after, place = self._tail.sequence, (self._segment, self._offset)
         if found is not None:
-            before = int.from_bytes(view[found + 8 : found + 16], "little")
+            before = first_sequence(view, found)
             self._offset = found
         elif later and self._enter(later[0]):
             header = self._read_header(later[0], self._head(later[0]))

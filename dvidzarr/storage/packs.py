@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from dvidzarr.core.errors import StorageError
-from dvidzarr.storage.backend import BLOCK, Part
+from dvidzarr.storage.backend import Part, whole_blocks
 from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.openfiles import AppendFile
 
@@ -194,7 +194,7 @@ class Packs:
                 self._opened.enter(pack)
                 used.add(pack)
             offset = pack.size
-            pack.size += -(-len(data) // BLOCK) * BLOCK
+            pack.size += whole_blocks(len(data))
         try:
             pack.file.write_at(offset, data)
         except StorageError:

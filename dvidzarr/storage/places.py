@@ -27,3 +27,8 @@ class Place(NamedTuple):
     start: int
     length: int
     checksum: int
+
+    @property
+    def blob_id(self) -> str:
+        """The blob that holds the value; for places whose segment is `IN_BLOB`."""
+        return (self.value or b"").decode()

@@ -5,7 +5,6 @@ loss, each gap is filled in place with one valid frame of as many `lost` records
 everything that names a sequence (seals, stamps, cursors) stays true. The damaged bytes are kept in the trash.
 """
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from dvidzarr.storage.frames import (
     decode_frame,
     encode_frame,
     encode_record,
+    first_sequence,
     frame_end,
     next_frame,
 )
@@ -75,7 +75,7 @@ def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
             if sequence >= upto and content_end(data, offset) == offset:  # zeros that were written ahead
                 break
             found = next_frame(data, offset, sequence + 1, header.salt)
-            following = upto + 1 if found is None else struct.unpack_from("<Q", data, found + 8)[0]
+            following = upto + 1 if found is None else first_sequence(data, found)
             stop = len(data) if found is None else found
             yield Gap(key, offset, stop, sequence + 1, following - 1, header.salt)
             sequence, offset = max(sequence, following - 1), stop

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
 
-from dvidzarr.storage.backend import BLOCK, Part
+from dvidzarr.storage.backend import Part, whole_blocks
 
 _fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
 _KEEP_SIZE_PUNCH_HOLE = 1 | 2  # of its linux/falloc.h
@@ -20,7 +20,7 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 
 def punch(fd: int, part: Part) -> None:
     """Give back the blocks of a stretch."""
-    punch_hole(fd, part.offset, -(-part.length // BLOCK) * BLOCK)
+    punch_hole(fd, part.offset, whole_blocks(part.length))
 
 
 def drop_pages(fd: int, part: Part) -> None:
@@ -42,7 +42,7 @@ def joined(parts: Iterable[Part]) -> Iterator[Part]:
     """Yield the stretches in order, those as one that lie one behind the other but for the rest of a block."""
     before: Part | None = None
     for part in sorted(parts):
-        whole = part.length and -(-part.length // BLOCK) * BLOCK
+        whole = whole_blocks(part.length)
         if before and whole and part.key == before.key and part.offset == before.offset + before.length:
             before = Part(part.key, before.offset, before.length + whole)
             continue

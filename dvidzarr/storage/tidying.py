@@ -5,7 +5,7 @@ Both go after a grace period (see `Dataset`, `finishing`), which a process that 
 
 import numpy as np
 
-from dvidzarr.storage.backend import BLOCK, Part
+from dvidzarr.storage.backend import Part, whole_blocks
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.packs import PACK_SPAN, first_location
@@ -33,7 +33,7 @@ def _pieces(dataset: Dataset, ordinal: int) -> tuple[np.ndarray, np.ndarray]:
     found = [store.postings.written_by(ordinal)[1] for store in dataset.arrays.values()]
     rows = np.concatenate([each[(each["location"] != 0) & (each["flags"] == 0)] for each in found])
     rows = rows[rows["location"].argsort()]
-    return rows["location"], rows["location"] + -(-rows["length"].astype(np.int64) // BLOCK) * BLOCK
+    return rows["location"], rows["location"] + whole_blocks(rows["length"].astype(np.int64))
 
 
 def _unused(dataset: Dataset, key: str, starts: np.ndarray, ends: np.ndarray) -> list[Part]:

@@ -29,6 +29,11 @@ class Blob:
     checksum: int
 
 
+def blob_key(prefix: str, blob: str) -> str:
+    """Return the object key of a blob of the dataset under a prefix."""
+    return f"{prefix}/blobs/{blob}"
+
+
 Value = bytes | memoryview | Blob | None
 """What is written: bytes, a blob that exists already, or None for a deletion."""
 

@@ -15,7 +15,7 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import Part, RunAll
-from dvidzarr.storage.blobs import blob_key, write_blob
+from dvidzarr.storage.blobs import write_blob
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import Receipt, payload_of
 from dvidzarr.storage.chunks import ChunkStore
@@ -26,7 +26,7 @@ from dvidzarr.storage.frames import Kind, Position
 from dvidzarr.storage.packs import Batch
 from dvidzarr.storage.places import IN_BLOB, LOGGED, Place
 from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, TOMBSTONE, Row
-from dvidzarr.storage.words import Blob, Value, batch_record
+from dvidzarr.storage.words import Blob, Value, batch_record, blob_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -248,7 +248,7 @@ def get_document(dataset: Dataset, key: bytes, lineage: Lineage) -> bytes | None
 def read_place(dataset: Dataset, key: bytes, place: Place) -> bytes:
     """Return the value that lies at a place; raise `Dataset.failure` if it is not the one recorded."""
     if place.segment == IN_BLOB:
-        value = dataset.context.backend.get(blob_key(dataset, (place.value or b"").decode()))
+        value = dataset.context.backend.get(blob_key(dataset.prefix, place.blob_id))
         if value is None:
             raise dataset.failure(place.sequence, f"the value of {key!r} is missing on the store")
     elif place.value is not None:
@@ -267,7 +267,7 @@ def read_slice(dataset: Dataset, key: bytes, place: Place, start: int, stop: int
     """Return the bytes [start, stop) of a value; of one in a blob only these are read, so they are not checked."""
     if place.segment != IN_BLOB:
         return read_place(dataset, key, place)[start:stop]
-    name = blob_key(dataset, (place.value or b"").decode())
+    name = blob_key(dataset.prefix, place.blob_id)
     try:
         return dataset.context.backend.read_at(name, start, stop - start)
     except StorageError as error:
