@@ -9,7 +9,7 @@ from dvidzarr.compute.rows import copy_rows
 from dvidzarr.compute.schedule import Scheduler
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunks import ChunkStore
@@ -24,7 +24,7 @@ class BoxWrite:
 
     box: Box
     voxels: np.ndarray
-    author: Author = Author()
+    author: Author = NO_AUTHOR
 
 
 def chunks_of_box(

@@ -32,3 +32,7 @@ class Author:
 
     user: str = ""
     app: str = ""
+
+
+NO_AUTHOR = Author()
+"""Nobody in particular."""

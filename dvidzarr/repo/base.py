@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from dvidzarr.core.errors import BusyError, NotFoundError, StorageError, VersionLockedError
-from dvidzarr.core.ids import Author, now
+from dvidzarr.core.ids import NO_AUTHOR, Author, now
 from dvidzarr.repo.dag import Version, VersionDAG
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.overlays import Overlays
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("dvidzarr.repo")
 _IDS_AT_ONCE = 1000
-_NO_AUTHOR = Author()
 
 
 class RepoBase:
@@ -216,7 +215,7 @@ class RepoBase:
         with self._lock:
             if not self._next_id or self._next_id >= self.state.ids_upto:
                 self._next_id = self._next_id or self.state.ids_upto
-                self.append(Kind.IDS, _NO_AUTHOR, {"upto": self._next_id + _IDS_AT_ONCE})
+                self.append(Kind.IDS, NO_AUTHOR, {"upto": self._next_id + _IDS_AT_ONCE})
             self._next_id += 1
             return self._next_id - 1
 
@@ -246,7 +245,7 @@ class RepoBase:
         """Let a locked version be written, whose gate the caller holds: from now on it counts as changeable."""
         with self._lock:
             if version.ordinal not in self.state.amended:
-                self.append(Kind.AMEND, _NO_AUTHOR, {"v": version.id})
+                self.append(Kind.AMEND, NO_AUTHOR, {"v": version.id})
             if (instance.id, version.ordinal) not in self._reopened:
                 instance.reopened(version)
                 self._reopened.add((instance.id, version.ordinal))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from dvidzarr.core.errors import ForbiddenError, StorageError
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.storage.blobs import BlobWriter, remove_blob
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import begin, flush
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _ID = f"{0xB10B:032x}"
 _PREFIX = f"blobstore/{_ID}"
-_NO_AUTHOR = Author()
 
 
 class _NoModel:
@@ -88,13 +87,13 @@ class BlobStore:
         """Return a writer that takes contents piece by piece."""
         return ReferenceWriter(self, BlobWriter(self._writable()))
 
-    def put(self, value: bytes | memoryview, author: Author = _NO_AUTHOR) -> str:
+    def put(self, value: bytes | memoryview, author: Author = NO_AUTHOR) -> str:
         """Store contents; return the reference."""
         hashed = Fnv128()
         hashed.update(value)
         return self.add(hashed.digest(), bytes(value), author)
 
-    def add(self, digest: bytes, value: bytes | Blob, author: Author = _NO_AUTHOR) -> str:
+    def add(self, digest: bytes, value: bytes | Blob, author: Author = NO_AUTHOR) -> str:
         """Store contents whose hash is known, or keep those that are there; return the reference."""
         dataset = self._writable()
         with self._lock:
@@ -152,7 +151,7 @@ class ReferenceWriter:
         self._hash.update(piece)
         self._blob.write(piece)
 
-    def finish(self, author: Author = _NO_AUTHOR) -> str:
+    def finish(self, author: Author = NO_AUTHOR) -> str:
         """Store what was written; return the reference."""
         return self._store.add(self._hash.digest(), self._blob.finish(), author)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError
-from dvidzarr.core.ids import Author, is_uuid, new_id
+from dvidzarr.core.ids import NO_AUTHOR, Author, is_uuid, new_id
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.repo import Repo
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dvidzarr.repo.verify import Finding
-
-_NO_AUTHOR = Author()
 
 
 class Catalog(OpenStore):
@@ -47,7 +45,7 @@ class Catalog(OpenStore):
         description: str = "",
         root: str | None = None,
         passcode: str = "",
-        author: Author = _NO_AUTHOR,
+        author: Author = NO_AUTHOR,
     ) -> Repo:
         """Create a repo with its root version. Returns it.
 
@@ -89,7 +87,7 @@ class Catalog(OpenStore):
             self._repos[repo.id] = repo
             return repo
 
-    def delete_repo(self, ref: str, passcode: str = "", author: Author = _NO_AUTHOR) -> None:
+    def delete_repo(self, ref: str, passcode: str = "", author: Author = NO_AUTHOR) -> None:
         """Delete a repo with everything in it; its folder goes into the trash.
 
         Raises

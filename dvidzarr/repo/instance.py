@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from dvidzarr.core.errors import ForbiddenError
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.dataset import Dataset
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
     from dvidzarr.repo.state import InstanceRecord
     from dvidzarr.repo.view import View
-
-_NO_AUTHOR = Author()
 
 
 class Instance:
@@ -82,7 +80,7 @@ class Instance:
         return self._tags
 
     def set_tags(
-        self, tags: Mapping[str, str], author: Author = _NO_AUTHOR, *, replace: bool = False
+        self, tags: Mapping[str, str], author: Author = NO_AUTHOR, *, replace: bool = False
     ) -> None:
         """Add tags (unversioned), or replace all; raise `ForbiddenError` or `BusyError` where the store takes no writes."""
         with self.repo.writing_unversioned(self), self._tagging:

@@ -14,7 +14,7 @@ from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.merging import Conflicts, conflicts, resolve
 from dvidzarr.storage.frames import Kind
 
-_NO_AUTHOR = Author()
+NO_AUTHOR = Author()
 
 
 class Repo(RepoBase):
@@ -27,7 +27,7 @@ class Repo(RepoBase):
     # --- versions --------------------------------------------------------------------------------------------
 
     def commit(
-        self, version: "str | Version", note: str = "", log: Sequence[str] = (), author: Author = _NO_AUTHOR
+        self, version: "str | Version", note: str = "", log: Sequence[str] = (), author: Author = NO_AUTHOR
     ) -> Version:
         """Lock a version for ever, after running writes have ended. Returns it.
 
@@ -58,7 +58,7 @@ class Repo(RepoBase):
         return self.dag.versions[target.ordinal]
 
     def new_version(
-        self, parent: "str | Version", note: str = "", uuid: str | None = None, author: Author = _NO_AUTHOR
+        self, parent: "str | Version", note: str = "", uuid: str | None = None, author: Author = NO_AUTHOR
     ) -> Version:
         """Add a child on the branch of a locked version. Returns it.
 
@@ -78,7 +78,7 @@ class Repo(RepoBase):
         name: str,
         note: str = "",
         uuid: str | None = None,
-        author: Author = _NO_AUTHOR,
+        author: Author = NO_AUTHOR,
     ) -> Version:
         """Add a child of a locked version on a new branch (or on the parent's own, by its name). Returns it.
 
@@ -93,7 +93,7 @@ class Repo(RepoBase):
             raise InvalidInputError("Cannot create a master branch")
         return self._add([self.version(parent)], name, note, uuid, author)
 
-    def tag(self, parent: "str | Version", tag: str, note: str = "", author: Author = _NO_AUTHOR) -> Version:
+    def tag(self, parent: "str | Version", tag: str, note: str = "", author: Author = NO_AUTHOR) -> Version:
         """Add a locked child whose UUID is the tag itself. DVID replaces the note by its own words; so do we.
 
         Raises as `new_version` and `commit`; `InvalidInputError` if the tag is empty or has "/" or ":".
@@ -109,7 +109,7 @@ class Repo(RepoBase):
         self,
         parents: "Sequence[str | Version]",
         note: str = "",
-        author: Author = _NO_AUTHOR,
+        author: Author = NO_AUTHOR,
         uuid: str | None = None,
     ) -> Version:
         """Add a version below several locked ones; the first is its lineage. Returns it.
@@ -141,7 +141,7 @@ class Repo(RepoBase):
         parents: "Sequence[str | Version]",
         instances: Sequence[str],
         note: str = "",
-        author: Author = _NO_AUTHOR,
+        author: Author = NO_AUTHOR,
     ) -> Version:
         """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it.
 
@@ -172,7 +172,7 @@ class Repo(RepoBase):
             return self.dag.versions[self.dag.by_uuid[header["uuid"]]]
 
     def set_note(
-        self, version: "str | Version", text: str, author: Author = _NO_AUTHOR, *, overrule: bool = True
+        self, version: "str | Version", text: str, author: Author = NO_AUTHOR, *, overrule: bool = True
     ) -> None:
         """Replace the note of an open version (`overrule`: of any, with `full_write`); else `VersionLockedError`."""
         with self._open_version(version, overrule=overrule) as target:
@@ -182,7 +182,7 @@ class Repo(RepoBase):
         self,
         version: "str | Version",
         lines: Sequence[str],
-        author: Author = _NO_AUTHOR,
+        author: Author = NO_AUTHOR,
         *,
         overrule: bool = True,
     ) -> None:
@@ -202,14 +202,14 @@ class Repo(RepoBase):
     # --- the repo itself -------------------------------------------------------------------------------------
 
     def describe(
-        self, alias: str | None = None, description: str | None = None, author: Author = _NO_AUTHOR
+        self, alias: str | None = None, description: str | None = None, author: Author = NO_AUTHOR
     ) -> None:
         """Change alias or description."""
         self.catalog.become_writer()
         given = {"alias": alias, "description": description}
         self.append(Kind.ALIAS, author, {name: text for name, text in given.items() if text is not None})
 
-    def append_log(self, lines: Sequence[str], author: Author = _NO_AUTHOR) -> None:
+    def append_log(self, lines: Sequence[str], author: Author = NO_AUTHOR) -> None:
         """Add lines to the repo log."""
         self.catalog.become_writer()
         self.append(Kind.REPO_LOG, author, {"lines": _stamped(lines)})
@@ -222,7 +222,7 @@ class Repo(RepoBase):
         name: str,
         config: Mapping[str, object] | None = None,
         version: "str | Version | None" = None,
-        author: Author = _NO_AUTHOR,
+        author: Author = NO_AUTHOR,
         *,
         overrule: bool = True,
     ) -> Instance:
@@ -264,7 +264,7 @@ class Repo(RepoBase):
             self.append(Kind.INSTANCE, author, header)
             return self.instance(name)
 
-    def rename_instance(self, old: str, new: str, author: Author = _NO_AUTHOR) -> Instance:
+    def rename_instance(self, old: str, new: str, author: Author = NO_AUTHOR) -> Instance:
         """Give an instance another name; writes go on meanwhile. Raises as `create_instance`, of the name."""
         self.catalog.become_writer()
         with self._lock:
@@ -275,7 +275,7 @@ class Repo(RepoBase):
             self.append(Kind.RENAME, author, {"id": instance.id, "name": new, "line": line})
             return instance
 
-    def delete_instance(self, name: str, author: Author = _NO_AUTHOR) -> None:
+    def delete_instance(self, name: str, author: Author = NO_AUTHOR) -> None:
         """Delete an instance in all versions, after running writes have ended; its folder goes into the trash.
 
         Raises `NotFoundError` if there is none, `BusyError` if writes did not end within `storage.drain_timeout_s`.

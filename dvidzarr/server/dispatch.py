@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from dvidzarr.core.errors import ForbiddenError, StorageError, VersionLockedError
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint, Target, by_first_word
 from dvidzarr.http.errors import PlainError, not_found
@@ -43,7 +43,6 @@ _SUBROUTED = ("server", "repo", "node")
 _BARE = ("load", "heartbeat", "user-latencies")
 _OPEN_ON_LOCKED = ("branch", "newversion", "tag")
 _INSTANCE_WORDS = 4
-_NO_AUTHOR = Author()
 
 
 class Dispatcher:
@@ -167,7 +166,7 @@ class Dispatcher:
             parts=parts,
             words=row.bind(parts) if row else {},
             query=query,
-            author=Author(query.get("u", ""), query.get("app", "")) if query else _NO_AUTHOR,
+            author=Author(query.get("u", ""), query.get("app", "")) if query else NO_AUTHOR,
             is_admin=facts.is_admin,
             headers=facts.headers,
             started=facts.started,

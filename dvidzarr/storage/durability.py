@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from crc32c import crc32c
 
 from dvidzarr.core.errors import StorageError
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR
 from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunkrecords import row_tuples_of
@@ -78,7 +78,7 @@ def flush(dataset: Dataset) -> None:
 def _checkpoint(dataset: Dataset, upto: int) -> None:
     dataset.log.flush()
     mode = "fast" if is_fast(dataset) else "full"
-    dataset.append(Kind.CHECKPOINT, None, Author(), {"mode": mode, "upto": upto})
+    dataset.append(Kind.CHECKPOINT, None, NO_AUTHOR, {"mode": mode, "upto": upto})
     dataset.log.flush()
 
 
@@ -92,7 +92,7 @@ def _void_incomplete(dataset: Dataset) -> None:
         _logger.warning(
             "%s: records %s were acknowledged but not flushed; their requests are void", dataset.prefix, torn
         )
-        dataset.append(Kind.VOID, None, Author(), {"sequences": torn})
+        dataset.append(Kind.VOID, None, NO_AUTHOR, {"sequences": torn})
 
 
 def _sync_unflushed(dataset: Dataset) -> None:

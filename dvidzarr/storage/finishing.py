@@ -15,7 +15,7 @@ import numpy as np
 
 from dvidzarr.core.errors import CorruptionError
 from dvidzarr.core.geometry import CHUNK_LIMIT
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR
 from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import pack_one, unpack_one
 from dvidzarr.storage.chunks import ChunkStore
@@ -40,7 +40,7 @@ def finish(dataset: Dataset, ordinal: int) -> None:
     dataset.packs.end(folder)
     # what is written there from now on is not settled
     settled = [Part(key) for key in dataset.context.backend.keys(folder)]
-    done = dataset.append(Kind.FINISHED, ordinal, Author(), {})
+    done = dataset.append(Kind.FINISHED, ordinal, NO_AUTHOR, {})
     dataset.log.flush()  # with durability `fast` too: once the rewrites are gone, only this record leads to the chunks
     dataset.later(("rewrites", folder, str(done.sequence)), lambda: discard(dataset, settled))
 

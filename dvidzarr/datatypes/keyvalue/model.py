@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dvidzarr.core.errors import InvalidInputError
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.view import View
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 MAX_KEY = 64 << 10
 """Longest key in bytes."""
-
-_NO_AUTHOR = Author()
 
 
 def key_bytes(key: str) -> bytes:
@@ -63,7 +61,7 @@ class Put:
 
     key: bytes
     value: Value
-    author: Author = _NO_AUTHOR
+    author: Author = NO_AUTHOR
 
 
 class KeyValueView(View, MutableMapping[str, bytes]):
@@ -132,7 +130,7 @@ class KeyValueView(View, MutableMapping[str, bytes]):
             raise KeyError(key)
         self.remove([key])
 
-    def put(self, key: str, value: bytes | Iterable[bytes], author: Author = _NO_AUTHOR) -> None:
+    def put(self, key: str, value: bytes | Iterable[bytes], author: Author = NO_AUTHOR) -> None:
         """Set a value, given whole or in pieces that are written as they come.
 
         Raises
@@ -162,11 +160,11 @@ class KeyValueView(View, MutableMapping[str, bytes]):
         pairs = other.items() if isinstance(other, Mapping) else other
         self.put_many(dict((*pairs, *more.items())))
 
-    def put_many(self, values: Mapping[str, bytes], author: Author = _NO_AUTHOR) -> None:
+    def put_many(self, values: Mapping[str, bytes], author: Author = NO_AUTHOR) -> None:
         """Set many values as one request: all of them, or none. Raises as `put`."""
         self.write([(key_bytes(key), bytes(value)) for key, value in values.items()], author)
 
-    def remove(self, keys: Iterable[str], author: Author = _NO_AUTHOR) -> None:
+    def remove(self, keys: Iterable[str], author: Author = NO_AUTHOR) -> None:
         """Delete keys, whether they exist or not, as one request. Raises as `put`."""
         self.write([(key_bytes(key), None) for key in dict.fromkeys(keys)], author)
 
@@ -225,7 +223,7 @@ class KeyValueView(View, MutableMapping[str, bytes]):
             about = self._about()
             put_documents(dataset, self.ordinal, [(put.key, put.value, put.author, about) for put in puts])
 
-    def write(self, writes: Sequence[tuple[bytes, Value]], author: Author = _NO_AUTHOR) -> None:
+    def write(self, writes: Sequence[tuple[bytes, Value]], author: Author = NO_AUTHOR) -> None:
         """Write several keys as one request; None deletes. Of a key that comes twice, the last counts."""
         if writes:
             with self.writing() as dataset:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.datatypes.labelblk.complaints import Complaints
 from dvidzarr.datatypes.labelblk.following import Tickets, follow
 from dvidzarr.datatypes.labelblk.gaps import Gap, Gaps
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.state import InstanceRecord
     from dvidzarr.storage.dataset import Dataset
 
-_NO_AUTHOR = Author()
 _RETRY_S = 30.0
 """After so long a follower that could not take something in tries again."""
 _logger = logging.getLogger("dvidzarr.datatypes")
@@ -90,7 +89,7 @@ class LabelInstance(VoxelInstance):
         """Tell whether this is another instance, or follows it directly or through others."""
         return self is other or any(source.follows(other) for source in self._followed())
 
-    def set_syncs(self, names: Iterable[str], author: Author = _NO_AUTHOR, *, replace: bool = False) -> None:
+    def set_syncs(self, names: Iterable[str], author: Author = NO_AUTHOR, *, replace: bool = False) -> None:
         """Follow the named label instances, as their half resolution, beside those followed now or instead of them.
 
         What they hold already is not downsampled, as in DVID: only what is written from now on.
@@ -186,7 +185,7 @@ class LabelInstance(VoxelInstance):
         """
         try:
             for source, coords in self._missing(version):
-                self.take(source, version, coords, _NO_AUTHOR)
+                self.take(source, version, coords, NO_AUTHOR)
         except DvidzarrError as error:
             raise type(error)(
                 f'version {version.uuid} cannot be locked: data "{self.name}" could not take in what was written '
@@ -243,7 +242,7 @@ class LabelInstance(VoxelInstance):
             with self.repo.gates.shared(("instance", source.id), *gates):
                 if not self._is_whole(ordinal):  # else it was locked while this waited
                     complete = tail if ordinal == behind[-1] else None
-                    self.take(source, self.repo.dag.versions[ordinal], coords, _NO_AUTHOR, complete)
+                    self.take(source, self.repo.dag.versions[ordinal], coords, NO_AUTHOR, complete)
         self._gaps.close(source.id, gap)
 
     def _is_whole(self, ordinal: int) -> bool:

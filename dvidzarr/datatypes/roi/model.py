@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dvidzarr.core.errors import CorruptionError, InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.datatypes.roi.partition import Partition, partition
 from dvidzarr.datatypes.roi.spans import Spans
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 KEY = b"spans"
 """The one document: all spans of a version. An empty one hides those of the ancestors."""
 
-_NO_AUTHOR = Author()
 _AXES = ("z", "y", "x")
 _NOWHERE = (2**31 - 1, -(2**31))
 """DVID's MinZ and MaxZ where there are no spans."""
@@ -51,7 +50,7 @@ class RoiView(View):
         lineage = self.lineage()
         return self.instance.spans_at(lineage)
 
-    def replace(self, spans: "ArrayLike | Spans", author: Author = _NO_AUTHOR) -> None:
+    def replace(self, spans: "ArrayLike | Spans", author: Author = NO_AUTHOR) -> None:
         """Make spans (n, 4), z, y, x0, x1 (inclusive), the whole region of this version; ancestors keep theirs.
 
         Raises
@@ -66,7 +65,7 @@ class RoiView(View):
             header: dict[str, Any] = {"m": self.instance.repo.next_mutation(), "z": given.z_range}
             put_document(dataset, self.ordinal, KEY, given.to_bytes(), author, header)
 
-    def clear(self, author: Author = _NO_AUTHOR) -> None:
+    def clear(self, author: Author = NO_AUTHOR) -> None:
         """Empty the region of this version. Raises as `replace`."""
         self.replace((), author)
 

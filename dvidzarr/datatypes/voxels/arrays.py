@@ -15,13 +15,12 @@ from dask.base import tokenize
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.datatypes.voxels.info import float32_json
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.storage.zarrkeys import Reading
 from dvidzarr.storage.zarrview import VersionedStore
 
-_NO_AUTHOR = Author()
 _ARRAYS = {"0": 0}
 _BLOCK_BYTES = 64 << 20
 _AXES = ("z", "y", "x")
@@ -32,7 +31,7 @@ class VoxelSource:
     """What the Zarr store of a view needs of it; see `dvidzarr.storage.zarrkeys.Source`."""
 
     view: VoxelView
-    author: Author = _NO_AUTHOR
+    author: Author = NO_AUTHOR
 
     @property
     def url(self) -> str:
@@ -86,7 +85,7 @@ class VoxelSource:
         self.view.set_extents(Box.of(start, shape), self.author)
 
 
-def zarr_store(view: VoxelView, author: Author = _NO_AUTHOR) -> VersionedStore:
+def zarr_store(view: VoxelView, author: Author = NO_AUTHOR) -> VersionedStore:
     """Return the Zarr store of a view: a group with the array "0"."""
     if view.roi is not None:
         raise InvalidInputError(

@@ -7,7 +7,7 @@ import numpy as np
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.datatypes.voxels.hierarchy import Hierarchy
 from dvidzarr.datatypes.voxels.info import float32_json, indices, points
 from dvidzarr.datatypes.voxels.settings import VoxelSettings, parse_settings, parse_voxel_size
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dvidzarr.storage.dataset import Dataset
 
 __all__ = ["VoxelInstance", "VoxelView"]
-
-_NO_AUTHOR = Author()
 
 
 class VoxelInstance(Instance):
@@ -80,7 +78,7 @@ class VoxelInstance(Instance):
         """Add the array of scale 0."""
         dataset.add_array(0, ChunkCodec(self.chunk, self.dtype, self.packing))
 
-    def set_resolution(self, voxel_size_xyz: Iterable[float], author: Author = _NO_AUTHOR) -> None:
+    def set_resolution(self, voxel_size_xyz: Iterable[float], author: Author = NO_AUTHOR) -> None:
         """Set the voxel size (x, y, z, in the instance's units) of all versions.
 
         Raises

@@ -9,7 +9,7 @@ from dvidzarr.compute.read import Encode, Reader, encoded_chunk, lz4_chunk, read
 from dvidzarr.compute.write import BoxWrite, chunks_of_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.view import View
 from dvidzarr.storage.chunkkeys import pack_one
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from dvidzarr.datatypes.voxels.model import VoxelInstance
     from dvidzarr.storage.zarrview import VersionedStore
-
-_NO_AUTHOR = Author()
 
 
 class VoxelView(View):
@@ -130,7 +128,7 @@ class VoxelView(View):
         row = self.chunks.find(key, lineage)
         return iter([(span.start, None if row is None else lz4_chunk(self.chunks, key, row, lineage))])
 
-    def write(self, box: Box, voxels: np.ndarray, author: Author = _NO_AUTHOR) -> None:
+    def write(self, box: Box, voxels: np.ndarray, author: Author = NO_AUTHOR) -> None:
         """Write a box as one request, all of it or nothing; chunks covered in part keep their other voxels.
 
         Raises
@@ -178,7 +176,7 @@ class VoxelView(View):
         """Return those chunks (n, 3) that may be written: all, or those within the region of interest."""
         return coords if self.roi is None else coords[self._inside(coords, self.roi)]
 
-    def write_blocks(self, coords: np.ndarray, blocks: np.ndarray, author: Author = _NO_AUTHOR) -> None:
+    def write_blocks(self, coords: np.ndarray, blocks: np.ndarray, author: Author = NO_AUTHOR) -> None:
         """Write whole chunks as one request; the extents stay as they are.
 
         Parameters
@@ -221,7 +219,7 @@ class VoxelView(View):
         self.lineage()
         return self.instance.extents_at(self.ordinal)
 
-    def set_extents(self, box: Box, author: Author = _NO_AUTHOR) -> None:
+    def set_extents(self, box: Box, author: Author = NO_AUTHOR) -> None:
         """Replace the extents of this version by a box of voxels. Raises as `write`, of what concerns no voxels."""
         with self.writing() as dataset:
             header = {"box": [list(box.start), list(box.stop)], "m": self.instance.repo.next_mutation()}
