@@ -140,11 +140,6 @@ class Reader:
         self._keys = keys if there.all() else keys[there]
         self._rows = rows if there.all() else rows[there]
 
-    @property
-    def chunk_count(self) -> int:
-        """Number of chunks that must be read."""
-        return len(self._keys)
-
     def read(self, sub_box: Box | None = None, out: np.ndarray | None = None) -> np.ndarray:
         """Return the voxels of the box, or of a box inside it.
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from dvidzarr.core.errors import BusyError, DvidzarrError, NoSpaceError, StorageError
 from dvidzarr.storage.frames import (
@@ -30,23 +30,6 @@ _CLOSING_S = 30.0
 
 Record = tuple[int, dict[str, Any], bytes]
 """Kind, header and payload of a record to be appended."""
-
-
-class Log(Protocol):
-    """A durable, ordered sequence of records with one writer."""
-
-    def append(self, kind: int, header: dict[str, Any], payload: bytes = b"") -> Position:
-        """Append a record; it is durable and applied on return."""
-        ...
-
-    def follow(self) -> None:
-        """Apply what other processes appended and published since the last call."""
-        ...
-
-    @property
-    def tail(self) -> Position:
-        """The last applied record."""
-        ...
 
 
 @dataclass(slots=True)

@@ -67,7 +67,7 @@ def check_sides(shape: ZYX) -> None:
 
 
 def decode_segmentation(data: "Buffer", shape: ZYX) -> Labels:
-    """Return the (z, y, x) labels of a compressed segmentation of one channel.
+    """Return the (z, y, x) labels of a compressed segmentation of one channel; for clients and tests.
 
     Raises
     ------

@@ -90,7 +90,7 @@ def gzip_packer() -> "Packer":
 
 
 def gzip_decode(data: "Buffer", size: int) -> bytes:
-    """Return the `size` bytes of a gzip stream of one or more members."""
+    """Return the `size` bytes of a gzip stream of one or more members; for clients and tests."""
     plain = gzip_decode_within(data, size)
     return _exactly(plain, size, "gzip")
 
@@ -141,7 +141,10 @@ def snappy_encode(data: "Buffer") -> bytes:
 
 
 def snappy_decode(data: "Buffer", size: int) -> bytes:
-    """Return the `size` bytes of one snappy block; what it claims is checked before anything is allocated."""
+    """Return the `size` bytes of one snappy block, for clients and tests.
+
+    What it claims is checked before anything is allocated.
+    """
     from cramjam import DecompressionError, snappy  # noqa: PLC0415 - as above
 
     try:

@@ -15,9 +15,6 @@ _GROUP_START, _GROUP_END = 3, 4
 _MAX_SHIFT = 63
 _MALFORMED = "proto: cannot parse invalid wire-format data"
 
-Field = tuple[int, int, memoryview]
-"""Number of a field, its wire type, and (for `BYTES`) its contents; a number is read by `varint`."""
-
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield (number, value) of the fields of a message: a memoryview for bytes, else an integer.

@@ -14,7 +14,9 @@ from PIL import Image
 from dvidzarr.core.errors import FormatError
 from dvidzarr.wire import compression as c
 from dvidzarr.wire.blockstream import decode_frames, encode_frame
-from dvidzarr.wire.images import decode_jpeg_gray, encode_jpeg, encode_png
+from dvidzarr.wire.images import ImageFormat, decode_jpeg_gray, encode_image, encode_jpeg
+
+PNG = ImageFormat()
 
 CODECS = {
     "lz4": (c.lz4_encode, c.lz4_decode),
@@ -102,7 +104,7 @@ def test_any_block_stream_is_read_or_refused(wire: bytes) -> None:
     )
 )
 def test_png_is_exact(plane: np.ndarray) -> None:
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_png(plane)))), plane)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_image(plane, PNG)))), plane)
 
 
 @given(data=st.binary(max_size=300), keep=st.integers(0, 700))

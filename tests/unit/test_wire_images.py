@@ -9,8 +9,9 @@ import tifffile
 from PIL import Image
 
 from dvidzarr.core.errors import FormatError, InvalidInputError
-from dvidzarr.wire.images import ImageFormat, decode_jpeg_gray, encode_image, encode_jpeg, encode_png
+from dvidzarr.wire.images import ImageFormat, decode_jpeg_gray, encode_image, encode_jpeg
 
+PNG = ImageFormat()
 RAMP = np.add.outer(np.arange(40), 3 * np.arange(64)).astype(np.uint8)
 
 
@@ -32,11 +33,11 @@ def test_gray_survives_lossless_formats(name: str) -> None:
 
 def test_gray_of_one_row_and_of_one_pixel() -> None:
     for plane in (RAMP[:1], RAMP[:1, :1]):
-        np.testing.assert_array_equal(np.asarray(opened(encode_png(plane))), plane)
+        np.testing.assert_array_equal(np.asarray(opened(encode_image(plane, PNG))), plane)
 
 
 def test_a_transposed_plane_is_encoded_as_it_looks() -> None:
-    np.testing.assert_array_equal(np.asarray(opened(encode_png(RAMP.T))), RAMP.T)
+    np.testing.assert_array_equal(np.asarray(opened(encode_image(RAMP.T, PNG))), RAMP.T)
 
 
 def test_jpeg_of_gray_has_one_component() -> None:
@@ -57,29 +58,29 @@ def test_jpeg_beyond_its_largest_side_is_refused() -> None:
 
 def test_sixteen_bits_are_big_endian_in_png() -> None:
     plane = np.array([[0x0102, 0x0304]], "<u2")
-    data = encode_png(plane)
+    data = encode_image(plane, PNG)
     assert png_header(data) == (2, 1, 16, 0)
     np.testing.assert_array_equal(np.asarray(opened(data)), plane)
 
 
 def test_four_bytes_become_rgba_in_their_order() -> None:
-    data = encode_png(np.array([[0x04030201, 0]], "<u4"))
+    data = encode_image(np.array([[0x04030201, 0]], "<u4"), PNG)
     assert png_header(data) == (2, 1, 8, 6)
     assert np.asarray(opened(data))[0].tolist() == [[1, 2, 3, 4], [0, 0, 0, 0]]
 
 
 def test_opaque_pictures_lose_their_alpha() -> None:
-    data = encode_png(np.array([[0xFF030201]], "<u4"))
+    data = encode_image(np.array([[0xFF030201]], "<u4"), PNG)
     assert png_header(data) == (1, 1, 8, 2)
     assert np.asarray(opened(data))[0].tolist() == [[1, 2, 3]]
 
 
 def test_float_is_the_bytes_of_its_value() -> None:
-    assert np.asarray(opened(encode_png(np.array([[1.0]], "<f4"))))[0, 0].tolist() == [0, 0, 128, 63]
+    assert np.asarray(opened(encode_image(np.array([[1.0]], "<f4"), PNG)))[0, 0].tolist() == [0, 0, 128, 63]
 
 
 def test_eight_bytes_become_sixteen_bit_rgba() -> None:
-    assert png_header(encode_png(np.array([[5]], "<u8"))) == (1, 1, 16, 6)
+    assert png_header(encode_image(np.array([[5]], "<u8"), PNG)) == (1, 1, 16, 6)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", "<u4", "<f4", "<u8"])
