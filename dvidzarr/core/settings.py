@@ -183,8 +183,9 @@ class Settings:
         settings = cls()
         if file is not None:
             settings = settings._with(_from_file(file), str(file))
-        settings = settings._with(_from_environment(os.environ if env is None else env), "environment")
-        settings = settings._with(texts or {}, "command line")
+        environment = _from_environment(os.environ if env is None else env)
+        settings = settings._with(environment, "environment", textual=True)
+        settings = settings._with(texts or {}, "command line", textual=True)
         given = {key: value for key, value in (overrides or {}).items() if value is not None}
         return settings._with(given, "override")
 
@@ -196,7 +197,8 @@ class Settings:
                 key = f"{section}.{item.name}"
                 yield key, getattr(table, item.name), self.sources.get(key, "default")
 
-    def _with(self, values: Mapping[str, object], source: str) -> "Settings":
+    def _with(self, values: Mapping[str, object], source: str, *, textual: bool = False) -> "Settings":
+        """Return settings with other values; `textual` ones are parsed. `source` says where they come from."""
         tables = {section: getattr(self, section) for section in SECTIONS}
         for key, value in values.items():
             section, _, name = key.partition(".")
@@ -204,7 +206,7 @@ class Settings:
                 raise InvalidInputError(f"unknown setting {key} ({source})")
             current = {item: getattr(tables[section], item) for item in _names(section)}
             try:
-                parsed = _parsed(value, current[name]) if source in _TEXTUAL else value
+                parsed = _parsed(value, current[name]) if textual else value
                 tables[section] = type(tables[section])(**current | {name: parsed})
             except InvalidInputError as error:
                 raise InvalidInputError(f"setting {key} ({source}): {error}") from None
@@ -275,7 +277,6 @@ def _coerced(value: object, kind: type, name: str) -> object:
     return value
 
 
-_TEXTUAL = ("environment", "command line")
 _KINDS = {
     int: "an integer",
     float: "a number",
