@@ -8,7 +8,13 @@ from dvidzarr.core.errors import (
     TooLargeError,
 )
 
+
+class BodyTimeoutError(DvidzarrError):
+    """The body stopped arriving."""
+
+
 STATUS: tuple[tuple[type[DvidzarrError], int], ...] = (
+    (BodyTimeoutError, 408),
     (TooLargeError, 413),
     (BusyError, 503),
     (NoSpaceError, 507),
@@ -32,16 +38,10 @@ class PlainError(DvidzarrError):
         return self.text
 
 
-class BodyTimeoutError(DvidzarrError):
-    """The body stopped arriving."""
-
-
 def status_of(error: DvidzarrError) -> int:
     """Return the HTTP status of an error."""
     if isinstance(error, PlainError):
         return error.status
-    if isinstance(error, BodyTimeoutError):
-        return 408
     return next(status for kind, status in STATUS if isinstance(error, kind))
 
 
