@@ -157,11 +157,7 @@ class Geometry:
         """Return self; `InvalidInputError` if a size is not positive or there are more than `limit` bytes."""
         if min(self.size) <= 0:
             raise InvalidInputError(f"Illegal geometry requested: {self}")
-        count = math.prod(self.size) * bytes_per_voxel
-        if count > limit:
-            # 400 as in DVID, not 413 (voxels/bad-geometry)
-            message = f"Requested payload ({count} bytes) exceeds this DVID server's set limit ({limit})"
-            raise InvalidInputError(message)
+        check_payload(math.prod(self.size) * bytes_per_voxel, limit)
         return self
 
     def __str__(self) -> str:
@@ -183,6 +179,14 @@ def parse_geometry(dims: str | Shape, size: str, offset: str) -> Geometry:
             raise InvalidInputError("cannot parse into a 2d point")
         raise InvalidInputError(f"Size must be 3 (not {len(extent)}) dimensions")
     return Geometry(shape, extent, (place[0], place[1], place[2]))
+
+
+def check_payload(count: int, limit: int) -> None:
+    """Raise `InvalidInputError` if there are more bytes than the limit: 400 as in DVID, not 413 (voxels/bad-geometry)."""
+    if count > limit:
+        raise InvalidInputError(
+            f"Requested payload ({count} bytes) exceeds this DVID server's set limit ({limit})"
+        )
 
 
 def block_refusal(verb: str, box: Box) -> str:

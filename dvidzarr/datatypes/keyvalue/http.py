@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
-from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes.keyvalue.formats import json_texts
 from dvidzarr.datatypes.keyvalue.http_key import delete_key, get_key, head_key, keyvalue_view, post_key
 from dvidzarr.datatypes.keyvalue.http_many import ends, get_range_values, get_values, post_values
 from dvidzarr.datatypes.keyvalue.mutations import encoded_by_version
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
+from dvidzarr.http.instancehelp import get_help
 from dvidzarr.http.params import is_throttle
 from dvidzarr.http.pump import gathered
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import json_value, octets, text
+from dvidzarr.http.responses import json_value, octets
 from dvidzarr.http.tags import get_tags, post_tags
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _SNIFFED = "text/plain; charset=utf-8"
 """What DVID's server makes of JSON whose type it was not told."""
-
-
-async def get_help(call: Call) -> Response:
-    """Answer help."""
-    return text(read_resource(call.instance.datatype.help).decode() + "\n")
 
 
 async def get_info(call: Call) -> Response:

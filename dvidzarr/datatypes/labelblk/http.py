@@ -8,11 +8,12 @@ import numpy as np
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.labelblk.http_raw import ROWS as RAW_ROWS
-from dvidzarr.datatypes.voxels.http import get_help, get_info, get_metadata, int32_point, post_resolution
+from dvidzarr.datatypes.voxels.http import get_info, get_metadata, int32_point, post_resolution
 from dvidzarr.datatypes.voxels.http_blocks import Form, aligned_span, answer_blocks, framer
 from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
+from dvidzarr.http.instancehelp import get_help
 from dvidzarr.http.jsonbody import parse_json, receive_json, text_member
 from dvidzarr.http.params import parse_point3, quoted
 from dvidzarr.http.response import Response
@@ -93,12 +94,9 @@ async def post_sync(call: Call) -> Response:
         raise InvalidInputError("Could not find 'sync' value in POSTed JSON to sync request.")
     chosen = [name for name in names.split(",") if name]
     replace = call.query.get("replace") == "true"
-    await call.offload(_sync, cast("LabelInstance", call.instance), chosen, replace, call)
+    instance = cast("LabelInstance", call.instance)
+    await call.offload(lambda: instance.set_syncs(chosen, author=call.author, replace=replace))
     return empty()
-
-
-def _sync(instance: "LabelInstance", names: list[str], replace: bool, call: Call) -> None:
-    instance.set_syncs(names, author=call.author, replace=replace)
 
 
 ENDPOINTS = EndpointTable(

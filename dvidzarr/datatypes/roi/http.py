@@ -7,16 +7,16 @@ import orjson
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError
 from dvidzarr.core.geometry import Box
-from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes.roi.spans import Spans
 from dvidzarr.datatypes.roi.tuples import parse_tuples
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
+from dvidzarr.http.instancehelp import get_help
 from dvidzarr.http.params import Geometry, parse_geometry, parse_int, parse_shape
 from dvidzarr.http.pump import gathered
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import empty, json_value, octets, text
+from dvidzarr.http.responses import empty, json_value, octets
 
 if TYPE_CHECKING:
     from dvidzarr.datatypes.roi.model import RoiView
@@ -69,11 +69,6 @@ class RoiTable(EndpointTable):
 
 def _view(call: Call) -> "RoiView":
     return cast("RoiView", call.view)
-
-
-async def get_help(call: Call) -> Response:
-    """Answer help."""
-    return text(read_resource(call.instance.datatype.help).decode() + "\n")
 
 
 async def get_info(call: Call) -> Response:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
+from dvidzarr.http.params import check_payload
 
 Vector = tuple[float, float, float]
 
@@ -55,11 +56,7 @@ class ArbPlane:
 
     def check(self, limit: int) -> "ArbPlane":
         """Return self; `InvalidInputError` if there are more than `limit` pixels."""
-        if self.width * self.height > limit:
-            count = self.width * self.height
-            raise InvalidInputError(
-                f"Requested payload ({count} bytes) exceeds this DVID server's set limit ({limit})"
-            )
+        check_payload(self.width * self.height, limit)
         return self
 
 

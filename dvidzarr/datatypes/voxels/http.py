@@ -1,32 +1,22 @@
 """The imageblk family over HTTP: the table of its endpoints, and those about the instance itself."""
 
-from typing import TYPE_CHECKING
-
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import Box
-from dvidzarr.core.resources import read_resource
 from dvidzarr.datatypes.voxels import http_arb, http_blocks, http_raw
 from dvidzarr.datatypes.voxels.http_pieces import row, voxel_view
 from dvidzarr.datatypes.voxels.info import axes, metadata
 from dvidzarr.http.endpoint import Call, EndpointTable
+from dvidzarr.http.instancehelp import get_help
 from dvidzarr.http.jsonbody import receive_json
 from dvidzarr.http.repojson import instance_json
 from dvidzarr.http.response import Response
-from dvidzarr.http.responses import empty, json_value, octets, text
+from dvidzarr.http.responses import empty, json_value, octets
 from dvidzarr.wire.gotext import go_json
-
-if TYPE_CHECKING:
-    from dvidzarr.datatypes.voxels.view import VoxelView
 
 _ND_DATA = "application/vnd.dvid-nd-data+json"
 _DIMENSIONS = 3
 _FLOAT32_MAX = 3.4028234e38
 _INT32 = range(-(1 << 31), 1 << 31)
-
-
-async def get_help(call: Call) -> Response:
-    """Answer help."""
-    return text(read_resource(call.instance.datatype.help).decode() + "\n")
 
 
 async def get_info(call: Call) -> Response:
@@ -53,12 +43,9 @@ async def post_extents(call: Call) -> Response:
     members = {key.lower(): value for key, value in body.items()}
     low, high = (int32_point(members.get(name)) for name in ("minpoint", "maxpoint"))
     box = Box.from_xyz(low, [b - a + 1 for a, b in zip(low, high, strict=True)])
-    await call.offload(_set_extents, await voxel_view(call), box, call)
+    view = await voxel_view(call)
+    await call.offload(lambda: view.set_extents(box, author=call.author))
     return empty()
-
-
-def _set_extents(view: "VoxelView", box: Box, call: Call) -> None:
-    view.set_extents(box, author=call.author)
 
 
 def int32_point(value: object) -> tuple[int, int, int]:
@@ -79,16 +66,13 @@ async def post_resolution(call: Call) -> Response:
         raise InvalidInputError(
             f"resolution must be three numbers within ±{_FLOAT32_MAX}, such as [4.0, 4.0, 40.0]"
         )
-    await call.offload(_set_resolution, await voxel_view(call), [float(number) for number in numbers], call)
+    sizes, view = [float(number) for number in numbers], await voxel_view(call)
+    await call.offload(lambda: view.instance.set_resolution(sizes, author=call.author))
     return empty()
 
 
 def _is_float32(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FLOAT32_MAX
-
-
-def _set_resolution(view: "VoxelView", voxel_size_xyz: list[float], call: Call) -> None:
-    view.instance.set_resolution(voxel_size_xyz, author=call.author)
 
 
 async def get_rawkey(call: Call) -> Response:

@@ -14,7 +14,7 @@ from dvidzarr.datatypes.voxels.http_pieces import row, throttle, voxel_view
 from dvidzarr.datatypes.voxels.jpegblocks import encode_block, lossy
 from dvidzarr.http.body import receive_at_least
 from dvidzarr.http.endpoint import Call
-from dvidzarr.http.params import block_refusal, parse_geometry, parse_int, quoted
+from dvidzarr.http.params import block_refusal, check_payload, parse_geometry, parse_int, quoted
 from dvidzarr.http.pump import gathered
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets
@@ -126,11 +126,7 @@ async def get_blocks(call: Call) -> Response:
     if count < 0:
         raise InvalidInputError(f"span-x must not be negative, it is {count}")
     size = count * _block_bytes(view)
-    limit = call.runtime.settings.limits.max_response_bytes
-    if size > limit:
-        raise InvalidInputError(
-            f"Requested payload ({size} bytes) exceeds this DVID server's set limit ({limit})"
-        )
+    check_payload(size, call.runtime.settings.limits.max_response_bytes)
     if not count:
         return octets(b"")
     absent = bytes([view.instance.settings.background]) * _block_bytes(view)

@@ -18,12 +18,8 @@ async def voxel_view(call: Call) -> "VoxelView":
     """Return the view that the path names, its instance opened (the first time, that reads logs)."""
     view = cast("VoxelView", call.view)
     if not view.instance.opened:
-        await call.offload(_open, view)
+        await call.offload(lambda: view.instance.dataset)
     return view
-
-
-def _open(view: "VoxelView") -> None:
-    _ = view.instance.dataset
 
 
 def row(
