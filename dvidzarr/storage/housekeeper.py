@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import NamedTuple
 
 from dvidzarr.core.errors import DvidzarrError
 
@@ -54,12 +55,12 @@ class Housekeeper:
                 return
             self._waiting.add(name)
             lane, number = self._prompt if prompt else self._lane, next(self._numbers)
-            heapq.heappush(lane.queue, (time.monotonic() + delay, number, name, task, at_close))
+            heapq.heappush(lane.queue, _Task(time.monotonic() + delay, number, name, task, at_close))
             if lane.thread is None:
                 lane.thread = threading.Thread(target=self._run, args=(lane,), name=lane.name, daemon=True)
                 lane.thread.start()
             # to wake the thread for less would cost every write a fifth of its time
-            if lane.queue[0][1] == number:
+            if lane.queue[0].number == number:
                 lane.wake.notify_all()
 
     @property
@@ -78,25 +79,25 @@ class Housekeeper:
             with self._lock:
                 lane.busy = False
                 self._ended.notify_all()
-                while not self._closed and (not lane.queue or lane.queue[0][0] > time.monotonic()):
-                    lane.wake.wait(lane.queue[0][0] - time.monotonic() if lane.queue else None)
+                while not self._closed and (not lane.queue or lane.queue[0].due > time.monotonic()):
+                    lane.wake.wait(lane.queue[0].due - time.monotonic() if lane.queue else None)
                 if not lane.queue:
                     return
-                _, _, name, task, at_close = heapq.heappop(lane.queue)
-                self._waiting.discard(name)
+                task = heapq.heappop(lane.queue)
+                self._waiting.discard(task.name)
                 lane.busy = True
-                if self._closed and not at_close:
+                if self._closed and not task.at_close:
                     continue
-            self._perform(name, task)
+            self._perform(task)
 
     @staticmethod
-    def _perform(name: Hashable, task: Callable[[], None]) -> None:
+    def _perform(task: "_Task") -> None:
         try:
-            task()
+            task.run()
         except (DvidzarrError, OSError) as error:
-            _logger.warning("background task %s: %s", name, error)
+            _logger.warning("background task %s: %s", task.name, error)
         except Exception:
-            _logger.exception("background task %s", name)
+            _logger.exception("background task %s", task.name)
 
     def settle(self, timeout: float = 30.0) -> bool:
         """Wait until nothing that is due is left; True if so. For tests and for closing."""
@@ -122,17 +123,27 @@ class Housekeeper:
                 lane.thread.join()
 
 
+class _Task(NamedTuple):
+    """What runs when it is `due`; of tasks due at the same time the one with the lower `number` goes first."""
+
+    due: float
+    number: int
+    name: Hashable
+    run: Callable[[], None]
+    at_close: bool
+
+
 class _Lane:
     """A thread, started when first needed, and the tasks that wait for it. `Housekeeper` guards it."""
 
     def __init__(self, name: str, lock: threading.RLock) -> None:
         self.name = name
         self.wake = threading.Condition(lock)
-        self.queue: list[tuple[float, int, Hashable, Callable[[], None], bool]] = []
+        self.queue: list[_Task] = []
         self.thread: threading.Thread | None = None
         self.busy = False
 
     @property
     def settled(self) -> bool:
         """Whether nothing runs, and nothing is due."""
-        return not self.busy and (not self.queue or self.queue[0][0] > time.monotonic() + _DUE_S)
+        return not self.busy and (not self.queue or self.queue[0].due > time.monotonic() + _DUE_S)
