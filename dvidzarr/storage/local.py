@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dvidzarr.core.errors import StorageError
 from dvidzarr.storage.backend import Part, RunAll, check_key, in_turn
-from dvidzarr.storage.openfiles import CREATE, AppendFile, SharedWord, fail, write_all
+from dvidzarr.storage.openfiles import CREATE, AppendFile, SharedWord, fail, sync_path, write_all
 from dvidzarr.storage.stretches import begin_writing, drop_pages, for_each, joined, punch
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -140,7 +140,7 @@ class LocalBackend:
         except OSError as error:
             fail(self.root, error)
         for path in missing:
-            self._sync_path(path.rpartition("/")[0] or "/", path, _FOLDER)
+            sync_path(path.rpartition("/")[0] or "/", path, _FOLDER)
 
     def make_folder(self, folder: str) -> None:
         """Create a folder with its ancestors; refuse links on the way."""
@@ -154,7 +154,7 @@ class LocalBackend:
     def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
         """Sync the folders of these files as `sync_folder` does, each once; with `contents` the files first."""
         if contents:
-            run_all(lambda index: self._sync_path(self.path(keys[index]), keys[index], _READ), len(keys))
+            run_all(lambda index: sync_path(self.path(keys[index]), keys[index], _READ), len(keys))
         self._sync_folders({key.rpartition("/")[0] for key in keys}, run_all)
 
     def sync_folder(self, folder: str) -> None:
@@ -164,7 +164,7 @@ class LocalBackend:
     def _sync_folders(self, folders: set[str], run_all: RunAll) -> None:
         fresh = self._not_durable(folders)
         todo = list(folders.union(folder.rpartition("/")[0] for folder in fresh))
-        run_all(lambda index: self._sync_path(f"{self.root}/{todo[index]}", todo[index], _FOLDER), len(todo))
+        run_all(lambda index: sync_path(f"{self.root}/{todo[index]}", todo[index], _FOLDER), len(todo))
         self._durable |= fresh  # only now: others may rely on it from here on
 
     def _not_durable(self, folders: Iterable[str]) -> set[str]:
@@ -176,17 +176,6 @@ class LocalBackend:
                 fresh.add(above)
                 above = above.rpartition("/")[0]
         return fresh
-
-    @staticmethod
-    def _sync_path(path: str, key: str, flags: int) -> None:
-        try:
-            fd = os.open(path, flags)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            fail(key, error)
 
     def replace(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it over the old one, durably."""

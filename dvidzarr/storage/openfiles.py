@@ -18,6 +18,18 @@ def fail(key: str, error: OSError) -> NoReturn:
     raise kind(f"{key}: {error.strerror or error}") from error
 
 
+def sync_path(path: str, key: str, flags: int) -> None:
+    """Make what lies at the path of a key durable: the bytes of a file, or the entries of a folder."""
+    try:
+        fd = os.open(path, flags)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        fail(key, error)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of `data` behind what was written before."""
     view = memoryview(data).cast("B")

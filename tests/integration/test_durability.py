@@ -244,13 +244,13 @@ def test_a_folder_is_relied_on_only_once_its_ancestors_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = local.LocalBackend(tmp_path)
-    sync_path = backend._sync_path
+    sync_path = local.sync_path
     synced: list[str] = []
 
     def second_request(path: str, key: str, flags: int) -> None:
         """Come in while the first request is about to sync the name of `a/b`."""
         if key == "a":
-            monkeypatch.setattr(backend, "_sync_path", noting)
+            monkeypatch.setattr(local, "sync_path", noting)
             backend.create("a/b/c/two", b"2", sync=True)
             backend.sync(["a/b/c/two"])
         sync_path(path, key, flags)
@@ -260,7 +260,7 @@ def test_a_folder_is_relied_on_only_once_its_ancestors_are_synced(
         sync_path(path, key, flags)
 
     backend.create("a/b/c/one", b"1", sync=True)
-    monkeypatch.setattr(backend, "_sync_path", second_request)
+    monkeypatch.setattr(local, "sync_path", second_request)
     backend.sync(["a/b/c/one"])
     assert {"a/b/c", "a/b", "a", ""} <= set(synced)
 

@@ -139,13 +139,13 @@ def test_what_a_killed_process_left_is_synced_before_it_is_vouched_for(
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
     prepare.open.pop().close()  # type: ignore[attr-defined]
     synced: set[str] = set()
-    real = local.LocalBackend._sync_path
+    real = local.sync_path
 
     def note(path: str, name: str, flags: int) -> None:
         synced.add(name)
         real(path, name, flags)
 
-    monkeypatch.setattr(local.LocalBackend, "_sync_path", staticmethod(note))
+    monkeypatch.setattr(local, "sync_path", note)
     with dvidzarr.open(tmp_path / "copy", "w", FAST) as catalog:
         dataset = gray(catalog).instance.dataset
         assert dataset.flushed >= len(later)
