@@ -44,7 +44,7 @@ class Request:
         What it is counted as, once its endpoint is known.
     identity
         What it is called in the logs.
-    writes
+    moves_home
         Whether another process answers it, which shall have the connection afterwards.
     subject
         What the audit log needs to know of a request that may change something.
@@ -60,6 +60,7 @@ class Request:
         "is_old",
         "keep_alive",
         "method",
+        "moves_home",
         "operation",
         "path",
         "peer",
@@ -68,7 +69,6 @@ class Request:
         "target",
         "task",
         "writer",
-        "writes",
     )
 
     def __init__(
@@ -95,7 +95,7 @@ class Request:
         self.task: asyncio.Task[None] | None = None
         self.operation = "none"
         self.identity = ""
-        self.writes = False
+        self.moves_home = False
         self.subject: Any = None
         self.begun = False
         """Whether an answer has begun."""

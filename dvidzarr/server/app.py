@@ -18,7 +18,7 @@ from dvidzarr.repo.sinks import sinks
 from dvidzarr.server.access import ADMIN_TOKEN, Access
 from dvidzarr.server.activitytopic import activity_topic
 from dvidzarr.server.eventloop import event_loop
-from dvidzarr.server.httpserver import Gate, HttpServer
+from dvidzarr.server.httpserver import ConnectionCounts, HttpServer
 from dvidzarr.server.listening import BACKLOG, Ready, listening, url_of
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import SERVER_NAME, Front
@@ -48,10 +48,10 @@ def make_server(runtime: Runtime, access: Access, *, private: bool = False) -> H
     """
     limits = runtime.settings.limits
     if private:
-        limits, gate = replace(limits, idle_timeout_s=_PRIVATE_IDLE_S), Gate(sys.maxsize)
+        limits, counts = replace(limits, idle_timeout_s=_PRIVATE_IDLE_S), ConnectionCounts(sys.maxsize)
     else:
-        gate = runtime.gate
-    return HttpServer(Front(runtime, access, counted=not private), gate, limits, SERVER_NAME)
+        counts = runtime.connections
+    return HttpServer(Front(runtime, access, counted=not private), counts, limits, SERVER_NAME)
 
 
 def serve(

@@ -133,7 +133,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def refuse(self, error: PlainError) -> None:
         """Take no more requests; tell a client that sends no HTTP, in its turn."""
-        self._server.gate.malformed += 1
+        self._server.counts.malformed += 1
         if self._reader.body is None:
             self._farewell = error
         if self._running is None:
@@ -191,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
             self._proceed()
         else:
             self._enter(State.LINGER)
-        if request.writes and self._server.hand_on is not None:
+        if request.moves_home and self._server.hand_on is not None:
             asyncio.get_running_loop().call_soon(self._hand_on, self._server.hand_on)
 
     def _hand_on(self, hand_on: "HandOn") -> None:
@@ -269,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._moved(request.progress, now) or request.given_up:
             return
         if now - self._since > limits.handler_timeout_s:
-            self._server.gate.given_up += 1
+            self._server.counts.given_up += 1
             request.give_up()
 
     def _has_unread(self, now: float) -> bool:

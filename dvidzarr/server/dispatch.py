@@ -130,7 +130,7 @@ class Dispatcher:
         call.request.operation = row.operation
         home = self._runtime.fleet.home
         if home is not None and _belongs_home(row, call):
-            call.request.writes = row.effect == "write"
+            call.request.moves_home = row.effect == "write"
             return await home.forward(call)
         try:
             return await row.handler(call)

@@ -22,7 +22,7 @@ _LOOKS = 8
 _LONGEST_PAUSE_S = 1.0
 
 
-class Gate:
+class ConnectionCounts:
     """Counts the connections of one server, and what it refused or gave up; its event loop guards it."""
 
     def __init__(self, limit: int) -> None:
@@ -39,9 +39,11 @@ class HttpServer:
     One timer looks at all connections, so that a request pays for no timer of its own.
     """
 
-    def __init__(self, handler: Handler, gate: Gate, limits: "LimitSettings", name: str) -> None:
+    def __init__(
+        self, handler: Handler, counts: ConnectionCounts, limits: "LimitSettings", name: str
+    ) -> None:
         self.handler = handler
-        self.gate = gate
+        self.counts = counts
         self.limits = limits
         waits = (
             limits.header_timeout_s,
@@ -75,18 +77,18 @@ class HttpServer:
         """Take a connection in; tell whether there may be so many."""
         self._connections.add(connection)
         self._empty.clear()
-        self.gate.open += 1
+        self.counts.open += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._look)
-        if self.gate.open > self.gate.limit:
-            self.gate.refused += 1
+        if self.counts.open > self.counts.limit:
+            self.counts.refused += 1
             return False
         return not self._closing
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
         self._connections.discard(connection)
-        self.gate.open -= 1
+        self.counts.open -= 1
         if not self._connections:
             self._empty.set()
 

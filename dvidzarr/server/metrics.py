@@ -70,10 +70,10 @@ def _requests(meters: Meters) -> Iterator["Metric"]:
 def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
 
-    gate, admission = runtime.gate, runtime.admission
+    counts, admission = runtime.connections, runtime.admission
     facts = (
         ("requests_active", "Requests being answered", runtime.activity.active),
-        ("connections", "Open connections", gate.open),
+        ("connections", "Open connections", counts.open),
         ("in_flight_bytes", "Bytes of large bodies and answers in memory", admission.held),
         ("in_flight_bytes_limit", "Most bytes of them at one time", admission.budget),
         ("requests_waiting", "Requests waiting for their share of these bytes", admission.waiting),
@@ -95,16 +95,16 @@ def _gauges(runtime: "Runtime") -> Iterator["Metric"]:
     for name, text, value in facts:
         yield GaugeMetricFamily(f"dvidzarr_{name}", text, value)
     yield CounterMetricFamily(
-        "dvidzarr_connections_refused", "Connections beyond the limit, closed at once", gate.refused
+        "dvidzarr_connections_refused", "Connections beyond the limit, closed at once", counts.refused
     )
     yield CounterMetricFamily(
-        "dvidzarr_malformed_requests", "Requests that are no HTTP, answered 400", gate.malformed
+        "dvidzarr_malformed_requests", "Requests that are no HTTP, answered 400", counts.malformed
     )
     yield CounterMetricFamily(
         "dvidzarr_requests_shed", "Requests answered 503 because memory stayed taken", admission.shed
     )
     yield CounterMetricFamily(
-        "dvidzarr_requests_given_up", "Requests without progress that were ended", gate.given_up
+        "dvidzarr_requests_given_up", "Requests without progress that were ended", counts.given_up
     )
 
 

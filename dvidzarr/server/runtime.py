@@ -11,7 +11,7 @@ from dvidzarr.server.admission import LARGE, Admission, Share, Throttle
 from dvidzarr.server.audit import AuditLog
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.fleet import Fleet
-from dvidzarr.server.httpserver import Gate
+from dvidzarr.server.httpserver import ConnectionCounts
 from dvidzarr.server.meters import Meters
 from dvidzarr.server.tables import load_all
 from dvidzarr.server.threads import Threads
@@ -56,7 +56,7 @@ class Runtime:
         budget = max(1, limits.in_flight_budget // count)
         self.activity = Activity(self.fleet.board, self.fleet.number)
         self.meters = Meters()
-        self.gate = Gate(-(-limits.max_connections // count))
+        self.connections = ConnectionCounts(-(-limits.max_connections // count))
         self.draining = False
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100

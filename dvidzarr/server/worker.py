@@ -26,7 +26,7 @@ from dvidzarr.server.board import CLOSED, Board
 from dvidzarr.server.channel import DRAIN, FINISH, Channel
 from dvidzarr.server.eventloop import event_loop
 from dvidzarr.server.fleet import Fleet, private_socket
-from dvidzarr.server.httpserver import Gate
+from dvidzarr.server.httpserver import ConnectionCounts
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.opening import open_store
 from dvidzarr.server.order import GRACE_S, Order
@@ -44,7 +44,7 @@ _FOLLOW_S = 0.1
 """How often a follower reads on by itself, so that no request finds it far behind."""
 
 
-class SharedGate(Gate):
+class SharedCounts(ConnectionCounts):
     """The connections of one process, whose ends the supervisor learns from the board."""
 
     def __init__(self, limit: int, row: memoryview) -> None:
@@ -77,7 +77,7 @@ class Worker:
         self._row = board.row(order.number)
         fleet = Fleet(order.read_only, order.number, order.count, board, self._home, folder)
         self._runtime = Runtime(catalog, settings, fleet)
-        self._runtime.gate = SharedGate(self._runtime.gate.limit, self._row)
+        self._runtime.connections = SharedCounts(self._runtime.connections.limit, self._row)
         self._patience = settings.storage.drain_timeout_s
         access = Access.of(settings.server, order.host, os.environ.get(ADMIN_TOKEN, ""))
         self._server = make_server(self._runtime, access)

@@ -24,14 +24,14 @@ class Encoded:
     checksum: int
 
 
-class Packing(Protocol):
+class Compressor(Protocol):
     """The compressing link of a codec chain."""
 
-    def pack(self, chunk: np.ndarray) -> bytes:
+    def compress(self, chunk: np.ndarray) -> bytes:
         """Compress a C-contiguous array."""
         ...
 
-    def unpack(self, body: memoryview, out: np.ndarray) -> None:
+    def decompress(self, body: memoryview, out: np.ndarray) -> None:
         """Decompress into an array of exactly the size that `size_of` says; RuntimeError or ValueError if impossible."""
         ...
 
@@ -59,13 +59,13 @@ class BloscLz4:
     _LZ4, _ONE_STREAM, _COPIED, _SHUFFLED = 1 << 5, 1 << 4, 1 << 1, 1 << 2 | 1  # flags of the blosc header
     _FORMAT = 7 << 5
 
-    def pack(self, chunk: np.ndarray) -> bytes:
+    def compress(self, chunk: np.ndarray) -> bytes:
         """Compress a C-contiguous array."""
         plain = chunk.reshape(-1).view(np.uint8)
         packed: bytes = blosc.compress(plain, b"lz4", 5, blosc.NOSHUFFLE, min(plain.nbytes, self._MAX_BLOCK))
         return packed
 
-    def unpack(self, body: memoryview, out: np.ndarray) -> None:
+    def decompress(self, body: memoryview, out: np.ndarray) -> None:
         """Decompress into `out`."""
         blosc.decompress(body, out)
 
@@ -105,12 +105,12 @@ class Zstd1:
     _LENGTHS = (("<B", 0), ("<H", 256), ("<I", 0), ("<Q", 0))
     _DICTIONARY = (0, 1, 2, 4)
 
-    def pack(self, chunk: np.ndarray) -> bytes:
+    def compress(self, chunk: np.ndarray) -> bytes:
         """Compress a C-contiguous array."""
         packed: bytes = zstd.compress(chunk, 1)
         return packed
 
-    def unpack(self, body: memoryview, out: np.ndarray) -> None:
+    def decompress(self, body: memoryview, out: np.ndarray) -> None:
         """Decompress into `out`."""
         zstd.decompress(body, out)
 
@@ -133,15 +133,15 @@ class Zstd1:
         return {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 
 
-GRAY: Packing = BloscLz4()
+GRAY: Compressor = BloscLz4()
 """For intensities of any width."""
 
-LABELS: Packing = Zstd1()
+LABELS: Compressor = Zstd1()
 """For ids."""
 
 
 class ChunkCodec:
-    """Chunks of one shape and dtype, C order, little-endian: ``bytes`` → a `Packing` → ``crc32c``.
+    """Chunks of one shape and dtype, C order, little-endian: ``bytes`` → a `Compressor` → ``crc32c``.
 
     Raises
     ------
@@ -149,16 +149,18 @@ class ChunkCodec:
         From `decode`, if length, recorded checksum, trailer and content do not agree.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[Any], packing: Packing = GRAY) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], compressor: Compressor = GRAY
+    ) -> None:
         blosc.use_threads = False  # this package brings its own threads; blosc's would fight them
         self.shape = shape
         self.dtype = dtype
         self.nbytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        self._packing = packing
+        self._compressor = compressor
 
     def encode(self, chunk: np.ndarray) -> Encoded:
         """Encode one chunk, an array of `shape` and `dtype`, C-contiguous."""
-        body = self._packing.pack(chunk)
+        body = self._compressor.compress(chunk)
         checksum = crc32c(body)
         return Encoded(body + struct.pack("<I", checksum), checksum)
 
@@ -172,17 +174,17 @@ class ChunkCodec:
         if not self.is_whole(data, checksum):
             raise CorruptionError("the bytes do not have the recorded checksum")
         body = data[:-TRAILER]
-        declared = self._packing.size_of(body)
+        declared = self._compressor.size_of(body)
         if declared != self.nbytes:
             raise CorruptionError(f"an encoded chunk of {declared} bytes, {self.nbytes} were expected")
         try:
-            self._packing.unpack(body, out)
+            self._compressor.decompress(body, out)
         except (RuntimeError, ValueError) as error:
             raise CorruptionError(f"the bytes cannot be decoded: {error}") from error
 
     def lz4_block(self, data: memoryview) -> memoryview | None:
         """Return the bare LZ4 block that an encoded chunk (whose checksum was compared) consists of, if it is one."""
-        return self._packing.lz4_block(data[:-TRAILER])
+        return self._compressor.lz4_block(data[:-TRAILER])
 
     def check(self, data: bytes) -> int:
         """Return the checksum of an encoded chunk that came from outside; raise if it is not a whole, valid one."""
@@ -197,4 +199,4 @@ class ChunkCodec:
         name: dict[str, Any] = {"name": "bytes"}
         if self.dtype.itemsize > 1:
             name["configuration"] = {"endian": "little"}
-        return [name, self._packing.metadata(), {"name": "crc32c"}]
+        return [name, self._compressor.metadata(), {"name": "crc32c"}]

@@ -7,7 +7,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.http.request import Request
 from dvidzarr.http.response import Response
 from dvidzarr.server.admission import Admission
-from dvidzarr.server.httpserver import Gate, HttpServer
+from dvidzarr.server.httpserver import ConnectionCounts, HttpServer
 
 WAIT_S = 0.1
 PATIENCE_S = 10.0
@@ -28,7 +28,7 @@ def test_the_second_of_two_requests_is_turned_away_in_time() -> None:
             Response(status=503).send(request)
 
     async def main() -> bytes:
-        server = HttpServer(answer, Gate(10), Settings.load(env={}).limits, "test")
+        server = HttpServer(answer, ConnectionCounts(10), Settings.load(env={}).limits, "test")
         door = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
         async with door, admission.admit(1000):
             reader, writer = await asyncio.open_connection(*door.sockets[0].getsockname())

@@ -6,20 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvidzarr.core.errors import CorruptionError
-from dvidzarr.storage.codecs import GRAY, LABELS, ChunkCodec, Packing
+from dvidzarr.storage.codecs import GRAY, LABELS, ChunkCodec, Compressor
 from dvidzarr.wire.murmur import murmur3, pseudocolors
 
-PACKINGS = [GRAY, LABELS]
+COMPRESSORS = [GRAY, LABELS]
 DTYPES = ["u1", "<u2", "<u4", "<u8", "<f4"]
 SHAPES = [(1, 1, 1), (2, 2, 2), (5, 7, 3), (8, 8, 8), (16, 32, 16), (64, 64, 64)]
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("compressor", COMPRESSORS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_round_trip(packing: Packing, dtype: str, shape: tuple[int, int, int]) -> None:
+def test_round_trip(compressor: Compressor, dtype: str, shape: tuple[int, int, int]) -> None:
     random = np.random.default_rng(3)
-    codec = ChunkCodec(shape, np.dtype(dtype), packing)
+    codec = ChunkCodec(shape, np.dtype(dtype), compressor)
     for chunk in (np.zeros(shape, dtype), random.integers(0, 255, shape).astype(dtype)):
         encoded = codec.encode(chunk)
         again = np.empty(shape, dtype)
@@ -28,23 +28,23 @@ def test_round_trip(packing: Packing, dtype: str, shape: tuple[int, int, int]) -
         assert codec.check(encoded.data) == encoded.checksum
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_another_size_is_corrupt(packing: Packing) -> None:
-    small, large = (ChunkCodec((side,) * 3, np.dtype("<u8"), packing) for side in (4, 8))
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_another_size_is_corrupt(compressor: Compressor) -> None:
+    small, large = (ChunkCodec((side,) * 3, np.dtype("<u8"), compressor) for side in (4, 8))
     encoded = small.encode(np.ones((4, 4, 4), "<u8"))
     with pytest.raises(CorruptionError):
         large.check(encoded.data)
 
 
-@given(st.binary(max_size=200), st.sampled_from(PACKINGS))
-def test_random_bytes_are_corrupt(data: bytes, packing: Packing) -> None:
+@given(st.binary(max_size=200), st.sampled_from(COMPRESSORS))
+def test_random_bytes_are_corrupt(data: bytes, compressor: Compressor) -> None:
     with pytest.raises(CorruptionError):
-        ChunkCodec((4, 4, 4), np.dtype("<u8"), packing).check(data)
+        ChunkCodec((4, 4, 4), np.dtype("<u8"), compressor).check(data)
 
 
-@given(st.data(), st.sampled_from(PACKINGS))
-def test_each_changed_byte_is_seen(data: st.DataObject, packing: Packing) -> None:
-    codec = ChunkCodec((8, 8, 8), np.dtype("<u8"), packing)
+@given(st.data(), st.sampled_from(COMPRESSORS))
+def test_each_changed_byte_is_seen(data: st.DataObject, compressor: Compressor) -> None:
+    codec = ChunkCodec((8, 8, 8), np.dtype("<u8"), compressor)
     encoded = codec.encode(np.arange(512, dtype="<u8").reshape(8, 8, 8))
     broken = bytearray(encoded.data)
     broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))

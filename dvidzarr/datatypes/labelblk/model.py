@@ -36,7 +36,7 @@ class LabelInstance(VoxelInstance):
     view_class = LabelView
     dtype = np.dtype("<u8")
     values = (("uint64", "labelblk"),)
-    packing = LABELS
+    compressor = LABELS
     interpolable: ClassVar[bool] = False
 
     def __init__(self, repo: "Repo", record: "InstanceRecord", datatype: DataType) -> None:

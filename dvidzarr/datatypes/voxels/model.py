@@ -14,7 +14,7 @@ from dvidzarr.datatypes.voxels.settings import VoxelSettings, parse_settings, pa
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance
-from dvidzarr.storage.codecs import GRAY, ChunkCodec, Packing
+from dvidzarr.storage.codecs import GRAY, ChunkCodec, Compressor
 from dvidzarr.storage.frames import Entry, Kind
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class VoxelInstance(Instance):
     values: ClassVar[tuple[tuple[str, str], ...]]
     """DVID's (DataType, Label) of each channel."""
 
-    packing: ClassVar[Packing] = GRAY
+    compressor: ClassVar[Compressor] = GRAY
     """How its chunks are compressed on the store."""
 
     interpolable: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class VoxelInstance(Instance):
 
     def declare(self, dataset: "Dataset") -> None:
         """Add the array of scale 0."""
-        dataset.add_array(0, ChunkCodec(self.chunk, self.dtype, self.packing))
+        dataset.add_array(0, ChunkCodec(self.chunk, self.dtype, self.compressor))
 
     def set_resolution(self, voxel_size_xyz: Iterable[float], author: Author = NO_AUTHOR) -> None:
         """Set the voxel size (x, y, z, in the instance's units) of all versions.
