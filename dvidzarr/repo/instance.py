@@ -79,9 +79,7 @@ class Instance:
         _ = self.dataset  # the log may hold changes
         return self._tags
 
-    def set_tags(
-        self, tags: Mapping[str, str], author: Author = NO_AUTHOR, *, replace: bool = False
-    ) -> None:
+    def set_tags(self, tags: Mapping[str, str], author: Author = NO_AUTHOR, *, replace: bool = False) -> None:
         """Add tags (unversioned), or replace all; raise `ForbiddenError` or `BusyError` where the store takes no writes."""
         with self.repo.writing_unversioned(self), self._tagging:
             merged = dict(tags) if replace else {**(self.tags or {}), **tags}
