@@ -6,15 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from dvidzarr.core.errors import ConflictError, InvalidInputError, VersionLockedError
-from dvidzarr.core.ids import Author, new_id, now
+from dvidzarr.core.ids import NO_AUTHOR, Author, new_id, now
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.config import check_name, log_text, parse_common
 from dvidzarr.repo.dag import Version, branch_name, check_uuid
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.merging import Conflicts, conflicts, resolve
 from dvidzarr.storage.frames import Kind
-
-NO_AUTHOR = Author()
 
 
 class Repo(RepoBase):
