@@ -20,9 +20,10 @@ invalidated."""
 _REMEMBERED, _REMEMBERED_PART = 8192, 1 << 14
 """Chunks that were asked for but are not kept: so many at least, and one for so many bytes of the cache."""
 
-_TIMES = 3
-"""A chunk is kept when it was offered so often: new memory costs as much as decoding a chunk of 256 KiB twice, since the
-kernel clears it page by page (measured)."""
+_TIMES, _DEAR_TIMES = 5, 2
+"""A chunk is kept when it was offered so often, or was dear to make and offered so often. New memory, which the kernel
+clears page by page, costs as much as four to five hits save (256 KiB: 280 µs and 60 µs, measured): who goes on asking
+then has paid for it already."""
 
 
 class ChunkCache:
@@ -30,8 +31,8 @@ class ChunkCache:
 
     `_lock` guards the order and the size.
 
-    A chunk is kept from the third time on that it is asked for, what is dear to make from the second: who reads a volume
-    through once needs none of it again, and to keep it has its price too.
+    A chunk is kept once it was asked for some times: who reads a volume through needs none of it again, and to keep it has
+    its price too.
     """
 
     def __init__(self, limit: int) -> None:
@@ -56,7 +57,7 @@ class ChunkCache:
             return
         with self._lock:
             times = self._asked.pop(key, 0) + 1
-            if times < _TIMES - dear:
+            if times < (_DEAR_TIMES if dear else _TIMES):
                 self._asked[key] = times
                 if len(self._asked) > self._remembered:
                     del self._asked[next(iter(self._asked))]
