@@ -21,15 +21,27 @@ _GO_KINDS: tuple[tuple[type, str], ...] = (
 )
 
 
+_INLINE_BYTES = 64 << 10
+"""Longer bodies are parsed beside the event loop, which 64 MiB would hold up for a second."""
+
+
 async def receive_json(call: Call) -> object:
     """Return the JSON value of the body; an empty body is malformed."""
-    return parse_json(await receive_small(call), call.runtime.settings.limits.max_json_depth)
+    return await parsed(call, await receive_small(call))
 
 
 async def receive_optional_json(call: Call) -> object:
     """Return the JSON value of the body, None if it is empty."""
     data = await receive_small(call)
-    return parse_json(data, call.runtime.settings.limits.max_json_depth) if data else None
+    return await parsed(call, data) if data else None
+
+
+async def parsed(call: Call, data: bytes) -> object:
+    """Return the JSON value of a body; raises as `parse_json`."""
+    depth = call.runtime.settings.limits.max_json_depth
+    return (
+        parse_json(data, depth) if len(data) <= _INLINE_BYTES else await call.offload(parse_json, data, depth)
+    )
 
 
 def parse_json(data: bytes, max_depth: int) -> object:
@@ -57,7 +69,7 @@ async def receive_settings(call: Call, purpose: str) -> dict[str, object]:
     if not data:
         return {}
     try:
-        value = parse_json(data, call.runtime.settings.limits.max_json_depth)
+        value = await parsed(call, data)
         members = _object(value, "map[string]interface {}")
     except InvalidInputError as error:
         raise InvalidInputError(f"Error decoding POSTed JSON config for {purpose}: {error}") from None

@@ -3,7 +3,7 @@
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
-from dvidzarr.http.jsonbody import parse_json
+from dvidzarr.http.jsonbody import parsed
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, json_value
 
@@ -20,15 +20,15 @@ async def post_tags(call: Call) -> Response:
     """Add tags, or with `replace=true` set them; an empty body changes nothing."""
     body = await receive_small(call)
     if body:
-        tags = _parse(body, call.runtime.settings.limits.max_json_depth)
+        tags = await _parsed(call, body)
         replace = call.query.get("replace") == "true"
         await call.offload(lambda: call.instance.set_tags(tags, call.author, replace=replace))
     return empty()
 
 
-def _parse(body: bytes, max_depth: int) -> dict[str, str]:
+async def _parsed(call: Call, body: bytes) -> dict[str, str]:
     try:
-        value = parse_json(body, max_depth)
+        value = await parsed(call, body)
     except InvalidInputError as error:
         raise InvalidInputError(f"{_MALFORMED}{error}") from None
     members = {} if value is None else value

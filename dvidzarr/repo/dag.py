@@ -145,11 +145,11 @@ class VersionDAG:
     def _check_one_leaf(self, name: str) -> None:
         """Raise if a version of a branch has several children on it; only a merge can be the second one."""
         merges = (self.versions[ordinal] for ordinal in self.merge_ordinals)
-        parents = (self.versions[up] for merge in merges if merge.branch == name for up in merge.parents)
-        for parent in parents:
+        parents = dict.fromkeys(up for merge in merges if merge.branch == name for up in merge.parents)
+        for parent in (self.versions[up] for up in parents if self.versions[up].branch == name):
             children = (self.versions[below] for below in self.children(parent.ordinal))
             uuids = [child.uuid for child in children if child.branch == name]
-            if parent.branch == name and len(uuids) > 1:
+            if len(uuids) > 1:
                 raise ConflictError(
                     f'branch "{name or "master"}" has more than 1 child: {", ".join(uuids)} of {parent.uuid}'
                 )

@@ -74,14 +74,17 @@ def _keys(instance: "Instance", ordinals: Sequence[int]) -> list[tuple[bytes, Gr
 
 
 def _loses(parent: int, groups: Groups) -> bool:
-    """Tell whether what a parent shows gives way to what the first one shows."""
-    return any(parent in group for group in groups[1:])
+    """Tell whether what a parent shows gives way to what the first one shows, if any shows a value."""
+    return bool(groups[0]) and any(parent in group for group in groups[1:])
 
 
 def resolve(
     repo: "Repo", parents: "Sequence[Version]", instances: "Sequence[Instance]", note: str, author: Author
 ) -> "Version":
-    """Merge versions after deleting, in all but the first parent that has it, what they conflict in. Returns the merge."""
+    """Merge versions after deleting, in all but the first parent that has it, what they conflict in. Returns the merge.
+
+    A conflict of an earlier merge stays if no parent shows a value that was not written before it.
+    """
     found = [(instance, conflicts(instance, parents)) for instance in instances]
     losses = [_losses(number, found) for number in range(len(parents))]
     for parent, losing in zip(parents, losses, strict=True):  # all is checked before anything is written

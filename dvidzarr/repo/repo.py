@@ -143,6 +143,7 @@ class Repo(RepoBase):
     ) -> Version:
         """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it.
 
+        A conflict of an earlier merge stays if no parent shows a value that was not written before it.
         Raises as `merge`; `NotFoundError` for an instance that the repo lacks, too.
         """
         above = self._to_merge(parents)

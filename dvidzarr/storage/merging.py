@@ -21,7 +21,7 @@ Groups = tuple[tuple[int, ...], ...]
 """Indices of parents that show values in conflict: one group per value, in the order of their first parents.
 
 The first one's value wins if the conflict is resolved. Who shows a conflict of an earlier merge comes last, and after an
-empty group if nobody shows a value.
+empty group if nobody shows a value that was not written before it: then it stays.
 """
 
 

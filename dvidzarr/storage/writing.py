@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from crc32c import crc32c
 
-from dvidzarr.core.errors import BusyError, NoSpaceError, StorageError
+from dvidzarr.core.errors import BusyError, InvalidInputError, NoSpaceError, StorageError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.ids import Author
 from dvidzarr.core.lineage import Lineage
@@ -90,7 +90,7 @@ def write_together(
         created = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_all)
         try:
             position = dataset.append_all(_records(writes, created, store.scale, version))
-        except (NoSpaceError, BusyError):
+        except (NoSpaceError, BusyError, InvalidInputError):
             # surely not recorded; after other failures the objects are left for gc
             discard(dataset, [receipt.part for receipt in created if receipt.part])
             raise

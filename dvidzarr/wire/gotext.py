@@ -1,11 +1,13 @@
 """Texts as Go's standard library makes them."""
 
+import re
 from datetime import datetime
 from decimal import Decimal
 from math import isfinite
 
 import orjson
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = ((b"&", b"\\u0026"), (b"<", b"\\u003c"), (b">", b"\\u003e"))
 
 
@@ -79,7 +81,7 @@ def without_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+        return _SURROGATE.sub("\ufffd", text)
     return text
 
 

@@ -5,11 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.geometry import Box
+from dvidzarr.core.ids import Author
 from dvidzarr.core.settings import Settings
+from dvidzarr.datatypes.keyvalue import formats
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.events import Event, KeysPut
 from dvidzarr.repo.kafkamessages import Topics, messages
@@ -104,6 +108,16 @@ def test_texts_that_are_no_unicode_are_refused_and_spoil_no_log(tmp_path: Path) 
         assert repo.instance("kv").tags == {"a": "b"}
 
 
+def test_what_is_refused_leaves_no_chunks(tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store") as store:
+        gray = store.create_repo().create_instance("uint8blk", "gray").at()
+        with pytest.raises(InvalidInputError, match="surrogates"):
+            gray.write(Box((0, 0, 0), (64, 64, 64)), np.ones((64, 64, 64), np.uint8), author=Author("\udcff"))
+        assert not list(tmp_path.rglob("c/*/*/*"))
+        gray.write(Box((0, 0, 0), (64, 64, 64)), np.ones((64, 64, 64), np.uint8))
+        assert list(tmp_path.rglob("c/*/*/*"))
+
+
 def test_a_path_that_is_no_utf8_is_in_the_activity_topic() -> None:
     entry = Entry(1.0, "id", "peer", "GET", "/api/\udcff", 404, 0.1, 0, 0, "", "")
     assert json.loads(message(entry))["uri"] == "/api/\ufffd"
@@ -118,7 +132,14 @@ def test_errors_show_paths_that_are_no_utf8(http: httpx.Client, root: str) -> No
 
 @pytest.mark.parametrize(
     "value",
-    [b"1e999", b"1" * 400, b'"\xff"', b'"\\ud800"', b"[" * 1500 + b"]" * 1500, b'{"a":[1e999,"\xff"]}'],
+    [
+        b"1e999",
+        b"1" * 400,
+        b'"\xff"',
+        b'"\\ud800"',
+        b"[" * 800 + b"1e999" + b"]" * 800,
+        b'{"a":[1e999,"\xff"]}',
+    ],
 )
 def test_values_that_go_takes_for_json(http: httpx.Client, root: str, value: bytes) -> None:
     put(http, root, "a", value)
@@ -141,6 +162,32 @@ def test_a_slice_that_is_the_whole_value_must_be_json(http: httpx.Client, root: 
         asked = json.dumps([{"key": key, "byte_start": 0, "byte_end": 3}])
         assert http.request("GET", place, content=asked).status_code == status
     assert http.request("GET", place, content=b'["bad"]').text == '{"bad":nope}'
+
+
+def test_what_is_too_long_to_be_checked_is_refused(
+    http: httpx.Client, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "CHECKED_BYTES", 10)
+    put(http, root, "long", b"[1,2,3,4,5]")
+    asked = json.dumps([{"key": "long", "byte_start": 0, "byte_end": 10}] * 2)
+    for answer in (
+        http.get(f"/api/node/{root}/kv/keyrangevalues/a/z?json=true&check=true"),
+        http.request("GET", f"/api/node/{root}/kv/keyvalues?json=true", content=asked),
+    ):
+        assert (answer.status_code, '11 bytes for key \\"long\\"' in answer.text) == (400, True)
+    answer = http.get(f"/api/node/{root}/kv/keyrangevalues/a/z?json=true")
+    assert answer.json() == {"long": [1, 2, 3, 4, 5]}
+
+
+def test_long_bodies_are_read_as_short_ones(http: httpx.Client, root: str) -> None:
+    note = "a" * 100_000
+    assert http.post(f"/api/node/{root}/note", json={"note": note}).status_code == 200
+    assert http.get(f"/api/node/{root}/note").json() == {"note": note}
+    assert http.post(f"/api/node/{root}/kv/tags", json={"t": note}).status_code == 200
+    assert http.get(f"/api/node/{root}/kv/tags").json() == {"Tags": {"t": note}}
+    for word in ("note", "kv/tags", "tag"):
+        answer = http.post(f"/api/node/{root}/{word}", content=b'{"note":"' + note.encode())
+        assert (answer.status_code, "Malformed JSON" in answer.text) == (400, True)
 
 
 def test_bodies_hold_what_is_no_unicode(http: httpx.Client, root: str) -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from dvidzarr.storage.places import Place
 
 
+CHECKED_BYTES = 64 << 20
+"""Longest value that is checked to be JSON: for that it is held and parsed as a whole."""
+
+
 class BadValueError(InvalidInputError):
     """A value is not the JSON that it was to be checked for."""
 
@@ -46,6 +50,15 @@ class Item:
             return view.slice_pieces(self.key, self.place, self.start, self.stop)
         return view.read_pieces(self.key, self.place)
 
+    def whole(self, view: "KeyValueView") -> bytes:
+        """Return the bytes in one piece, to be checked; `BadValueError` if there are more than `CHECKED_BYTES`."""
+        if self.size > CHECKED_BYTES:
+            key = go_quote(key_text(self.key))
+            raise BadValueError(
+                f"{self.size} bytes for key {key}: JSON is checked up to {CHECKED_BYTES} bytes"
+            )
+        return b"".join(self.pieces(view))
+
 
 Format = Callable[["KeyValueView", Iterable[Item]], Iterator[bytes]]
 
@@ -73,7 +86,7 @@ def as_json(view: "KeyValueView", items: Iterable[Item], *, check: bool = False)
         yield head + json_text(item.key) + b":"
         head = b","
         if check and item.size:
-            yield _checked(b"".join(item.pieces(view)), item)
+            yield _checked(item.whole(view), item)
         else:
             yield from item.pieces(view) if item.size else (b"{}",)
     yield b"{}" if head == b"{" else b"}"

@@ -86,10 +86,15 @@ async def get_values(call: Call) -> Response:
         form, media_type = _format(call)
         body = await receive_small(call)
         decode = decode_keys if media_type == "application/octet-stream" else parse_key_requests
-        asked = decode(body)
-        items = await call.offload(_listed, view, asked, media_type)
-        count = len(asked)
-        return await gathered(call, form(view, items), media_type)
+
+        def look_up() -> list[Item]:
+            nonlocal count
+            asked = decode(body)
+            items = _listed(view, asked, media_type)
+            count = len(asked)
+            return items
+
+        return await gathered(call, form(view, await call.offload(look_up)), media_type)
     except BadValueError as error:
         raise _as_json(call, error) from None
     except InvalidInputError as error:
@@ -116,8 +121,10 @@ def _item(asked: KeySlice, place: "Place | None") -> Item:
 
 
 def _check_slices(view: "KeyValueView", items: Iterable[Item]) -> None:
-    for item in items:
-        if item.ranged and not is_json(b"".join(item.pieces(view))):
+    for item in dict.fromkeys(
+        item for item in items if item.ranged
+    ):  # each once, however often it is asked for
+        if not is_json(item.whole(view)):
             raise InvalidInputError(f"bad JSON for key {go_quote(key_text(item.key))} after byte range")
 
 
