@@ -82,7 +82,12 @@ class Catalog(OpenStore):
             repo = Repo(self, header["id"] if free else new_id())
             repo.open()
             about = {"alias": alias, "description": description, "passcode": passcode}
-            repo.append(Kind.REPO, author, about)
+            try:
+                repo.append(Kind.REPO, author, about)
+            except InvalidInputError:  # a text that no record can hold
+                repo.close()
+                self.context.backend.trash(repo.prefix)
+                raise
             repo.append(Kind.VERSION, author, header)
             self._repos[repo.id] = repo
             return repo

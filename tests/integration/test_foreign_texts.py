@@ -100,6 +100,7 @@ def test_texts_that_are_no_unicode_are_refused_and_spoil_no_log(tmp_path: Path) 
         for each in refused:
             with pytest.raises(InvalidInputError, match="surrogates"):
                 each()
+        assert len(list((tmp_path / "store" / "repos").iterdir())) == 1
         repo.set_note(repo.root, "fine")
         kv.set_tags({"a": "b"})
     with dvidzarr.open(tmp_path / "store") as store:
