@@ -7,16 +7,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 import dvidzarr
+from dvidzarr.core.errors import ConflictError
 from dvidzarr.datatypes.keyvalue.model import KeyValueView
 
 NAMES = ("a", "ab", "b", "é", "z z", "\U0001f9e0", "a/b", "\udcff")
 keys = st.sampled_from(NAMES)
 values = st.one_of(st.binary(max_size=8), st.sampled_from((1024, 1025, 70_000)).map(lambda n: b"v" * n))
-Seen = tuple[int, bytes | None] | None
+CONFLICT = "several values"
+Seen = tuple[int, bytes | str | None] | None
+"""(origin, value): None for a deletion, `CONFLICT` for what the merge version `origin` has, as it were."""
 
 
 class Model:
@@ -37,7 +41,7 @@ class Model:
         return {version}.union(*(self.ancestors(parent) for parent in self.parents[version]))
 
     def seen(self, version: int, key: str) -> Seen:
-        """Return (origin, value or None for a deletion), None for nothing or a conflict."""
+        """Return what a version shows, None for nothing."""
         if key in self.writes[version]:
             return version, self.writes[version][key]
         found = {each[0]: each for p in self.parents[version] if (each := self.seen(p, key)) is not None}
@@ -48,12 +52,12 @@ class Model:
         ]
         alive = [each for each in lines if each[1] is not None]
         if len(alive) > 1:
-            return None
+            return version, CONFLICT
         return (alive or lines or [None])[0]
 
     def shown(self, version: int) -> dict[str, bytes]:
         pairs = ((key, self.seen(version, key)) for key in NAMES)
-        return {key: each[1] for key, each in pairs if each is not None and each[1] is not None}
+        return {key: each[1] for key, each in pairs if each is not None and isinstance(each[1], bytes)}
 
 
 class KeyValueMachine(RuleBasedStateMachine):
@@ -72,6 +76,7 @@ class KeyValueMachine(RuleBasedStateMachine):
         self.follower = dvidzarr.open(self.folder / "store", "r")
         self.model = Model()
         self.flat: dict[str, bytes] = {}
+        self.losers: set[int] = set()
         self.number = 0
         return 0
 
@@ -138,29 +143,42 @@ class KeyValueMachine(RuleBasedStateMachine):
 
     @rule(target=versions, one=versions, other=versions)
     def resolve(self, one: int, other: int) -> int:
-        """Merge after deleting what conflicts in a child of the second parent."""
+        """Merge after deleting, in a child of the parent that loses, what conflicts."""
         ancestors = self.model.ancestors
         if one in ancestors(other) or other in ancestors(one):
             return one
         self.lock(one)
         self.lock(other)
-        first, second = ({key: self.model.seen(each, key) for key in NAMES} for each in (one, other))
+        first, second = (self.model.shown(each) for each in (one, other))
         probe = self.model.add(one, other)
-        losing = [
-            key
-            for key in NAMES
-            if self.model.seen(probe, key) is None and first[key] is not None and second[key] is not None
-        ]
+        disputed = [key for key in NAMES if self.model.seen(probe, key) == (probe, CONFLICT)]
         for column in (self.model.parents, self.model.writes, self.model.locked):
             column.pop()
+        # a value wins over a conflict; of two values the first does; two conflicts stay
+        losses = {
+            one: [key for key in disputed if key in second and key not in first],
+            other: [key for key in disputed if key in first],
+        }
         repo = self.catalog.repo(self.root)
-        merged = repo.resolve_merge([repo.dag.versions[one], repo.dag.versions[other]], ["kv"])
-        if losing:
-            other = self.model.add(other)
-            self.model.writes[other] = dict.fromkeys(losing)
-            self.model.locked[other] = True
+        parents = [repo.dag.versions[one], repo.dag.versions[other]]
+        if any(losses[each] and each in self.losers for each in losses):  # that branch exists
+            with pytest.raises(ConflictError):
+                repo.resolve_merge(parents, ["kv"])
+            return one
+        merged = repo.resolve_merge(parents, ["kv"])
+        one, other = (self.lose(each, losses[each]) for each in (one, other))
         assert merged.ordinal == self.model.add(one, other)
         return merged.ordinal
+
+    def lose(self, version: int, keys: list[str]) -> int:
+        """Return the child in which a version's values of keys are deleted, the version itself if there are none."""
+        if not keys:
+            return version
+        self.losers.add(version)
+        child = self.model.add(version)
+        self.model.writes[child] = dict.fromkeys(keys)
+        self.model.locked[child] = True
+        return child
 
     @rule(version=versions, batch=st.dictionaries(keys, st.none() | values, min_size=1))
     def write_flat(self, version: int, batch: dict[str, bytes | None]) -> None:
