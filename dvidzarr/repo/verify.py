@@ -15,12 +15,12 @@ import numpy as np
 from dvidzarr.core.errors import BusyError, DvidzarrError, StorageError
 from dvidzarr.repo.garbage import orphans
 from dvidzarr.storage.backend import Part
-from dvidzarr.storage.chunkkeys import unpack
+from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import DELETED
 from dvidzarr.storage.repair import close_gap, gaps
-from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, ORDINAL, SEQUENCE, Run
+from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, ORDINAL, SEQUENCE, Row, Run
 from dvidzarr.storage.writing import read_place
 
 if TYPE_CHECKING:
@@ -139,15 +139,31 @@ def _instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Fin
 
 def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: bool) -> Iterator[Finding]:
     run = store.postings.snapshot()
-    backend = dataset.context.backend
-    for key, coord, row in zip(run.keys.tolist(), unpack(run.keys).tolist(), run.rows.tolist(), strict=True):
-        if row[FLAGS]:
-            continue
-        part = store.part(row[ORDINAL], coord, row[LOCATION], row[LENGTH])
-        problem = store.problem(key, row) if deep else _wrong_size(backend.size(part.key), part, row[LENGTH])
-        if problem is not None:
-            message = f"{instance.name}, chunk {tuple(coord)} (z, y, x): {problem}"
-            yield _lost(part.key, dataset.failure(row[SEQUENCE], message))
+    for key, row in zip(run.keys.tolist(), run.rows.tolist(), strict=True):
+        found = _wrong_chunk(dataset, store, key, row, deep=deep)
+        if found is not None:
+            wrong, problem = found
+            part = store.part(wrong[ORDINAL], unpack_one(key), wrong[LOCATION], wrong[LENGTH])
+            message = f"{instance.name}, chunk {unpack_one(key)} (z, y, x): {problem}"
+            yield _lost(part.key, dataset.failure(wrong[SEQUENCE], message))
+
+
+def _wrong_chunk(
+    dataset: Dataset, store: ChunkStore, key: int, row: Row, *, deep: bool
+) -> tuple[Row, str] | None:
+    """Return what is wrong with a chunk version; one that was moved or written again meanwhile is looked at anew."""
+    while not row[FLAGS]:
+        part = store.part(row[ORDINAL], unpack_one(key), row[LOCATION], row[LENGTH])
+        size = None if deep else dataset.context.backend.size(part.key)
+        problem = store.problem(key, row) if deep else _wrong_size(size, part, row[LENGTH])
+        if problem is None:
+            return None
+        store.refresh()
+        (now,) = store.own(row[ORDINAL], [unpack_one(key)])
+        if now is None or now == row:
+            return row, problem
+        row = now
+    return None
 
 
 def _wrong_size(size: int | None, part: Part, length: int) -> str | None:
