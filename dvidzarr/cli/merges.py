@@ -21,9 +21,10 @@ WRITE = StoreKind(write=True)
 def conflicts(store: str, refs: tuple[str, ...], places: int, as_json: bool) -> None:
     """Show what a merge of the versions REF would leave in conflict; nothing is changed.
 
-    A conflict is a block or key for which several versions show values that none of the others replaced. The
-    merged version would show nothing there. Per place, `1 = 3 | 2` means that the first and the third REF
-    show one value, the second another.
+    A conflict is a block or key for which several versions show values that none of the others replaced, or one
+    shows a conflict of an earlier merge. The merged version would show nothing there. Per place, `1 = 3 | 2` means
+    that the first and the third REF show one value, the second another (or a conflict); `- | 2` that no value
+    could win: write or delete it below the second REF.
     """
     _check(refs)
     with open_target(store) as target:
@@ -52,7 +53,9 @@ def _drawn(name: str, report: Mapping[str, Any], places: int) -> Iterator[str]:
     shown += [(printable(item["Key"]), item["Parents"]) for item in report["Keys"]]
     width = max((len(text) for text, _ in shown[:places]), default=0)
     for text, groups in shown[:places]:
-        yield f"  {text:{width}}  " + " | ".join(" = ".join(str(at + 1) for at in group) for group in groups)
+        yield f"  {text:{width}}  " + " | ".join(
+            " = ".join(str(at + 1) for at in each) or "-" for each in groups
+        )
     more = report["BlockCount"] + report["KeyCount"] - len(shown[:places])
     if more:
         yield f"  and {more} more"

@@ -136,10 +136,11 @@ def disputes(
     """
     shown = conflicting[np.maximum(winners, 0), np.arange(len(winners))] & (winners >= 0)
     left = (winners == CONFLICTING) | (shown & (origins != origins[0]).any(axis=0))
-    unbeaten = _unbeaten(origins, versions) & ~deleted
+    origins, conflicting = origins[:, left], conflicting[:, left]
+    unbeaten = _unbeaten(origins, versions) & ~deleted[:, left]
     return [
-        (key, _groups(origins[:, key], unbeaten[:, key], conflicting[:, key]))
-        for key in left.nonzero()[0].tolist()
+        (key, _groups(origins[:, place], unbeaten[:, place], conflicting[:, place]))
+        for place, key in enumerate(left.nonzero()[0].tolist())
     ]
 
 

@@ -60,6 +60,19 @@ def test_conflicts_are_counted_and_named(shell: Shell, store: str) -> None:
     assert (none.code, none.out, none.err.strip()) == (0, "", "no conflicts")
 
 
+def test_a_conflict_of_an_earlier_merge_is_shown_as_one(shell: Shell, store: str) -> None:
+    merged = shell.ok("merge", store, *refs("one", "two")).strip()
+    shell.ok("commit", store, merged)
+    lines = shell.ok("conflicts", store, *refs("three"), merged).splitlines()
+    assert lines == [
+        "gray: 1 block",
+        "  block 3,0,1  - | 2",
+        "notes: 2 keys",
+        "  key   - | 2",
+        "  same  - | 2",
+    ]
+
+
 def test_merge_and_resolve(shell: Shell, store: str, tmp_path: Path) -> None:
     merged = shell.ok("merge", store, *refs("one", "two"), "-m", "both")
     resolved = shell.ok(

@@ -9,6 +9,7 @@ import pytest
 import dvidzarr
 from dvidzarr.core.settings import Settings
 from dvidzarr.server.app import running
+from tests.integration import server_stub
 
 
 def created(http: httpx.Client, **config: object) -> str:
@@ -38,11 +39,7 @@ def test_tags_without_a_pair_are_no_tags_but_were_set(tmp_path: Path, given: str
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("settings") / "store"
-    with (
-        dvidzarr.open(folder) as catalog,
-        running(catalog, Settings()) as url,
-        httpx.Client(base_url=url, timeout=120) as http,
-    ):
+    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as http:
         yield http
 
 

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 import dvidzarr
-from dvidzarr.core.settings import Settings
-from dvidzarr.server.app import running
 from dvidzarr.wire.blockstream import decode_frames
 from dvidzarr.wire.compressedsegmentation import decode_segmentation
 from dvidzarr.wire.murmur import pseudocolors
+from tests.integration import server_stub
 
 RANDOM = np.random.default_rng(2)
 NAMES = np.array([0, 1, 2, 2**32, 2**53 + 1, 2**63, 2**64 - 2, 2**64 - 1], np.uint64)
@@ -31,11 +30,7 @@ def labels_of(shape: tuple[int, int, int]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("labelblk") / "store"
-    with (
-        dvidzarr.open(folder) as catalog,
-        running(catalog, Settings()) as address,
-        httpx.Client(base_url=address, timeout=120) as found,
-    ):
+    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as found:
         yield found
 
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 import dvidzarr
 from dvidzarr.core.geometry import Box
-from dvidzarr.core.settings import Settings
-from dvidzarr.server.app import running
+from tests.integration import server_stub
 
 DTYPES = {
     "uint8blk": "u1",
@@ -39,11 +38,7 @@ def volume(dtype: str, shape: tuple[int, int, int] = (16, 32, 16)) -> np.ndarray
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("types") / "store"
-    with (
-        dvidzarr.open(folder) as catalog,
-        running(catalog, Settings()) as address,
-        httpx.Client(base_url=address, timeout=120) as found,
-    ):
+    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as found:
         yield found
 
 

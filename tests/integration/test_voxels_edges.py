@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 import dvidzarr
-from dvidzarr.core.settings import Settings
-from dvidzarr.server.app import running
 from dvidzarr.wire.blockstream import decode_frames
+from tests.integration import server_stub
 
 FAR = 64_000_000
 """A voxel of int32 whose block of 32 is beyond ±2²⁰."""
@@ -23,11 +22,7 @@ Ask = Callable[..., httpx.Response]
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("edges") / "store"
-    with (
-        dvidzarr.open(folder) as catalog,
-        running(catalog, Settings()) as address,
-        httpx.Client(base_url=address, timeout=120) as found,
-    ):
+    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as found:
         yield found
 
 

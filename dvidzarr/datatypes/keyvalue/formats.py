@@ -42,6 +42,11 @@ class Item:
         """Bytes of the value that are answered."""
         return self.stop - self.start
 
+    @property
+    def shown(self) -> str:
+        """The key, as messages show it."""
+        return go_quote(key_text(self.key))
+
     def pieces(self, view: "KeyValueView") -> Iterator[bytes]:
         """Yield the bytes."""
         if self.place is None or not self.size:
@@ -53,9 +58,8 @@ class Item:
     def whole(self, view: "KeyValueView") -> bytes:
         """Return the bytes in one piece, to be checked; `BadValueError` if there are more than `CHECKED_BYTES`."""
         if self.size > CHECKED_BYTES:
-            key = go_quote(key_text(self.key))
             raise BadValueError(
-                f"{self.size} bytes for key {key}: JSON is checked up to {CHECKED_BYTES} bytes"
+                f"{self.size} bytes for key {self.shown}: JSON is checked up to {CHECKED_BYTES} bytes"
             )
         return b"".join(self.pieces(view))
 
@@ -94,7 +98,7 @@ def as_json(view: "KeyValueView", items: Iterable[Item], *, check: bool = False)
 
 def _checked(value: bytes, item: Item) -> bytes:
     if not is_json(value):
-        raise BadValueError(f"bad JSON for key {go_quote(key_text(item.key))}")
+        raise BadValueError(f"bad JSON for key {item.shown}")
     return value
 
 

@@ -23,7 +23,7 @@ from dvidzarr.http.errors import PlainError
 from dvidzarr.http.pump import gathered
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty
-from dvidzarr.wire.gotext import go_json, go_quote
+from dvidzarr.wire.gotext import go_json
 from dvidzarr.wire.jsontext import is_json
 from dvidzarr.wire.keyvalues import KeySlice, decode_key_values, decode_keys
 
@@ -121,11 +121,10 @@ def _item(asked: KeySlice, place: "Place | None") -> Item:
 
 
 def _check_slices(view: "KeyValueView", items: Iterable[Item]) -> None:
-    for item in dict.fromkeys(
-        item for item in items if item.ranged
-    ):  # each once, however often it is asked for
+    # each once, however often it is asked for
+    for item in dict.fromkeys(item for item in items if item.ranged):
         if not is_json(item.whole(view)):
-            raise InvalidInputError(f"bad JSON for key {go_quote(key_text(item.key))} after byte range")
+            raise InvalidInputError(f"bad JSON for key {item.shown} after byte range")
 
 
 async def post_values(call: Call) -> Response:
