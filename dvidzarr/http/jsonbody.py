@@ -39,9 +39,9 @@ async def receive_optional_json(call: Call) -> object:
 async def parsed(call: Call, data: bytes) -> object:
     """Return the JSON value of a body; raises as `parse_json`."""
     depth = call.runtime.settings.limits.max_json_depth
-    return (
-        parse_json(data, depth) if len(data) <= _INLINE_BYTES else await call.offload(parse_json, data, depth)
-    )
+    if len(data) <= _INLINE_BYTES:
+        return parse_json(data, depth)
+    return await call.offload(parse_json, data, depth)
 
 
 def parse_json(data: bytes, max_depth: int) -> object:

@@ -12,7 +12,7 @@ RESERVED_NAMES = frozenset({"log", "branch", "note", "commit", "newversion"})
 
 _PLAIN = frozenset({"none", "snappy", "lz4", "gzip", "jpeg"})
 _GZIP_LEVELS = range(1, 10)
-_LEVEL = re.compile(r"[+-]?0*[0-9]{1,19}")
+_LEVEL = re.compile(r"[+-]?[0-9]{1,1000}")
 _INT64 = range(-(1 << 63), 1 << 63)
 _NAME_LIMIT = 128
 
@@ -72,8 +72,7 @@ def _compression(config: Mapping[str, object]) -> str:
 
 def _gzip(text: str) -> str:
     """Return the setting for a level, which Go reads as an int: beyond 1 to 9 it is none at all, without a word."""
-    sign, digits = text[: len(text) - len(text.lstrip("+-"))], text.lstrip("+-").lstrip("0")
-    level = int(f"{sign}{digits or 0}")
+    level = int(text)
     if level not in _INT64:
         raise InvalidInputError(f"Illegal compression specified: level {level} of gzip is no 64-bit integer")
     if level == -1:
