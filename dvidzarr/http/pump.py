@@ -27,8 +27,8 @@ LOG = logging.getLogger("dvidzarr.http")
 BLOCK = 1 << 20
 """Pieces are gathered until they have so many bytes; a smaller answer is one body."""
 
-PIECES = 3
-"""How many pieces exist at a time: one is made, one waits, one is sent (or its end lies with the loop)."""
+PIECES = 2
+"""How many pieces exist at a time: one is made while the other is sent (or its end lies with the loop)."""
 
 _BLOCKS = PIECES + 2  # one is gathered, then joined; what was gathered last may be as large
 
@@ -232,7 +232,7 @@ class _Relay:
             raise
 
     def put(self, piece: Sequence[memoryview]) -> None:
-        """Have a piece sent; wait while two are on their way."""
+        """Have a piece sent; wait while the one before is on its way."""
         self._room.acquire()
         self._pieces.put(piece)
 

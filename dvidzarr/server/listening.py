@@ -17,6 +17,11 @@ HandOn = Callable[[socket.socket], bool]
 BACKLOG = 1024
 """Connections that may wait to be taken."""
 
+_NEAR_BYTES = 512 << 10
+"""So much of an answer to this machine waits in the kernel (which doubles it). Such a client acknowledges at once: what lies
+further ahead only drives what is made next out of the processor's cache (256³ takes 0.7 of the time, measured).
+"""
+
 
 def listening(host: str, port: int) -> list[socket.socket]:
     """Return a listening socket for each address of a host; port 0 takes a free one.
@@ -66,12 +71,15 @@ def url_of(host: str, port: int) -> str:
 
 
 def prepared(transport: asyncio.BaseTransport) -> str:
-    """Have the kernel notice clients that vanish; return the address of this one, "" for one on this machine."""
+    """Have the kernel notice clients that vanish, and hold little for near ones; return the address, "" on a Unix socket."""
     link = transport.get_extra_info("socket")
     if link is None or link.family not in (socket.AF_INET, socket.AF_INET6):
         return ""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     peer = transport.get_extra_info("peername")
+    own = transport.get_extra_info("sockname")
+    if peer and own and peer[0] == own[0]:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _NEAR_BYTES)
     return str(peer[0]) if peer else ""
 
 

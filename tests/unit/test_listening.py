@@ -1,4 +1,4 @@
-"""Connections that go to another process."""
+"""Connections before they are served, and those that go to another process."""
 
 import asyncio
 import socket
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from dvidzarr.server.eventloop import event_loop
-from dvidzarr.server.listening import handed_on
+from dvidzarr.server.listening import handed_on, prepared
 
 Check = Callable[[asyncio.Transport, socket.socket], Awaitable[None]]
 
@@ -57,3 +57,19 @@ def test_a_connection_that_has_ended_goes_nowhere(with_connection: Callable[[Che
         transport.resume_reading()  # what its owner does then: nothing
 
     with_connection(check)
+
+
+@pytest.mark.parametrize(("source", "is_near"), [("127.0.0.1", True), ("127.0.0.2", False)])
+def test_little_waits_in_the_kernel_for_clients_on_the_same_machine(source: str, *, is_near: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        try:
+            client = socket.create_connection(door.getsockname(), timeout=60, source_address=(source, 0))
+        except OSError as error:
+            pytest.skip(f"{source} is no address of this machine: {error}")
+        link, _ = door.accept()
+    with link, client:
+        ends = {"socket": link, "peername": link.getpeername(), "sockname": link.getsockname()}
+        untouched = link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert prepared(asyncio.BaseTransport(ends)) == source
+        room = link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert room <= 1 << 20 if is_near else room == untouched

@@ -38,8 +38,8 @@ _WHOLE_BYTES = 4 << 20
 _INLINE_BYTES = 1 << 20
 """A chunk of up to this size is read sooner than another thread wakes up."""
 
-_SLAB_BYTES = 8 << 20
-"""Aim for the slabs that are decoded while the one before is sent: enough chunks for all threads."""
+_SLAB_BYTES = 4 << 20
+"""Aim for the slabs that are decoded while the one before is sent: two of them stay in the processor's cache."""
 
 Repack = Callable[[Iterator[memoryview]], Iterator[memoryview]]
 
