@@ -1,4 +1,4 @@
-"""Small writes over HTTP that the event loop does itself, beside the same on threads (see `server/batching.py`)."""
+"""Small requests over HTTP that the event loop does itself, beside the same on threads (see `server/turns.py`)."""
 
 import socket
 from collections.abc import Iterator
@@ -11,12 +11,14 @@ import numpy as np
 import orjson
 
 from benchmarks.process import HttpError, running, serve
+from benchmarks.served import raw_path
 from benchmarks.timing import Case
-from benchmarks.volumes import BLOCK, Plan
+from benchmarks.volumes import BLOCK, Plan, boxes, over
 from benchmarks.writes import Poster
 from dvidzarr.core.geometry import Box
 
-_PUTS, _POSTS = 2000, 400
+_PUTS, _POSTS, _GETS = 2000, 400, 200
+_EDGE = 2 * BLOCK
 _VALUE = bytes(200)
 _PROGRAMS = {"the loop": "dvidzarr.cli.main", "threads": "benchmarks.onthreads"}
 
@@ -26,6 +28,7 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
     chunk = np.ascontiguousarray(plan.data.voxels[:BLOCK, :BLOCK, :BLOCK])
     box = Box((0, 0, 0), (BLOCK, BLOCK, BLOCK))
     puts, posts = [], []
+    gets: dict[bool, list[Case]] = {True: [], False: []}
     with ExitStack() as stack:
         for number, (where, program) in enumerate(_PROGRAMS.items()):
             words = serve(plan.folder / f"onloop{number}", "full")
@@ -36,8 +39,14 @@ def cases(plan: Plan) -> Iterator[list[Case]]:
             who, post = f"dvidzarr serve, on {where}", partial(poster.write(chunk), box)
             puts.append(Case("PUT 200 B", who, putter, calls=_PUTS))
             posts.append(Case("POST 64³ again, alone", who, post, chunk.nbytes, calls=_POSTS))
-        yield puts
-        yield posts
+            poster.renew()
+            poster.ingest(plan.data.voxels)
+            for aligned, group in gets.items():
+                places = boxes(plan.size, _EDGE, aligned=aligned)
+                paths = [raw_path(poster.root, place, poster.name) for place in places]
+                what = f"GET {_EDGE}³ {'aligned' if aligned else 'unaligned'}"
+                group.append(Case(what, who, over(paths, poster.client.get), _EDGE**3, calls=_GETS))
+        yield from (puts, posts, *gets.values())
 
 
 class Putter:

@@ -1,8 +1,8 @@
-"""`dvidzarr` whose small writes all run on threads, never on the event loop: what `onloop` compares with."""
+"""`dvidzarr` whose requests all run on threads, never on the event loop: what `onloop` compares with."""
 
 from dvidzarr.cli.main import main
-from dvidzarr.server import batching
+from dvidzarr.server import turns
 
 if __name__ == "__main__":
-    batching._QUICK_S = 0
+    turns._QUICK_S = 0
     main()

@@ -220,13 +220,13 @@ class Poster:
 
     def renew(self) -> None:
         """Make the next, empty instance."""
-        self._name = f"gray{next(self._numbers)}"
-        config = {"typename": "uint8blk", "dataname": self._name, **_CONFIG}
+        self.name = f"gray{next(self._numbers)}"
+        config = {"typename": "uint8blk", "dataname": self.name, **_CONFIG}
         self.client.send(f"/api/repo/{self.root}/instance", orjson.dumps(config))
 
     def write(self, chunk: np.ndarray) -> Callable[[Box], object]:
         """Return a function that posts a chunk at a box."""
-        name, body = self._name, memoryview(chunk).cast("B")
+        name, body = self.name, memoryview(chunk).cast("B")
         return lambda box: self.client.send(raw_path(self.root, box, name), body)
 
     def ingest(self, voxels: np.ndarray) -> None:
@@ -234,4 +234,4 @@ class Poster:
         for z in range(0, len(voxels), BLOCK):
             slab = voxels[z : z + BLOCK]
             box = Box((z, 0, 0), (z + len(slab), *slab.shape[1:]))
-            self.client.send(raw_path(self.root, box, self._name), memoryview(slab).cast("B"))
+            self.client.send(raw_path(self.root, box, self.name), memoryview(slab).cast("B"))

@@ -27,6 +27,16 @@ Effect = Literal["read", "query", "write", "admin"]
 Handler = Callable[["Call"], Awaitable[Response]]
 
 
+class Turns(Protocol):
+    """What the event loop may do itself instead of on a thread."""
+
+    def may_hold_up(self, kind: Hashable, amount: int) -> bool:
+        """Tell whether the loop may do so much work of a kind now; `took` follows in any case."""
+
+    def took(self, kind: Hashable, amount: int, seconds: float) -> None:
+        """Note how long some work took, on the loop or on a thread."""
+
+
 class Runtime(Protocol):
     """What a running server lends to its handlers."""
 
@@ -49,6 +59,10 @@ class Runtime(Protocol):
     @property
     def crowded(self) -> bool:
         """Whether somebody waits for a thread of the pool."""
+
+    @property
+    def turns(self) -> Turns:
+        """What needs no thread."""
 
     async def offload(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function on the pool."""

@@ -1,12 +1,14 @@
 """Answers made on threads: small ones whole, larger ones piece by piece, each sent while the next is made.
 
+What is quick and not large the event loop makes itself, while it serves nobody else (see `server.turns`).
+
 One thread makes the pieces and another one sends them, without the event loop: to hand each piece to it took a fourth
 longer for 128 MiB (measured), and its write holds the interpreter while the kernel copies. The loop takes over what a slow
 client leaves, so that nobody keeps a thread by reading slowly.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import chain
 from queue import SimpleQueue
@@ -31,6 +33,9 @@ PIECES = 2
 """How many pieces exist at a time: one is made while the other is sent (or its end lies with the loop)."""
 
 _BLOCKS = PIECES + 2  # one is gathered, then joined; what was gathered last may be as large
+
+Work = tuple[Hashable, int]
+"""A kind of work, and how much of it."""
 
 _ROUND_S = 0.02
 """So long an answer keeps its threads if others wait for theirs."""
@@ -96,6 +101,7 @@ async def pumped(
     pieces: Iterator[memoryview],
     length: int | None = None,
     *,
+    work: Work | None = None,
     headers: Mapping[str, str] | None = None,
     status: int = 200,
 ) -> Response:
@@ -110,11 +116,13 @@ async def pumped(
         Contiguous pieces of any size, made on threads, one at a time. Each may use the memory of the one `PIECES` before.
     length
         Size of the whole; None sends it chunked.
+    work
+        What it is to make each piece, if it may be quick.
     """
     own = {**call.headers, "Content-Type": "application/octet-stream", **(headers or {})}
     response = Response(status=status, headers=own)
     try:
-        await _Pump(call, response, length, pieces).run()
+        await _Pump(call, response, length, pieces, work).run()
     except ConnectionError:
         raise
     except Exception:
@@ -129,12 +137,20 @@ class _Pump:
     """One answer on its way: in rounds on threads, and between them what a client did not take at once on the loop."""
 
     def __init__(
-        self, call: Call, response: Response, length: int | None, pieces: Iterator[memoryview]
+        self,
+        call: Call,
+        response: Response,
+        length: int | None,
+        pieces: Iterator[memoryview],
+        work: Work | None,
     ) -> None:
         self._call = call
         self._response = response
         self._length = length
         self._pieces = pieces
+        self._work = work
+        self._seconds = 0.0
+        """How long the last piece took to make."""
         self._ended = False
         """Whether all has been made."""
         self._given_up = False
@@ -148,13 +164,22 @@ class _Pump:
         outlet: Outlet | None = None
         try:
             while not self._ended:
-                outlet = writer.outlet()
-                await self._send_slowly(await self._call.offload(self._round, outlet))
+                if self._may_hold_up():
+                    made = self._next()
+                else:
+                    outlet = writer.outlet()
+                    made = await self._call.offload(self._round, outlet)
+                if self._work is not None:
+                    self._call.runtime.turns.took(*self._work, self._seconds)
+                await self._send_slowly(made)
         finally:
             with self._beginning:
                 self._given_up = True
             if outlet is not None and outlet.claim():  # cancelled before a thread had its turn
                 outlet.close()
+
+    def _may_hold_up(self) -> bool:
+        return self._work is not None and self._call.runtime.turns.may_hold_up(*self._work)
 
     async def _send_slowly(self, pieces: Sequence[memoryview]) -> None:
         writer = self._call.request.writer
@@ -202,7 +227,9 @@ class _Pump:
 
     def _next(self) -> Sequence[memoryview]:
         """Return the next piece with what belongs around it."""
+        begun = monotonic()
         piece = next(self._pieces, None)
+        self._seconds = monotonic() - begun
         with self._beginning:
             if self._given_up:
                 return ()

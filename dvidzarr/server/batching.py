@@ -1,11 +1,6 @@
 """Requests that go together: those that arrive while others are made durable share the next write.
 
-A batch runs on a thread, or on the event loop itself if little is to be expected of it. Where a sync takes 0.3 ms, to wake
-a thread and be woken by it costs as much again, and two threads that work at the same time lose more by handing each other
-the interpreter; without, small writes per second are 1.2 times as many over one connection and 1.4 times over eight
-(measured). So a batch is run at once when it is small, nobody but its clients is being served, and the one before it was
-quick. After a slow one, on a slow disk or while much is flushed, batches of all keys go to threads until they are quick
-there: the loop is held up once.
+A batch runs on a thread, or on the event loop itself (see `Turns`).
 """
 
 import asyncio
@@ -15,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from dvidzarr.server.threads import bearable
+from dvidzarr.server.turns import Turns
 
 Function = Callable[[list[Any]], object]
 Run = Callable[[Function, tuple[object, ...]], "asyncio.Future[Any]"]
@@ -22,12 +18,8 @@ Run = Callable[[Function, tuple[object, ...]], "asyncio.Future[Any]"]
 
 _Batch = list[tuple[Any, "asyncio.Future[None]"]]
 
-_QUICK_S = 0.005
-"""So long the event loop may be held up in a turn, as far as can be foreseen."""
 _FEW = 16
-"""Requests that may share such a turn: of more, somebody's patience is asked too much."""
-_KNOWN = 1000
-"""Keys whose last batch is kept in mind."""
+"""Requests that the loop may do at once: of more, somebody's patience is asked too much."""
 
 
 class Batches:
@@ -37,18 +29,15 @@ class Batches:
     ----------
     run
         Runs a batch on a thread.
-    is_alone
-        Tells whether so many requests are all, and nothing else could keep a batch waiting for long.
+    turns
+        Tells which ones the loop runs itself.
     """
 
-    def __init__(self, run: Run, is_alone: Callable[[int], bool]) -> None:
+    def __init__(self, run: Run, turns: Turns) -> None:
         self._run = run
-        self._is_alone = is_alone
+        self._turns = turns
         self._waiting: dict[Hashable, _Batch] = {}
         """By key, while a batch of it runs or is about to."""
-        self._took: dict[Hashable, tuple[float, int]] = {}
-        """Seconds and items of the last batch, by key; of no other after a slow one."""
-        self._expected = 0.0  # seconds for which this turn of the loop is held up
         self._inside = 0  # requests that wait here, or are about to go on
 
     async def together(self, key: Hashable, function: Function, item: object) -> None:
@@ -76,7 +65,7 @@ class Batches:
             return
         self._waiting[key] = []
         begun = monotonic()
-        if self._may_hold_up(key, len(batch)):
+        if self._inside <= _FEW and self._turns.may_hold_up(key, len(batch), self._inside):
             self._run_here(key, function, batch, begun)
             return
         try:
@@ -86,20 +75,6 @@ class Batches:
             self._begin(key, function)
         else:
             running.add_done_callback(partial(self._ran, key, function, batch, begun))
-
-    def _may_hold_up(self, key: Hashable, count: int) -> bool:
-        """Tell whether a batch may run on the loop."""
-        seconds, items = self._took.pop(key, (_QUICK_S, 1))
-        expected = self._expected + seconds * max(1.0, count / items)
-        if expected >= _QUICK_S or self._inside > _FEW or not self._is_alone(self._inside):
-            return False
-        if not self._expected:
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        self._expected = expected
-        return True
-
-    def _end_turn(self) -> None:
-        self._expected = 0.0
 
     def _run_here(self, key: Hashable, function: Function, batch: _Batch, begun: float) -> None:
         failure: BaseException | None = None
@@ -139,8 +114,5 @@ class Batches:
                 done.set_exception(bearable(failure))
 
     def _ended(self, key: Hashable, function: Function, count: int, begun: float) -> None:
-        seconds = monotonic() - begun
-        if seconds >= _QUICK_S or len(self._took) >= _KNOWN:  # what is slow for one key is so for others
-            self._took.clear()
-        self._took[key] = (seconds, count)
+        self._turns.took(key, count, monotonic() - begun)
         self._begin(key, function)

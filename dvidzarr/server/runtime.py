@@ -15,6 +15,7 @@ from dvidzarr.server.httpserver import ConnectionCounts
 from dvidzarr.server.meters import Meters
 from dvidzarr.server.tables import load_all
 from dvidzarr.server.threads import Threads
+from dvidzarr.server.turns import Turns
 
 if TYPE_CHECKING:
     from dvidzarr.core.settings import Settings
@@ -69,8 +70,9 @@ class Runtime:
         self._threads = Threads(small, "request")
         self._large_threads = Threads(large, "large")
         self.senders = ThreadPoolExecutor(small + large, "sender")
+        self.turns = Turns(self._is_alone)
         self._batches = {
-            threads: Batches(threads.run, self._is_alone) for threads in (self._threads, self._large_threads)
+            threads: Batches(threads.run, self.turns) for threads in (self._threads, self._large_threads)
         }
 
     @property
@@ -89,7 +91,7 @@ class Runtime:
         return result
 
     async def together(self, key: Hashable, function: Callable[[list[Any]], object], item: object) -> None:
-        """Run a blocking function, once for all items that came while it ran before. See `Batches` for where."""
+        """Run a blocking function, once for all items that came while it ran before. See `Turns` for where."""
         await self._batches[self._own_threads()].together(key, function, item)
 
     def _own_threads(self) -> Threads:

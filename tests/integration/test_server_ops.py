@@ -19,9 +19,11 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import ServerSettings, Settings
+from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
-from dvidzarr.server import batching
+from dvidzarr.server import turns
 from dvidzarr.server.access import Access
 from dvidzarr.server.admission import Admission
 from dvidzarr.server.app import running
@@ -30,6 +32,7 @@ from tests.integration import server_stub
 from tests.integration.cli_process import CHECKOUT
 from tests.integration.server_process import served
 from tests.integration.server_stub import client
+from tests.integration.workers_client import wait_for
 
 NODE = "/api/node/0123/thing"
 PATIENCE_S = server_stub.PATIENCE_S
@@ -344,7 +347,7 @@ async def test_batches_of_large_requests_have_the_threads_of_large_requests(tmp_
         runtime = Runtime(catalog, Settings())
         async with runtime.admit(runtime.admission.budget // 4):
             await runtime.together("k", note, 1)
-        await runtime.together("k", note, 2)
+        await runtime.together("other", note, 2)
         await asyncio.to_thread(runtime.close)
     assert [name.partition("-")[0] for name in names] == ["large", "request"]
 
@@ -352,7 +355,7 @@ async def test_batches_of_large_requests_have_the_threads_of_large_requests(tmp_
 async def test_writes_run_on_the_loop_only_while_nothing_can_keep_them_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_QUICK_S", 60)
+    monkeypatch.setattr(turns, "_QUICK_S", 60)
     names: list[str] = []
 
     def note(_: list[object]) -> None:
@@ -400,3 +403,34 @@ async def test_writes_run_on_the_loop_only_while_nothing_can_keep_them_waiting(
         assert [await runs_on_loop(shared) for _ in range(2)] == [False, False]
         for each in (runtime, shared):
             await asyncio.to_thread(each.close)
+
+
+def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_QUICK_S", 60)
+    monkeypatch.setattr(Runtime, "_is_alone", lambda runtime, count: runtime.activity.running <= count)
+    names: list[str] = []
+    read = VoxelView.read
+
+    def noted(view: VoxelView, box: Box, *, shared: bool) -> np.ndarray:
+        names.append(threading.current_thread().name)
+        return read(view, box, shared=shared)
+
+    monkeypatch.setattr(VoxelView, "read", noted)
+    voxels = np.arange(64**3, dtype=np.uint8)
+    node = f"/api/node/{'c' * 32}/gray"
+    with client(catalog) as http, link_to(http) as link:
+        assert http.post(f"{node}/raw/0_1_2/64_64_64/0_0_0", content=voxels.tobytes()).status_code == 200
+
+        def reads_on_loop() -> bool:
+            assert http.get(f"{node}/raw/0_1_2/64_64_64/0_0_0").content == voxels.tobytes()
+            return names[-1] == "server"
+
+        assert [reads_on_loop() for _ in range(3)] == [False, True, True]
+        link.sendall(f"POST {node}/raw/0_1_2/32_32_32/0_0_0 HTTP/1.1\r\nHost: localhost\r\n".encode())
+        link.sendall(b"Content-Length: 32768\r\n\r\nhalf")
+        wait_for(lambda: not reads_on_loop(), "somebody else is served")
+        assert not reads_on_loop()
+        link.close()
+        wait_for(reads_on_loop, "nobody else is served")

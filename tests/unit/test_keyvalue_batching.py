@@ -11,11 +11,10 @@ from dvidzarr.core.errors import BusyError
 from dvidzarr.server import batching
 from dvidzarr.server.batching import Batches
 from dvidzarr.server.threads import Threads
+from dvidzarr.server.turns import Turns
 
-
-def never(_: int) -> bool:
-    """Somebody else is served all the time."""
-    return False
+NEVER = Turns(lambda _: False)
+"""Somebody else is served all the time."""
 
 
 class Pool:
@@ -36,7 +35,7 @@ class Pool:
 
 async def test_what_waits_goes_together_and_keys_apart() -> None:
     pool = Pool()
-    batches = Batches(pool.run, never)
+    batches = Batches(pool.run, NEVER)
     done: list[object] = []
     tasks = [asyncio.create_task(batches.together("k", done.extend, 0))]
     await asyncio.sleep(0.01)
@@ -55,7 +54,7 @@ async def test_what_waits_goes_together_and_keys_apart() -> None:
 async def test_a_failure_is_everybodys_and_the_next_goes_on() -> None:
     pool = Pool()
     pool.go.set()
-    batches = Batches(pool.run, never)
+    batches = Batches(pool.run, NEVER)
 
     def fail(items: list[object]) -> None:
         if "bad" in items:
@@ -69,7 +68,7 @@ async def test_a_failure_is_everybodys_and_the_next_goes_on() -> None:
 
 async def test_who_leaves_does_not_stop_the_others() -> None:
     pool = Pool()
-    batches = Batches(pool.run, never)
+    batches = Batches(pool.run, NEVER)
     done: list[object] = []
     gone, stays = (asyncio.create_task(batches.together("k", done.extend, item)) for item in ("a", "b"))
     await asyncio.sleep(0.01)
@@ -91,7 +90,7 @@ async def test_what_cannot_be_run_fails_and_the_next_goes_on() -> None:
             raise RuntimeError("can't start new thread")
         return pool.run(function, args)
 
-    batches = Batches(run, never)
+    batches = Batches(run, NEVER)
     done: list[object] = []
     with pytest.raises(RuntimeError, match="new thread"):
         await asyncio.wait_for(batches.together("k", done.extend, 1), 20)
@@ -142,7 +141,7 @@ def threads() -> Iterator[Threads]:
 
 @pytest.fixture
 def batches(threads: Threads) -> Batches:
-    return Batches(threads.run, lambda _: True)
+    return Batches(threads.run, Turns(lambda _: True))
 
 
 async def put(batches: Batches, key: object, places: Places, *items: float | BaseException) -> None:
@@ -197,7 +196,7 @@ async def test_others_are_not_held_up(threads: Threads, places: Places) -> None:
         counts.append(count)
         return count == served
 
-    batches = Batches(threads.run, is_alone)
+    batches = Batches(threads.run, Turns(is_alone))
     await put(batches, "k", places, 0)
     served = 3
     await put(batches, "k", places, 0, 0)
@@ -224,7 +223,7 @@ async def test_whatever_fails_the_next_goes_on(
 
 
 async def test_what_was_cancelled_says_nothing_of_its_time(threads: Threads, places: Places) -> None:
-    batches = Batches(threads.run, lambda _: True)
+    batches = Batches(threads.run, Turns(lambda _: True))
     await asyncio.to_thread(threads.close)
     for _ in range(2):
         with pytest.raises(asyncio.CancelledError):

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,15 +107,15 @@ async def send_box(call: Call, view: "VoxelView", box: "Box", repack: Repack | N
     size = box.volume * view.instance.dtype.itemsize
     if size > _WHOLE_BYTES or repack:
         return await _stream_volume(call, view, box, size, repack)
-    if size > _INLINE_BYTES:
-        async with call.runtime.admit(size):
-            return await pumped(call, _whole(view, box), size)
     # a hop to the pool costs more than one small chunk takes; a region must be read from the store
-    chunk_bytes = math.prod(view.instance.chunk) * view.instance.dtype.itemsize
+    grid = view.instance.chunk
+    chunk_bytes = math.prod(grid) * view.instance.dtype.itemsize
     light = chunk_bytes <= _INLINE_BYTES and view.roi is None and view.is_ready
-    if light and box.only_chunk(view.instance.chunk):
+    if light and box.only_chunk(grid):
         return octets(_bytes(view.read(box, shared=True)))
-    return octets(_bytes(await call.offload(partial(view.read, box, shared=True))))
+    work = (("read", view.instance.id), box.chunks(grid).count) if light else None
+    async with call.runtime.admit(size) if size > _INLINE_BYTES else nullcontext():
+        return await pumped(call, _whole(view, box), size, work=work)
 
 
 def _whole(view: "VoxelView", box: "Box") -> Iterator[memoryview]:
