@@ -13,10 +13,10 @@ from benchmarks.process import CHECKOUT, Client, running, serve
 from benchmarks.served import raw_path
 from benchmarks.timing import Figure, of_samples
 from benchmarks.volumes import BLOCK, GRAY, Built, Plan, boxes
+from dvidzarr.http.pump import PIECES
 
-_MIB = 1 << 20
 _AT_A_TIME = 4
-"""Large answers that fit into the memory; each holds three slabs of 8 MiB."""
+"""Large answers that fit into the memory; each holds slabs of one layer of chunks."""
 _CONNECTIONS = 4 * _AT_A_TIME
 _TURNS = 20
 """So many times the seconds of a case: a hundredth of few calls says nothing."""
@@ -26,7 +26,8 @@ def cases(plan: Plan, built: Built) -> Iterator[Figure]:
     """Yield the figures; none where the kernel cannot throw answers away."""
     if not hasattr(select, "epoll"):
         return
-    limits = (f"limits.bytes_in_flight={_AT_A_TIME * 24 * _MIB}", "limits.queue_timeout_s=3600")
+    memory = _AT_A_TIME * PIECES * BLOCK * plan.size**2
+    limits = (f"limits.bytes_in_flight={memory}", "limits.queue_timeout_s=3600")
     words = ("--workers", 0, "--read-only", "--set", limits[0], "--set", limits[1])
     node = f"/api/node/{built.root}"
     block = boxes(plan.size, BLOCK, aligned=True)[0]

@@ -31,7 +31,7 @@ class Turns(Protocol):
     """What the event loop may do itself instead of on a thread."""
 
     def may_hold_up(self, kind: Hashable, amount: int) -> bool:
-        """Tell whether the loop may do so much work of a kind now; `took` follows in any case."""
+        """Tell whether the loop may do so much work of a kind now; `took` follows unless it is cancelled."""
 
     def took(self, kind: Hashable, amount: int, seconds: float) -> None:
         """Note how long some work took, on the loop or on a thread."""

@@ -1,10 +1,9 @@
-"""Answers made on threads: small ones whole, larger ones piece by piece, each sent while the next is made.
+"""Answers that take work: small ones are made whole, larger ones piece by piece, each sent while the next is made.
 
-What is quick and not large the event loop makes itself, while it serves nobody else (see `server.turns`).
-
-One thread makes the pieces and another one sends them, without the event loop: to hand each piece to it took a fourth
-longer for 128 MiB (measured), and its write holds the interpreter while the kernel copies. The loop takes over what a slow
-client leaves, so that nobody keeps a thread by reading slowly.
+What is quick and not large the event loop makes itself, while it serves nobody else (see `server.turns`). Else one thread
+makes the pieces and another one sends them, without the loop: to hand each piece to it took a fourth longer for 128 MiB
+(measured), and its write holds the interpreter while the kernel copies. The loop takes over what a slow client leaves, so
+that nobody keeps a thread by reading slowly.
 """
 
 import logging
@@ -113,11 +112,11 @@ async def pumped(
     Parameters
     ----------
     pieces
-        Contiguous pieces of any size, made on threads, one at a time. Each may use the memory of the one `PIECES` before.
+        Contiguous pieces of any size, made one at a time. Each may use the memory of the one `PIECES` before.
     length
         Size of the whole; None sends it chunked.
     work
-        What it is to make each piece, if it may be quick.
+        What it is to make each piece, if it is so little that the event loop may do it; else threads do.
     """
     own = {**call.headers, "Content-Type": "application/octet-stream", **(headers or {})}
     response = Response(status=status, headers=own)
@@ -149,8 +148,8 @@ class _Pump:
         self._length = length
         self._pieces = pieces
         self._work = work
-        self._seconds = 0.0
-        """How long the last piece took to make."""
+        self._seconds: float | None = None
+        """How long the last piece took to make, or to fail."""
         self._ended = False
         """Whether all has been made."""
         self._given_up = False
@@ -164,13 +163,14 @@ class _Pump:
         outlet: Outlet | None = None
         try:
             while not self._ended:
-                if self._may_hold_up():
-                    made = self._next()
-                else:
-                    outlet = writer.outlet()
-                    made = await self._call.offload(self._round, outlet)
-                if self._work is not None:
-                    self._call.runtime.turns.took(*self._work, self._seconds)
+                try:
+                    if self._may_hold_up():
+                        made = self._next()
+                    else:
+                        outlet = writer.outlet()
+                        made = await self._call.offload(self._round, outlet)
+                finally:
+                    self._note_time()
                 await self._send_slowly(made)
         finally:
             with self._beginning:
@@ -180,6 +180,10 @@ class _Pump:
 
     def _may_hold_up(self) -> bool:
         return self._work is not None and self._call.runtime.turns.may_hold_up(*self._work)
+
+    def _note_time(self) -> None:
+        if self._work is not None and self._seconds is not None:
+            self._call.runtime.turns.took(*self._work, self._seconds)
 
     async def _send_slowly(self, pieces: Sequence[memoryview]) -> None:
         writer = self._call.request.writer
@@ -228,8 +232,10 @@ class _Pump:
     def _next(self) -> Sequence[memoryview]:
         """Return the next piece with what belongs around it."""
         begun = monotonic()
-        piece = next(self._pieces, None)
-        self._seconds = monotonic() - begun
+        try:
+            piece = next(self._pieces, None)
+        finally:
+            self._seconds = monotonic() - begun
         with self._beginning:
             if self._given_up:
                 return ()

@@ -33,7 +33,7 @@ def text(body: str, content_type: str = "text/plain") -> Response:
 
 
 def octets(body: Bytes | Sequence[Bytes], content_type: str = "application/octet-stream") -> Response:
-    """Return bytes at once; above about 1 MiB use `pumped`."""
+    """Return bytes at once; for much, or what takes work, there is `pumped`."""
     return Response(body, headers={"Content-Type": content_type})
 
 

@@ -18,8 +18,9 @@ BACKLOG = 1024
 """Connections that may wait to be taken."""
 
 _NEAR_BYTES = 512 << 10
-"""So much of an answer to this machine waits in the kernel (which doubles it). Such a client acknowledges at once: what lies
-further ahead only drives what is made next out of the processor's cache (256³ takes 0.7 of the time, measured).
+"""So much of an answer to this machine waits in the kernel (which doubles it, and may allow less). Such a client
+acknowledges at once: what lies further ahead only drives what is made next out of the processor's cache (256³ takes 0.7 of
+the time, measured).
 """
 
 

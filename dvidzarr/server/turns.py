@@ -4,7 +4,8 @@ Where a sync takes 0.3 ms, to wake a thread and be woken by it costs as much aga
 time lose more by handing each other the interpreter; without, small writes per second are 1.2 times as many over one
 connection and 1.4 times over eight, and 128³ takes 0.87 of the time (measured). So the loop does what is small, while it
 serves nobody else, if the last of its kind was quick. After something slow, on a slow disk or while much is flushed, all
-kinds go to threads until they are quick there: the loop is held up once.
+kinds go to threads until they are quick there. That bounds how often the loop is held up, not how long: what is given to
+it must not be much, even if the last of its kind was unusually cheap.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class Turns:
         self._expected = 0.0  # seconds for which this turn of the loop is held up
 
     def may_hold_up(self, kind: Hashable, amount: int, requests: int = 1) -> bool:
-        """Tell whether the loop may do so much work of a kind now, for so many requests; `took` follows in any case."""
+        """Tell whether the loop may do so much work now, for so many requests; `took` follows unless it is cancelled."""
         seconds, last = self._took.pop(kind, (_QUICK_S, 1))
         expected = self._expected + seconds * max(1.0, amount / last)
         if expected >= _QUICK_S or not self._is_alone(requests):

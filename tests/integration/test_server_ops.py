@@ -25,7 +25,7 @@ from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.server import turns
 from dvidzarr.server.access import Access
-from dvidzarr.server.admission import Admission
+from dvidzarr.server.admission import Admission, Share
 from dvidzarr.server.app import running
 from dvidzarr.server.runtime import Runtime
 from tests.integration import server_stub
@@ -405,9 +405,9 @@ async def test_writes_run_on_the_loop_only_while_nothing_can_keep_them_waiting(
             await asyncio.to_thread(each.close)
 
 
-def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the threads that read boxes; all are quick, and nobody else is served but by other requests."""
     monkeypatch.setattr(turns, "_QUICK_S", 60)
     monkeypatch.setattr(Runtime, "_is_alone", lambda runtime, count: runtime.activity.running <= count)
     names: list[str] = []
@@ -418,6 +418,12 @@ def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
         return read(view, box, shared=shared)
 
     monkeypatch.setattr(VoxelView, "read", noted)
+    return names
+
+
+def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
+    catalog: Catalog, readers: list[str]
+) -> None:
     voxels = np.arange(64**3, dtype=np.uint8)
     node = f"/api/node/{'c' * 32}/gray"
     with client(catalog) as http, link_to(http) as link:
@@ -425,7 +431,7 @@ def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
 
         def reads_on_loop() -> bool:
             assert http.get(f"{node}/raw/0_1_2/64_64_64/0_0_0").content == voxels.tobytes()
-            return names[-1] == "server"
+            return readers[-1] == "server"
 
         assert [reads_on_loop() for _ in range(3)] == [False, True, True]
         link.sendall(f"POST {node}/raw/0_1_2/32_32_32/0_0_0 HTTP/1.1\r\nHost: localhost\r\n".encode())
@@ -434,3 +440,44 @@ def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
         assert not reads_on_loop()
         link.close()
         wait_for(reads_on_loop, "nobody else is served")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "gray/raw/0_1_2/1056_1_1/0_0_0",
+        "large/raw/0_1_2/129_1_1/0_0_0",
+        "gray/raw/0_1_2/64_64_64/0_0_0?roi=region",
+    ],
+    ids=["many chunks", "large chunks", "a region"],
+)
+def test_what_may_take_long_is_never_read_on_the_loop(
+    catalog: Catalog, readers: list[str], words: str
+) -> None:
+    repo = catalog.repos[0]
+    repo.create_instance("uint8blk", "large", {"BlockSize": "128,128,128"}, repo.dag.root)
+    repo.create_instance("roi", "region", {"BlockSize": "32,32,32"}, repo.dag.root)
+    with client(catalog) as http:
+        for _ in range(3):
+            assert http.get(f"/api/node/{'c' * 32}/{words}").status_code == 200
+    assert len(readers) == 3
+    assert "server" not in readers
+
+
+def test_a_box_of_some_size_is_read_when_there_is_memory_for_it(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    admit = Admission.admit
+
+    def noted(admission: Admission, size: int) -> Share:
+        held.append(size)
+        return admit(admission, size)
+
+    monkeypatch.setattr(Admission, "admit", noted)
+    with client(catalog) as http:
+        for edge in (64, 128):
+            assert (
+                http.get(f"/api/node/{'c' * 32}/gray/raw/0_1_2/{edge}_{edge}_{edge}/0_0_0").status_code == 200
+            )
+    assert held == [128**3]

@@ -39,8 +39,8 @@ _WHOLE_BYTES = 4 << 20
 _INLINE_BYTES = 1 << 20
 """A chunk of up to this size is read sooner than another thread wakes up."""
 
-_INLINE_CHUNKS = 32
-"""So many may be read on the event loop, whatever is known of the last ones: these may have been absent."""
+_FEW_CHUNKS, _FEW_BYTES = 32, 8 << 20
+"""No more may be read on the event loop, however quick the last ones were: these may have been absent."""
 
 _SLAB_BYTES = 4 << 20
 """Aim for the slabs that are decoded while the one before is sent: two of them stay in the processor's cache."""
@@ -117,7 +117,8 @@ async def send_box(call: Call, view: "VoxelView", box: "Box", repack: Repack | N
     if light and box.only_chunk(grid):
         return octets(_bytes(view.read(box, shared=True)))
     count = box.chunks(grid).count
-    work = (("read", view.instance.id), count) if light and count <= _INLINE_CHUNKS else None
+    light = light and count <= min(_FEW_CHUNKS, _FEW_BYTES // chunk_bytes)
+    work = (("read", view.instance.id), count) if light else None
     async with call.runtime.admit(size) if size > _INLINE_BYTES else nullcontext():
         return await pumped(call, _whole(view, box), size, work=work)
 
