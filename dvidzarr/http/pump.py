@@ -159,31 +159,31 @@ class _Pump:
 
     async def run(self) -> None:
         """Send all of it."""
-        writer = self._call.request.writer
-        outlet: Outlet | None = None
         try:
             while not self._ended:
-                try:
-                    if self._may_hold_up():
-                        made = self._next()
-                    else:
-                        outlet = writer.outlet()
-                        made = await self._call.offload(self._round, outlet)
-                finally:
-                    self._note_time()
-                await self._send_slowly(made)
+                await self._send_slowly(await self._made())
         finally:
             with self._beginning:
                 self._given_up = True
+
+    async def _made(self) -> Sequence[memoryview]:
+        """Make pieces, here or on a thread; return what the loop shall send."""
+        if self._work is None:
+            return await self._made_on_thread()
+        turns = self._call.runtime.turns
+        try:
+            return self._next() if turns.may_hold_up(*self._work) else await self._made_on_thread()
+        finally:
+            if self._seconds is not None:
+                turns.took(*self._work, self._seconds)
+
+    async def _made_on_thread(self) -> Sequence[memoryview]:
+        outlet = self._call.request.writer.outlet()
+        try:
+            return await self._call.offload(self._round, outlet)
+        finally:
             if outlet is not None and outlet.claim():  # cancelled before a thread had its turn
                 outlet.close()
-
-    def _may_hold_up(self) -> bool:
-        return self._work is not None and self._call.runtime.turns.may_hold_up(*self._work)
-
-    def _note_time(self) -> None:
-        if self._work is not None and self._seconds is not None:
-            self._call.runtime.turns.took(*self._work, self._seconds)
 
     async def _send_slowly(self, pieces: Sequence[memoryview]) -> None:
         writer = self._call.request.writer

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import dvidzarr
-from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.errors import CorruptionError, InvalidInputError
 from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import ServerSettings, Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
@@ -442,6 +442,23 @@ def test_small_boxes_are_read_on_the_loop_only_while_nobody_else_is_served(
         wait_for(reads_on_loop, "nobody else is served")
 
 
+def test_a_read_that_failed_tells_how_long_such_reads_take(
+    catalog: Catalog, readers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_view: VoxelView, _box: Box, *, shared: bool) -> np.ndarray:
+        readers.append(threading.current_thread().name)
+        raise CorruptionError(f"a damaged chunk, {shared=}")
+
+    path = f"/api/node/{'c' * 32}/gray/raw/0_1_2/64_64_64/0_0_0"
+    with client(catalog) as http:
+        assert http.get(path).status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(VoxelView, "read", fail)
+            assert http.get(path).status_code == 500
+        assert http.get(path).status_code == 200
+    assert [name == "server" for name in readers] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -476,8 +493,6 @@ def test_a_box_of_some_size_is_read_when_there_is_memory_for_it(
 
     monkeypatch.setattr(Admission, "admit", noted)
     with client(catalog) as http:
-        for edge in (64, 128):
-            assert (
-                http.get(f"/api/node/{'c' * 32}/gray/raw/0_1_2/{edge}_{edge}_{edge}/0_0_0").status_code == 200
-            )
+        for size in ("64_64_64", "128_128_128"):
+            assert http.get(f"/api/node/{'c' * 32}/gray/raw/0_1_2/{size}/0_0_0").status_code == 200
     assert held == [128**3]
