@@ -45,5 +45,9 @@ class CorruptionError(StorageError):
     """Bytes on the store are not those that were written. Run `dvidzarr verify`."""
 
 
+class NoDescriptorError(StorageError):
+    """The process or the system has too many files and connections open; try again."""
+
+
 class NoSpaceError(StorageError):
     """The disk or quota is full. Nothing was changed."""

@@ -26,6 +26,11 @@ def now() -> str:
     return datetime.now().astimezone().isoformat()
 
 
+def now_in_seconds() -> str:
+    """Return the local time as RFC 3339 in whole seconds, "Z" for UTC, as DVID's logs show times."""
+    return datetime.now().astimezone().isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 @dataclass(frozen=True, slots=True)
 class Author:
     """Who mutates: DVID's `u` and `app` query values, kept in every log record."""

@@ -3,6 +3,7 @@
 from dvidzarr.core.errors import (
     BusyError,
     DvidzarrError,
+    NoDescriptorError,
     NoSpaceError,
     StorageError,
     TooLargeError,
@@ -17,6 +18,7 @@ STATUS: tuple[tuple[type[DvidzarrError], int], ...] = (
     (BodyTimeoutError, 408),
     (TooLargeError, 413),
     (BusyError, 503),
+    (NoDescriptorError, 503),
     (NoSpaceError, 507),
     (StorageError, 500),
     # DVID answers nearly every refusal with 400, unknown versions and missing rights included

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError
-from dvidzarr.core.ids import NO_AUTHOR, Author, is_uuid, new_id
+from dvidzarr.core.ids import NO_AUTHOR, Author, new_id
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.repo import Repo
@@ -78,8 +78,8 @@ class Catalog(OpenStore):
                     f"{root[:80]!r} is no UUID of a repo: 1 to 128 characters without '/', ':', '~' or NUL"
                 )
             header = self.names.new_header(root, "", [], "")
-            free = is_uuid(header["id"]) and header["id"] not in self._repos
-            repo = Repo(self, header["id"] if free else new_id())
+            # of a root that is given there may have been a repo that others still follow
+            repo = Repo(self, header["id"] if root is None else new_id())
             repo.open()
             about = {"alias": alias, "description": description, "passcode": passcode}
             try:
@@ -109,11 +109,10 @@ class Catalog(OpenStore):
             repo = self.repo(ref)
             if repo.state.passcode != passcode:
                 raise ForbiddenError(f"incorrect passcode for repo {repo.root}")
-            for name in repo.instances:
-                repo.delete_instance(name, author)
-            repo.append(Kind.DELETE_REPO, author, {})
-            self._drop(repo)
-            self.context.backend.trash(repo.prefix)
+            with repo.without_writers():
+                repo.append(Kind.DELETE_REPO, author, {})
+                self._drop(repo)
+                self.context.backend.trash(repo.prefix)
 
     # --- names of versions -----------------------------------------------------------------------------------
 

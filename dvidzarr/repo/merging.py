@@ -8,6 +8,7 @@ only in a later one is no conflict here, DVID's deletion of it is a bug).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from dvidzarr.core.ids import Author
@@ -19,7 +20,7 @@ from dvidzarr.wire.gotext import utf8_text
 
 if TYPE_CHECKING:
     from dvidzarr.core.geometry import ZYX
-    from dvidzarr.repo.dag import Version
+    from dvidzarr.repo.dag import Version, VersionDAG
     from dvidzarr.repo.instance import Instance
     from dvidzarr.repo.repo import Repo
 
@@ -87,24 +88,23 @@ def resolve(
     """
     found = [(instance, conflicts(instance, parents)) for instance in instances]
     losses = [_losses(number, found) for number in range(len(parents))]
-    for parent, losing in zip(parents, losses, strict=True):  # all is checked before anything is written
-        if losing:
-            repo.dag.check_child([parent], _loser_branch(parent))
     merged = []
     for parent, losing in zip(parents, losses, strict=True):
         if not losing:
             merged.append(parent)
             continue
         words = "Version for deleting conflicts before merge"
-        child = repo.branch(parent, _loser_branch(parent), words, author=author)
+        child = repo.branch(parent, _loser_branch(repo.dag, parent), words, author=author)
         for instance, lost in losing:
             _delete(instance, child, lost, author)
         merged.append(repo.commit(child, author=author))
     return repo.merge(merged, note, author)
 
 
-def _loser_branch(parent: "Version") -> str:
-    return f"conflict-{parent.uuid}"
+def _loser_branch(dag: "VersionDAG", parent: "Version") -> str:
+    """Return DVID's name for it, numbered if the parent lost before, or its resolving was interrupted."""
+    name = f"conflict-{parent.uuid}"
+    return next(free for free in chain((name,), (f"{name}-{n}" for n in count(2))) if free not in dag.heads)
 
 
 def _losses(number: int, found: "Sequence[tuple[Instance, Conflicts]]") -> "list[tuple[Instance, Conflicts]]":

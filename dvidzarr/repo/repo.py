@@ -1,12 +1,12 @@
 """A repo as its users see it: versions and instances. Everything that changes is changed by a log record."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from dvidzarr.core.errors import ConflictError, InvalidInputError, VersionLockedError
-from dvidzarr.core.ids import NO_AUTHOR, Author, new_id, now
+from dvidzarr.core.ids import NO_AUTHOR, Author, new_id, now_in_seconds
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.config import check_name, log_text, parse_common
 from dvidzarr.repo.dag import Version, branch_name, check_uuid
@@ -281,8 +281,7 @@ class Repo(RepoBase):
         """
         self.catalog.become_writer()
         instance = self.instance(name)
-        timeout = self.catalog.settings.storage.drain_timeout_s
-        with self.gates.exclusive(("instance", instance.id), timeout, f"data instance {name!r}"):
+        with self._alone(instance):
             with self._lock:
                 self.check_instance(instance)
                 line = _stamped([f'Deleted data instance "{instance.name}"'])[0]
@@ -290,7 +289,19 @@ class Repo(RepoBase):
             instance.close()
             self.context.backend.trash(instance.prefix)
 
+    @contextmanager
+    def without_writers(self) -> Iterator[None]:
+        """Keep all instances to oneself. `BusyError` if writes did not end within `storage.drain_timeout_s`."""
+        with ExitStack() as stack:
+            for instance in self.instances.values():
+                stack.enter_context(self._alone(instance))
+            yield
+
+    def _alone(self, instance: Instance) -> AbstractContextManager[None]:
+        timeout = self.catalog.settings.storage.drain_timeout_s
+        return self.gates.exclusive(("instance", instance.id), timeout, f"data instance {instance.name!r}")
+
 
 def _stamped(lines: Sequence[str]) -> list[str]:
-    time = now()
+    time = now_in_seconds()
     return [f"{time}  {line}" for line in lines]

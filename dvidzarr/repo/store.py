@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import DvidzarrError, ForbiddenError, InvalidInputError, StorageError
+from dvidzarr.core.errors import (
+    CorruptionError,
+    DvidzarrError,
+    ForbiddenError,
+    InvalidInputError,
+    StorageError,
+)
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.blobstore import BlobStore
@@ -267,6 +273,10 @@ class OpenStore:
         """Take in a repo; one whose log is damaged is named in `broken`, and the others are served."""
         try:
             repo.open()
+            if not repo.exists and not repo.state.gone and self._has_instances(repo):
+                raise CorruptionError(
+                    f"{repo.prefix}/log has no records, but {repo.prefix}/data has instances"
+                )
         except StorageError as error:
             if self.broken.get(repo.id) != str(error):
                 _logger.error("repo %s cannot be opened: %s", repo.id, error)  # noqa: TRY400 - no traceback
@@ -279,6 +289,9 @@ class OpenStore:
         elif self.writing:  # its creation or its deletion was interrupted
             self._drop(repo)
             self.context.backend.trash(repo.prefix)
+
+    def _has_instances(self, repo: Repo) -> bool:
+        return bool(self.context.backend.folders(f"{repo.prefix}/data"))
 
     def holds(self, repo: RepoBase) -> bool:
         """Tell whether this object is the one that reads and writes the repo's logs: a repo may be opened anew."""

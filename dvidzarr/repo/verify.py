@@ -95,8 +95,11 @@ def _blobs(catalog: "Catalog", *, deep: bool) -> Iterator[Finding]:
 
 def _log_findings(catalog: "Catalog") -> Iterator[Finding]:
     for prefix in _logs(catalog):
-        for gap in gaps(catalog.context.backend, prefix):
-            yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap))
+        try:
+            for gap in gaps(catalog.context.backend, prefix):
+                yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap))
+        except StorageError as error:  # such as a link in its place: the others are looked at all the same
+            yield Finding("error", prefix, str(error))
 
 
 def _logs(catalog: "Catalog") -> Iterator[str]:

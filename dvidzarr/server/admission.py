@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from dvidzarr.core.errors import BusyError
+from dvidzarr.http.errors import PlainError
 from dvidzarr.server.eventloop import in_task
 
 LARGE: ContextVar[bool] = ContextVar("large", default=False)
@@ -130,11 +131,10 @@ class Throttle:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold a slot; `BusyError` if all are taken."""
+        """Hold a slot; an answer of 503 if all are taken (spec-server §1.6: an empty line at its end)."""
         if self._running >= self.limit:
-            raise BusyError(
-                f"Server already running {self._running} throttled operations (max = {self.limit})"
-            )
+            text = f"Server already running {self._running} throttled operations (max = {self.limit})\n"
+            raise PlainError(503, text)
         self._running += 1
         try:
             yield

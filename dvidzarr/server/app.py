@@ -5,7 +5,6 @@ import ctypes
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from dvidzarr.server.httpserver import ConnectionCounts, HttpServer
 from dvidzarr.server.listening import BACKLOG, Ready, listening, url_of
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.middleware import SERVER_NAME, Front
+from dvidzarr.server.processlimits import allow_descriptors, end_with_signals
 from dvidzarr.server.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def serve(
     port: int | None = None,
     ready: Ready | None = None,
 ) -> None:
-    """Serve a store until SIGTERM or SIGINT, then finish running requests and close the catalog.
+    """Serve a store until SIGTERM, SIGINT or SIGHUP, then finish running requests and close the catalog.
 
     Parameters
     ----------
@@ -80,12 +80,12 @@ def serve(
         Others could reach it, and the settings do not say what they may do.
     """
     tune_memory()
+    allow_descriptors()
     stop = asyncio.Event()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        end_with_signals(loop, stop)
         await _run(catalog, settings, settings.server.host if host is None else host, port, ready, stop)
 
     with (

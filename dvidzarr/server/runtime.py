@@ -13,6 +13,7 @@ from dvidzarr.server.batching import Batches
 from dvidzarr.server.fleet import Fleet
 from dvidzarr.server.httpserver import ConnectionCounts
 from dvidzarr.server.meters import Meters
+from dvidzarr.server.processlimits import connections_of_each
 from dvidzarr.server.tables import load_all
 from dvidzarr.server.threads import Threads
 from dvidzarr.server.turns import Turns
@@ -57,7 +58,7 @@ class Runtime:
         budget = max(1, limits.in_flight_budget // count)
         self.activity = Activity(self.fleet.board, self.fleet.number)
         self.meters = Meters()
-        self.connections = ConnectionCounts(-(-limits.max_connections // count))
+        self.connections = ConnectionCounts(connections_of_each(limits.max_connections, count))
         self.draining = False
         self.throttle = Throttle(limits.max_throttled)
         self.gc_percent = 100

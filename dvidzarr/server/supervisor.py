@@ -25,7 +25,6 @@ it costs a connection, not a request, some 0.1 ms.
 import asyncio
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +43,7 @@ from dvidzarr.server.eventloop import event_loop
 from dvidzarr.server.listening import Ready, url_of
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.order import GRACE_S, Order
+from dvidzarr.server.processlimits import allow_descriptors, connections_of_each, end_with_signals
 from dvidzarr.server.reception import Reception
 from dvidzarr.server.workerprocess import WorkerProcess, held_interrupts
 
@@ -57,7 +57,7 @@ _STDERR = 2
 
 
 def supervise(store: str, settings: Settings, ready: Ready | None = None) -> None:
-    """Serve a store with several processes until SIGTERM or SIGINT, then finish running requests.
+    """Serve a store with several processes until SIGTERM, SIGINT or SIGHUP, then finish running requests.
 
     Parameters
     ----------
@@ -76,9 +76,11 @@ def supervise(store: str, settings: Settings, ready: Ready | None = None) -> Non
         The store cannot be opened, or the process that writes died.
     """
     Access.of(settings.server, settings.server.host, "")
+    allow_descriptors()
     count = settings.server.process_count
     with tempfile.TemporaryDirectory(prefix="dvidzarr-") as folder, tempfile.TemporaryFile() as file:
-        file.truncate(Board.size(count))
+        file.write(bytes(Board.size(count)))  # no hole: to touch it on a full disk would end the process
+        file.flush()
         supervisor = Supervisor(store, settings, Path(folder), file.fileno())
         with (
             logging_to(turns=file.fileno(), facts={"worker": "supervisor"}),
@@ -96,7 +98,7 @@ class Supervisor:
         self._folder = folder
         self._board_file = board
         self._count = settings.server.process_count
-        self._share = -(-settings.limits.max_connections // self._count)
+        self._share = connections_of_each(settings.limits.max_connections, self._count)
         self._board = Board(self._count, board)
         self._read_only = settings.server.read_only
         self._url = ""
@@ -111,8 +113,7 @@ class Supervisor:
     async def run(self, ready: Ready | None) -> None:
         """Serve until a signal, or until the process that writes is gone."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        end_with_signals(loop, self._stop)
         host, port = self._reception.listen(self._settings.server.host, self._settings.server.port)
         try:
             self._url = url_of(host, port)

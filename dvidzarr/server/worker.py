@@ -184,8 +184,9 @@ def _opened(order: Order, settings: Settings) -> "Iterator[Catalog]":
 
 def main() -> int:
     """Do what the supervisor orders; return the exit code."""
-    # Ctrl-C reaches the supervisor too, which knows the order of things
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a hang-up of the terminal reach the supervisor too, which knows the order of things
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
         order = Order(**channel.hear())

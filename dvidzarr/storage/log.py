@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dvidzarr.core.errors import BusyError, DvidzarrError, NoSpaceError, StorageError
+from dvidzarr.core.errors import BusyError, DvidzarrError, NoDescriptorError, NoSpaceError, StorageError
 from dvidzarr.storage.frames import (
     HEADER_SIZE,
     START,
@@ -222,7 +222,7 @@ class LocalLog(LogRecovery):
                 self._file.sync()
         except StorageError as second:
             self._failed = str(second)
-        if not isinstance(error, NoSpaceError):
+        if not isinstance(error, (NoSpaceError, NoDescriptorError)):
             self._failed = str(error)
 
     def _next_segment(self, first: int) -> None:

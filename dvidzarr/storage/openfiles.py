@@ -6,16 +6,23 @@ import os
 from contextlib import suppress
 from typing import NoReturn
 
-from dvidzarr.core.errors import NoSpaceError, StorageError
+from dvidzarr.core.errors import NoDescriptorError, NoSpaceError, StorageError
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags for a file that must not exist yet."""
 
 
+_KINDS: dict[int | None, type[StorageError]] = {
+    errno.ENOSPC: NoSpaceError,
+    errno.EDQUOT: NoSpaceError,
+    errno.EMFILE: NoDescriptorError,
+    errno.ENFILE: NoDescriptorError,
+}
+
+
 def fail(key: str, error: OSError) -> NoReturn:
     """Raise what a failed system call means for the file of a key."""
-    kind = NoSpaceError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
-    raise kind(f"{key}: {error.strerror or error}") from error
+    raise _KINDS.get(error.errno, StorageError)(f"{key}: {error.strerror or error}") from error
 
 
 def sync_path(path: str, key: str, flags: int) -> None:
@@ -86,13 +93,15 @@ class SharedWord:
         try:
             fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
-                if writable and os.fstat(fd).st_size < 8:
-                    os.ftruncate(fd, 8)
+                if writable:  # where a file has a hole, a full disk would end the process (SIGBUS)
+                    os.pwrite(fd, os.pread(fd, 8, 0).ljust(8, b"\0"), 0)
                 access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
                 self._map = mmap.mmap(fd, 8, access=access)
             finally:
                 os.close(fd)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            fail(key, error)
+        except ValueError as error:
             raise StorageError(f"{key}: {error}") from error
         self._view = memoryview(self._map).cast("Q")
 

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Served:
 
 
 @contextmanager
-def served(store: Path, *words: object, **env: str) -> Iterator[Served]:
+def served(store: Path, *words: object, command: Sequence[str] = COMMAND, **env: str) -> Iterator[Served]:
     """Serve a store on a free port, with one process unless words say `--workers`; the log lies beside the store."""
     if "--workers" not in words:
         words = ("--workers", 1, *words)
@@ -46,7 +46,7 @@ def served(store: Path, *words: object, **env: str) -> Iterator[Served]:
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     with log.open("w") as errors:
         process = subprocess.Popen(
-            (*COMMAND, "serve", str(store), "--port", "0", *map(str, words)),
+            (*command, "serve", str(store), "--port", "0", *map(str, words)),
             env=os.environ | {"PYTHONPATH": path} | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

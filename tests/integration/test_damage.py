@@ -202,6 +202,20 @@ def test_a_log_of_another_instance_is_refused(store: Path) -> None:
         catalog.repos[0].instance("other").at().read(WORLD)
 
 
+def test_a_repo_whose_log_is_lost_is_kept_and_named(store: Path) -> None:
+    (log,) = store.glob("repos/*/log")
+    shutil.rmtree(log)
+    for mode in ("r", "w", "r"):
+        with dvidzarr.open(store, mode, SETTINGS) as catalog:
+            assert list(catalog.broken) == [log.parent.name]
+            assert [each.place for each in catalog.verify() if each.severity == "error"] == [
+                f"repos/{log.parent.name}"
+            ]
+    assert not list(store.glob("trash/*"))
+    with dvidzarr.open(store, "w", SETTINGS) as catalog, pytest.raises(DvidzarrError):
+        catalog.repo(":master")
+
+
 def test_one_broken_instance_does_not_stop_the_look_after_a_crash(store: Path, tmp_path: Path) -> None:
     with dvidzarr.open(store, "w", SETTINGS) as catalog:
         mine, theirs = instance_log(store, catalog, "gray"), instance_log(store, catalog, "other")
@@ -266,6 +280,20 @@ def test_links_are_not_followed(store: Path, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="link"):
             view.write_blocks(np.array([[9, 9, 9]]), np.ones((1, 4, 4, 4), np.uint8), AUTHOR)
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == seen
+
+
+def test_a_log_that_is_a_link_hides_no_other_finding(store: Path, tmp_path: Path) -> None:
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        prefix = catalog.repos[0].instance("gray").prefix
+        catalog.repos[0].create_instance("keyvalue", "zz").at()["k"] = b"v"  # type: ignore[index]
+        last = catalog.repos[0].instance("zz").prefix
+    (store / prefix / "log").rename(tmp_path / "log")
+    (store / prefix / "log").symlink_to(tmp_path / "log")
+    (segment,) = (store / last / "log").glob("*.log")
+    segment.write_bytes(noise(100).tobytes())
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        found = [finding.place for finding in catalog.verify() if finding.severity == "error"]
+    assert {f"{prefix}/log", f"{last}/log"} <= set(found)
 
 
 def test_a_chunk_that_is_a_link_is_not_followed(store: Path, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_a_deleted_repo_is_gone(writer: Catalog, follower: Catalog) -> None:
     assert follower.resolve(":master")[0].root == kept.root  # the only one
 
 
+def test_a_repo_made_again_under_the_same_root_is_the_new_one(writer: Catalog, follower: Catalog) -> None:
+    root = "a" * 32
+    for round_ in range(3):
+        made = writer.create_repo(f"number {round_}", root=root)
+        for number in range(round_ + 1):
+            made.create_instance("keyvalue", f"kv{number}")
+        assert [repo.alias for repo in follower.repos] == [f"number {round_}"]
+        assert len(follower.repo(root).instances) == round_ + 1
+        writer.delete_repo(root)
+
+
 def test_a_repo_that_takes_long_to_make_is_found(
     writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,26 @@ def nearly(folder: Path, _: str) -> None:
         assert errors(catalog) == []
 
 
+def fresh(folder: Path, _: str) -> None:
+    """Open instances for the first time when nothing is left: their first use is refused, as any other."""
+    filler = folder / "filler"
+    kinds = ("uint8blk", "labelblk", "keyvalue", "roi")
+    with dvidzarr.open(folder / "store", "w") as catalog:
+        repo = catalog.create_repo("full")
+        for kind in kinds:
+            repo.create_instance(kind, kind)
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        for kind in kinds:
+            with pytest.raises(NoSpaceError):
+                _ = repo.instance(kind).dataset
+        filler.unlink()
+        for kind in kinds:
+            _ = repo.instance(kind).dataset
+        assert errors(catalog) == []
+
+
 def _unusable() -> str | None:
     """Return why nothing can be mounted here, None if it can."""
     if shutil.which("unshare") is None:
@@ -147,7 +167,7 @@ _REASON = _unusable()
 
 
 @pytest.mark.skipif(_REASON is not None, reason=str(_REASON))
-@pytest.mark.parametrize("kind", ["voxels", "logged", "blob", "nearly"])
+@pytest.mark.parametrize("kind", ["voxels", "logged", "blob", "nearly", "fresh"])
 def test_full_disk(kind: str, tmp_path: Path) -> None:
     script = (
         f"mount -t tmpfs -o size=3m none {tmp_path} && exec {sys.executable} {__file__} {tmp_path} {kind}"
@@ -165,4 +185,4 @@ def test_full_disk(kind: str, tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    (nearly if sys.argv[2] == "nearly" else live)(Path(sys.argv[1]), sys.argv[2])
+    {"nearly": nearly, "fresh": fresh}.get(sys.argv[2], live)(Path(sys.argv[1]), sys.argv[2])

@@ -105,6 +105,12 @@ def test_names_cycles_and_replacement(tmp_path: Path) -> None:
         assert half.syncs == ("fine",)
         half.set_syncs([], replace=True)
         assert (half.syncs, quarter.syncs) == ((), ("half",))
+        told = [line.split("  ", 1)[1] for line in repo.log if "sync" in line]
+        assert told == [
+            f'Data instance "half" set to sync with map[{seg.id}:{{}}]',
+            f'Data instance "quarter" set to sync with map[{half.id}:{{}}]',
+            'Data instance "half" set to sync with map[]',
+        ]
         seg.at().write(box(8, 8, 8), random_labels(8, 8, 8))
         assert not half.at().read(box(8, 8, 8)).any()
     with dvidzarr.open(tmp_path / "store") as catalog:

@@ -249,3 +249,20 @@ def test_a_repo_that_was_opened_anew_is_not_written_through_the_old_one(
         new["c"] = b"new"  # type: ignore[index]
     with dvidzarr.open(tmp_path / "store", "r") as catalog:
         assert sorted(catalog.repos[0].instance("keys").at()) == ["0", "1", "2", "3", "4", "a", "c"]  # type: ignore[call-overload]
+
+
+def test_a_repo_is_deleted_with_all_its_instances_or_not_at_all(tmp_path: Path) -> None:
+    settings = Settings.load(env={}, overrides={"storage.drain_timeout_s": 0.05})
+    with dvidzarr.open(tmp_path / "store", "w", settings) as catalog:
+        repo = catalog.create_repo("busy")
+        for name in ("a", "b", "c"):
+            repo.create_instance("keyvalue", name)
+        with (
+            repo.instance("c").at().writing(),
+            pytest.raises(BusyError, match="writes to data instance 'c' did not end"),
+        ):
+            catalog.delete_repo(repo.root)
+        assert sorted(catalog.repo(repo.root).instances) == ["a", "b", "c"]
+        catalog.delete_repo(repo.root)
+        assert catalog.repos == ()
+        assert [path.name.split("-")[0] for path in (tmp_path / "store/trash").iterdir()] == ["repos"]

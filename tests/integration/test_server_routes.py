@@ -1,6 +1,7 @@
 """Server, repo and node routes on a real store; what DVID answers is in the conformance cases."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dvidzarr.repo.catalog import Catalog
 from tests.integration.server_stub import client
 
 PATIENCE_S = 120.0
+LOG_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)"
 SERVE = """
 import sys, dvidzarr
 from dvidzarr.core.settings import Settings
@@ -100,7 +102,7 @@ def test_commit_needs_a_body_and_happens_once(http: httpx.Client, root: str) -> 
     answer = http.post(f"/api/node/{root}/commit", content=b'{"NOTE": "n", "log": ["l"]}')
     assert answer.text == f'{{"committed": "{root}"}}'
     assert http.get(f"/api/node/{root}/note").text == '{"note":"n"}'
-    assert http.get(f"/api/node/{root}/log").json()["log"][0].endswith("  l")
+    assert re.fullmatch(LOG_TIME + "  l", http.get(f"/api/node/{root}/log").json()["log"][0])
     assert http.post(f"/api/node/{root}/commit", json={}).status_code == 400
 
 

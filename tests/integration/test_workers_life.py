@@ -133,7 +133,7 @@ def test_a_client_that_stands_still_does_not_hold_up_the_end(tmp_path: Path) -> 
     assert "in time and is killed" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_all_and_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
     store = tmp_path / "store"
     with served(store, "--workers", 2) as server, talking(server, 2) as client:

@@ -167,8 +167,11 @@ def test_range_headers(header: str, found: object) -> None:
 
 
 def test_range_headers_on_nothing() -> None:
-    empty = Unsatisfiable('Range "bytes=0-" is not satisfiable for an empty value')
-    assert wanted_by_header("bytes=0-", 0) == empty
+    for header in ("bytes=0-", "bytes=a-", "bytes=-x"):  # numbers come after emptiness
+        empty = Unsatisfiable(f'Range "{header}" is not satisfiable for an empty value')
+        assert wanted_by_header(header, 0) == empty
+    for header in ("bytes=-", "bytes=", "bytes=0-1,2-3", "lines=0-"):
+        assert wanted_by_header(header, 0) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.wire.gotext import go_quote
 
 _UINT64 = 1 << 64
-_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
+_SPEC = re.compile(r"([^-,]*)-([^-,]*)")
 _LIMIT = 20  # digits of a 64-bit number
 
 
@@ -45,14 +45,16 @@ def asks_by_query(query: Mapping[str, str]) -> bool:
 
 
 def _unsigned(name: str, text: str) -> int:
-    number = _uint64(text) if text.isascii() and text.isdigit() else None
+    number = _uint64(text)
     if number is None:
         raise InvalidInputError(f'{name} must be an unsigned integer, got "{text[:80]}"')
     return number
 
 
 def _uint64(digits: str) -> int | None:
-    """Return the number, None if it has more than 64 bits."""
+    """Return the number, None if it is none or has more than 64 bits."""
+    if not (digits.isascii() and digits.isdigit()):
+        return None
     digits = digits.lstrip("0") or "0"
     number = int(digits) if len(digits) <= _LIMIT else _UINT64
     return None if number >= _UINT64 else number

@@ -103,6 +103,9 @@ class LabelInstance(VoxelInstance):
                 header = {"sources": {**fresh, **kept}, "since": {**fresh, **since}}
                 self.dataset.append(Kind.SETTINGS, None, author, header)
                 self._gaps.forget(fresh.keys() - kept.keys())
+                synced = " ".join(f"{source}:{{}}" for source in sorted({**fresh, **kept}))
+                line = f'Data instance "{self.name}" set to sync with map[{synced}]'
+                self.repo.append_log([line], author)
 
     def _syncable(self, name: str) -> "LabelInstance":
         try:
