@@ -135,7 +135,9 @@ def _named(record: "InstanceRecord") -> dict[str, str]:
     return {"instance": record.id, "name": record.name, "type_name": record.type_name}
 
 
-def _gone(_: Header, about: Header, __: "RepoState", ___: "RepoState") -> Iterator[Event]:
+def _gone(_: Header, about: Header, before: "RepoState", __: "RepoState") -> Iterator[Event]:
+    for record in before.instances.values():
+        yield InstanceDeleted(**about | _named(record))
     yield RepoDeleted(**about)
 
 

@@ -81,9 +81,13 @@ class RepoFeed:
         """Return where a folder lies: in its place, in the trash, or in a repo that is in the trash."""
         if self._backend.size(f"{prefix}/log/applied") is not None:
             return prefix
+        repo = f"repos/{self._repo_id}"
         for name in self._backend.folders("trash"):
-            if name[:-_TRASH_SUFFIX] == prefix.replace("/", "-"):
-                return f"trash/{name}"
+            for whole in (prefix, repo):
+                place = f"trash/{name}{prefix.removeprefix(whole)}"
+                named = name[:-_TRASH_SUFFIX] == whole.replace("/", "-")
+                if named and self._backend.size(f"{place}/log/applied") is not None:
+                    return place
         return prefix
 
     def _log_holds(self, cursor: Cursor) -> bool:
@@ -120,8 +124,11 @@ class RepoFeed:
         self._state = before.applied(entry)
         if entry.kind in {Kind.INSTANCE, Kind.RENAME}:
             self._records |= {record.id: record for record in self._state.instances.values()}
-        elif entry.kind == Kind.DELETE_INSTANCE:
-            self._end(entry.header["id"], read_on=not known)
+        elif entry.kind in {Kind.DELETE_INSTANCE, Kind.DELETE_REPO}:
+            left = {record.id for record in self._state.instances.values() if not self._state.gone}
+            for record in before.instances.values():
+                if record.id not in left:
+                    self._end(record.id, read_on=not known)
         if not known:
             for event in repo_events(entry, self._repo_id, before, self._state):
                 self._deliver(event)

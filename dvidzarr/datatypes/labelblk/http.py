@@ -111,7 +111,6 @@ ENDPOINTS = EndpointTable(
         Endpoint(("POST",), ("metadata",), get_metadata, "postVoxelsMetadata", "read"),
         Endpoint(("DELETE",), ("metadata",), get_metadata, "deleteLabelsMetadata", "read"),
         Endpoint(("POST",), ("resolution",), post_resolution, "postVoxelsResolution", "write"),
-        Endpoint(("GET",), ("resolution",), post_resolution, "getLabelsResolution", "write"),
         Endpoint(("DELETE",), ("resolution",), post_resolution, "deleteLabelsResolution", "write"),
         Endpoint(("POST",), ("sync",), post_sync, "postLabelsSync", "write"),
         Endpoint(("GET",), ("label", "{coord?}"), get_label, "getLabelsLabel", "read"),
