@@ -192,7 +192,7 @@ class RepoBase:
         """Take in a record; one that Ctrl-C interrupted comes again, and what was done of it is not done twice."""
         if entry.sequence > self.state.sequence:
             self.state = self.state.applied(entry)
-        if entry.kind in {Kind.INSTANCE, Kind.RENAME, Kind.DELETE_INSTANCE}:
+        if entry.kind in {Kind.INSTANCE, Kind.RENAME, Kind.DELETE_INSTANCE, Kind.DELETE_REPO}:
             self._match_instances()
         if entry.kind == Kind.VERSION:
             self.catalog.names.add(cast("Repo", self), self.state.dag.versions[len(self.state.dag) - 1])

@@ -109,8 +109,10 @@ class Catalog(OpenStore):
             repo = self.repo(ref)
             if repo.state.passcode != passcode:
                 raise ForbiddenError(f"incorrect passcode for repo {repo.root}")
-            with repo.without_writers():
+            with repo.without_writers() as instances:
                 repo.append(Kind.DELETE_REPO, author, {})
+                for instance in instances:
+                    instance.close()
                 self._drop(repo)
                 self.context.backend.trash(repo.prefix)
 

@@ -125,9 +125,8 @@ class RepoFeed:
         if entry.kind in {Kind.INSTANCE, Kind.RENAME}:
             self._records |= {record.id: record for record in self._state.instances.values()}
         elif entry.kind in {Kind.DELETE_INSTANCE, Kind.DELETE_REPO}:
-            left = {record.id for record in self._state.instances.values() if not self._state.gone}
             for record in before.instances.values():
-                if record.id not in left:
+                if self._state.record_of(record.id) is None:
                     self._end(record.id, read_on=not known)
         if not known:
             for event in repo_events(entry, self._repo_id, before, self._state):

@@ -290,12 +290,13 @@ class Repo(RepoBase):
             self.context.backend.trash(instance.prefix)
 
     @contextmanager
-    def without_writers(self) -> Iterator[None]:
+    def without_writers(self) -> Iterator[list[Instance]]:
         """Keep all instances to oneself. `BusyError` if writes did not end within `storage.drain_timeout_s`."""
+        instances = list(self._instances.values())
         with ExitStack() as stack:
-            for instance in self.instances.values():
+            for instance in instances:
                 stack.enter_context(self._alone(instance))
-            yield
+            yield instances
 
     def _alone(self, instance: Instance) -> AbstractContextManager[None]:
         timeout = self.catalog.settings.storage.drain_timeout_s

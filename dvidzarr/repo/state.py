@@ -187,7 +187,7 @@ def _ids(state: RepoState, header: dict[str, Any]) -> Changes:
 
 
 def _gone(state: RepoState, header: dict[str, Any]) -> Changes:
-    return {"gone": True}
+    return {"gone": True, "instances": {}}
 
 
 _CHANGES: dict[Kind, Callable[[RepoState, dict[str, Any]], Changes]] = {

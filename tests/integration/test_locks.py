@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,6 +264,9 @@ def test_a_repo_is_deleted_with_all_its_instances_or_not_at_all(tmp_path: Path) 
         ):
             catalog.delete_repo(repo.root)
         assert sorted(catalog.repo(repo.root).instances) == ["a", "b", "c"]
+        late: Any = repo.instance("a").at()
         catalog.delete_repo(repo.root)
+        with pytest.raises(NotFoundError):
+            late["too"] = b"late"
         assert catalog.repos == ()
         assert [path.name.split("-")[0] for path in (tmp_path / "store/trash").iterdir()] == ["repos"]
