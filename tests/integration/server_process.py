@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ class Served:
         return int(line.split()[1]) * 1024
 
 
+def _hear_hang_ups() -> None:
+    """Take SIGHUP as usual, also if the tests were started by `nohup`: what is ignored, processes inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def served(store: Path, *words: object, command: Sequence[str] = COMMAND, **env: str) -> Iterator[Served]:
     """Serve a store on a free port, with one process unless words say `--workers`; the log lies beside the store."""
@@ -52,6 +58,7 @@ def served(store: Path, *words: object, command: Sequence[str] = COMMAND, **env:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            preexec_fn=_hear_hang_ups,  # noqa: PLW1509 - it only sets how a signal is taken
         )
     with process:
         try:
