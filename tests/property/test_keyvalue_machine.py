@@ -7,12 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 import dvidzarr
-from dvidzarr.core.errors import ConflictError
 from dvidzarr.datatypes.keyvalue.model import KeyValueView
 
 NAMES = ("a", "ab", "b", "é", "z z", "\U0001f9e0", "a/b", "\udcff")
@@ -76,7 +74,6 @@ class KeyValueMachine(RuleBasedStateMachine):
         self.follower = dvidzarr.open(self.folder / "store", "r")
         self.model = Model()
         self.flat: dict[str, bytes] = {}
-        self.losers: set[int] = set()
         self.number = 0
         return 0
 
@@ -161,10 +158,6 @@ class KeyValueMachine(RuleBasedStateMachine):
         }
         repo = self.catalog.repo(self.root)
         parents = [repo.dag.versions[one], repo.dag.versions[other]]
-        if any(losses[each] and each in self.losers for each in losses):  # that branch exists
-            with pytest.raises(ConflictError):
-                repo.resolve_merge(parents, ["kv"])
-            return one
         merged = repo.resolve_merge(parents, ["kv"])
         one, other = (self.lose(each, losses[each]) for each in (one, other))
         assert merged.ordinal == self.model.add(one, other)
@@ -174,7 +167,6 @@ class KeyValueMachine(RuleBasedStateMachine):
         """Return the child in which a version's values of keys are deleted, the version itself if there are none."""
         if not keys:
             return version
-        self.losers.add(version)
         child = self.model.add(version)
         self.model.writes[child] = dict.fromkeys(keys)
         self.model.locked[child] = True
