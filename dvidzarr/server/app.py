@@ -80,7 +80,6 @@ def serve(
         Others could reach it, and the settings do not say what they may do.
     """
     tune_memory()
-    allow_descriptors()
     stop = asyncio.Event()
 
     async def main() -> None:
@@ -95,6 +94,7 @@ def serve(
         activity_topic(settings),
         asyncio.Runner(loop_factory=event_loop()) as runner,
     ):
+        allow_descriptors()
         runner.run(main())
 
 

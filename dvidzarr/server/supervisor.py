@@ -76,17 +76,16 @@ def supervise(store: str, settings: Settings, ready: Ready | None = None) -> Non
         The store cannot be opened, or the process that writes died.
     """
     Access.of(settings.server, settings.server.host, "")
-    allow_descriptors()
     count = settings.server.process_count
     with tempfile.TemporaryDirectory(prefix="dvidzarr-") as folder, tempfile.TemporaryFile() as file:
         file.write(bytes(Board.size(count)))  # no hole: to touch it on a full disk would end the process
         file.flush()
-        supervisor = Supervisor(store, settings, Path(folder), file.fileno())
         with (
             logging_to(turns=file.fileno(), facts={"worker": "supervisor"}),
             asyncio.Runner(loop_factory=event_loop()) as runner,
         ):
-            runner.run(supervisor.run(ready))
+            allow_descriptors()
+            runner.run(Supervisor(store, settings, Path(folder), file.fileno()).run(ready))
 
 
 class Supervisor:
