@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from dvidzarr.storage.backend import in_turn
+
 T = TypeVar("T")
 
 _INLINE = 4  # as many chunks are read or encoded sooner than a second thread wakes up
@@ -45,6 +47,8 @@ class Scheduler:
         return self._collect(min(self._threads, _ENCODERS, max(1, count // _INLINE)), work, count)
 
     def _collect(self, threads: int, work: Callable[[int], T], count: int) -> list[T]:
+        if min(threads, count) <= 1:
+            return in_turn(work, count)
         results: dict[int, T] = {}
 
         def keep(index: int) -> None:
