@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from crc32c import crc32c
 
+from dvidzarr.storage.openfiles import fail
 from dvidzarr.storage.runs import ROW, Run
 
 CacheKey = tuple[int, int, int, str]
@@ -134,4 +135,14 @@ class StateFile:
 
     def remove(self) -> None:
         """Drop the file."""
-        self._path.unlink(missing_ok=True)
+        remove_file(self._path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of a cache if there is one; `StorageError` if it is there and stays."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        fail(str(path), error)

@@ -15,7 +15,7 @@ import orjson
 from crc32c import crc32c
 
 from dvidzarr.core.errors import StorageError
-from dvidzarr.storage.cache import StateFile
+from dvidzarr.storage.cache import StateFile, remove_file
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.logreader import Cursor
 from dvidzarr.storage.merging import Versions
@@ -206,7 +206,7 @@ class DatasetCaches:
 
     def _remove(self, names: tuple[str, ...]) -> None:
         for name in names:
-            (self._folder / name).unlink(missing_ok=True)
+            remove_file(self._folder / name)
 
     def close(self) -> None:
         """Close the index."""

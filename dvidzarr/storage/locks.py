@@ -11,7 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from dvidzarr.core.errors import BusyError, StorageError
+from dvidzarr.core.errors import BusyError
+from dvidzarr.storage.openfiles import fail
 
 
 class Stripes:
@@ -145,7 +146,7 @@ class WriterLock:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror}") from error
+            fail(self._path, error)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -163,14 +164,16 @@ class WriterLock:
 
     @classmethod
     def is_at_rest(cls, path: str) -> bool:
-        """Tell whether all that a store shows is durable: it was closed, or not written since this machine started."""
+        """Tell whether all that a store shows is durable for sure: closed, or not written since this machine started."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return True
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)
         try:
             note = cls._note(fd)
             return bool(note.get("clean")) or note.get("boot") != boot_id()
+        except OSError:  # it is a folder
+            return False
         finally:
             os.close(fd)
 
