@@ -32,6 +32,8 @@ LOG = logging.getLogger("dvidzarr.server")
 
 _PRIVATE_IDLE_S = 3600.0
 """The other process closes first."""
+_ESCAPED = 3
+"""So many times as long a line is after each of its bytes was escaped."""
 
 _COLLECT_AFTER = 10_000
 """Objects: a request makes some hundreds, and nearly all of them go without the collector."""
@@ -43,12 +45,14 @@ _KEPT_BYTES = 32 << 20  # the most that glibc takes for the second one
 def make_server(runtime: Runtime, access: Access, *, private: bool = False) -> HttpServer:
     """Return what serves connections.
 
-    `private` is for requests that another process of this server took, and counts. Bodies stay as they came: DVID ignores
-    a request's Content-Encoding, and decoding hides bombs.
+    `private` is for requests that another process of this server took, counted and, in their targets, escaped. Bodies stay
+    as they came: DVID ignores a request's Content-Encoding, and decoding hides bombs.
     """
     limits = runtime.settings.limits
     if private:
-        limits, counts = replace(limits, idle_timeout_s=_PRIVATE_IDLE_S), ConnectionCounts(sys.maxsize)
+        line_bytes = _ESCAPED * limits.max_line_bytes
+        limits = replace(limits, idle_timeout_s=_PRIVATE_IDLE_S, max_line_bytes=line_bytes)
+        counts = ConnectionCounts(sys.maxsize)
     else:
         counts = runtime.connections
     return HttpServer(Front(runtime, access, counted=not private), counts, limits, SERVER_NAME)

@@ -19,6 +19,7 @@ from tests.integration.workers_client import (
     PATIENCE_S,
     WORKERS,
     Client,
+    asked,
     new_instance,
     new_repo,
     talking,
@@ -226,6 +227,12 @@ def test_large_bodies_and_answers_pass_whole(client: Client) -> None:
         # throttled requests are counted in one place, so their answers are forwarded
         assert client.done(which + 1, "GET", f"{path}?throttle=on") == body
     assert all(answer == body for _, answer in client.everywhere(path))
+
+
+def test_targets_that_grow_when_they_are_escaped_are_taken_everywhere(client: Client) -> None:
+    for link in client.links:
+        status, _ = asked(link, "POST", f"/api/repos?note={40_000 * '#'}", "{}")
+        assert status == 200
 
 
 def test_a_client_that_leaves_in_its_body_changes_nothing(server: Served, client: Client) -> None:
