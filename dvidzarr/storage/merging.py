@@ -7,7 +7,7 @@ goes on until somebody who saw it writes or deletes the key. Rejected: logging t
 function of locked versions, so a log record could only disagree with it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -98,6 +98,31 @@ def contested(versions: Versions, parents: Iterable[int]) -> frozenset[int]:
     """
     lines = [frozenset(np.flatnonzero(versions.lineage(parent).ranks >= 0).tolist()) for parent in parents]
     return frozenset.union(*lines) - frozenset.intersection(*lines)
+
+
+def writers_shown(versions: Versions, writers: Collection[int], ordinal: int) -> frozenset[int]:
+    """Return which versions wrote what a version shows of one thing: several only below a merge.
+
+    A merge shows what its parents show, less what one of them replaced in its own line.
+
+    Parameters
+    ----------
+    writers
+        Ordinals of all versions that wrote the thing.
+    """
+    shown: dict[int, frozenset[int]] = {writer: frozenset((writer,)) for writer in writers}
+    for merge in versions.merges(ordinal):
+        if merge not in shown:
+            parents = [_nearest(versions, parent, shown) for parent in versions.parents(merge)]
+            found = frozenset[int]().union(*parents)
+            shown[merge] = found.difference(*(versions.ancestors(writer) - {writer} for writer in found))
+    return _nearest(versions, ordinal, shown)
+
+
+def _nearest(versions: Versions, ordinal: int, shown: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    candidates = np.array(list(shown), np.int64)
+    nearest = versions.lineage(ordinal).nearest(candidates)
+    return frozenset() if nearest is None else shown[int(candidates[nearest])]
 
 
 def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.ndarray:

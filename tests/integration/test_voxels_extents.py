@@ -95,3 +95,41 @@ def test_extents_of_no_members_are_zero(tmp_path: Path, body: bytes) -> None:
         answer = client.post(f"/api/node/{root}/v/extents", content=body)
         assert (answer.status_code, answer.content) == (200, b"")
         assert extended(client, root) == ([0, 0, 0], [0, 0, 0])
+
+
+def merged(client: httpx.Client, *parents: str) -> str:
+    """Lock versions and merge them; return the merged one."""
+    for parent in parents:
+        client.post(f"/api/node/{parent}/commit", json={}).raise_for_status()
+    body = {"mergeType": "conflict-free", "parents": parents}
+    child: str = client.post(f"/api/repo/{parents[0]}/merge", json=body).raise_for_status().json()["child"]
+    return child
+
+
+@pytest.mark.parametrize("grower", [0, 1])
+def test_a_merge_shows_the_extents_of_the_line_that_grew_them(tmp_path: Path, grower: int) -> None:
+    with serving(tmp_path / "store") as client:
+        root = make(client, "uint8blk")
+        write(client, root, "8_8_8", "uint8blk")
+        a, b, other = branches(client, root)
+        write(client, (a, b)[grower], "16_8_8", "uint8blk")
+        write(client, (a, b)[1 - grower], "8_8_8", "uint8blk")  # grows nothing
+        write(client, other, "0_0_0", "uint8blk")
+        merge = merged(client, a, b)
+        assert extended(client, merge) == ([8, 8, 8], [23, 15, 15])
+    with serving(tmp_path / "store") as client:
+        write(client, merge, "8_8_16", "uint8blk")
+        assert extended(client, merge) == ([8, 8, 8], [23, 15, 23])
+
+
+def test_a_merge_of_lines_with_different_extents_shows_what_was_last_grown(tmp_path: Path) -> None:
+    with serving(tmp_path / "store") as client:
+        a, b, c = branches(client, make(client, "uint8blk"))
+        write(client, a, "0_0_0", "uint8blk")
+        write(client, b, "8_8_8", "uint8blk")
+        merge = merged(client, a, b)
+        assert extended(client, merge) == ([8, 8, 8], [15, 15, 15])
+        write(client, c, "32_0_0", "uint8blk")
+        assert extended(client, merge) == ([32, 0, 0], [39, 7, 7])
+        write(client, merge, "0_0_0", "uint8blk")
+        assert extended(client, merge) == ([0, 0, 0], [7, 7, 7])

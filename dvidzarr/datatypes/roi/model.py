@@ -1,6 +1,5 @@
 """Regions of interest as Python: a set of blocks at each version. No web in here."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.view import View
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.merging import writers_shown
 from dvidzarr.storage.places import Place
 from dvidzarr.storage.writing import put_document, read_place
 
@@ -159,8 +159,12 @@ class RoiInstance(Instance):
     # --- what a version shows --------------------------------------------------------------------------------
 
     def spans_at(self, lineage: Lineage) -> Spans:
-        """Return the spans that a version shows. The last ones are kept, since questions come in series."""
-        places = [self._place(writer) for writer in sorted(self._sources(lineage.ordinal))]
+        """Return the spans that a version shows: of a merge all together that none of its lines replaced (spec-roi §4).
+
+        The last ones are kept, since questions come in series.
+        """
+        writers = writers_shown(self.versions, self._writers, lineage.ordinal)
+        places = [self._place(writer) for writer in sorted(writers)]
         state = tuple((place.ordinal, place.sequence) for place in places)
         held = self._held
         if held is not None and held[0] == state:
@@ -175,28 +179,6 @@ class RoiInstance(Instance):
         if place is None:
             raise CorruptionError(f"{self.prefix}: the spans of version {writer} are missing")
         return place
-
-    def _sources(self, ordinal: int) -> frozenset[int]:
-        """Return the versions whose spans a version shows together: more than one only below a merge.
-
-        A merge shows what its parents show, less what one of them replaced in its own line (spec-roi §4).
-        """
-        writers = self._writers
-        shown: dict[int, frozenset[int]] = {writer: frozenset((writer,)) for writer in writers}
-        for merge in self.versions.merges(ordinal):
-            if merge not in writers:
-                parents = (self._nearest(parent, shown) for parent in self.versions.parents(merge))
-                shown[merge] = self._survivors(frozenset().union(*parents))
-        return self._nearest(ordinal, shown)
-
-    def _nearest(self, ordinal: int, shown: Mapping[int, frozenset[int]]) -> frozenset[int]:
-        candidates = np.array(list(shown), np.int64)
-        nearest = self.versions.lineage(ordinal).nearest(candidates)
-        return frozenset() if nearest is None else shown[int(candidates[nearest])]
-
-    def _survivors(self, writers: frozenset[int]) -> frozenset[int]:
-        replaced = (self.versions.ancestors(writer) - {writer} for writer in writers)
-        return writers.difference(*replaced)
 
     # --- state -----------------------------------------------------------------------------------------------
 

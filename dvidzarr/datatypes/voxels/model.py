@@ -16,6 +16,7 @@ from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance
 from dvidzarr.storage.codecs import GRAY, ChunkCodec, Compressor
 from dvidzarr.storage.frames import Entry, Kind
+from dvidzarr.storage.merging import writers_shown
 
 if TYPE_CHECKING:
     from dvidzarr.repo.dag import Version
@@ -102,9 +103,8 @@ class VoxelInstance(Instance):
         if entry.kind == Kind.CHUNKS and "grow" in header:
             grown, seen = Box.of(*header["grow"]), self.stored_extents(ordinal)
             grown = grown if seen is None else seen.union(grown)
-            self._extents[ordinal] = grown
-            if grown != seen:
-                self._latest = grown
+            if grown != seen:  # else it is not written, as in DVID: a merge shows what another line wrote
+                self._extents[ordinal] = self._latest = grown
         elif entry.kind == Kind.EXTENTS:
             self._extents[ordinal] = Box.of(*header["box"])
         elif entry.kind == Kind.SETTINGS and "voxel_size_xyz" in header:
@@ -132,16 +132,15 @@ class VoxelInstance(Instance):
         self._extents = {ordinal: Box.of(start, stop) for ordinal, start, stop in state.get("extents", ())}
 
     def stored_extents(self, ordinal: int) -> Box | None:
-        """Return the extents stored at a version or its nearest ancestor."""
+        """Return the extents stored at a version or its nearest ancestor; None, too, where lines of a merge differ."""
         extents = self._extents
         if ordinal in extents:
             return extents[ordinal]
-        ordinals = np.array(list(extents), np.int64)
-        nearest = self.versions.lineage(ordinal).nearest(ordinals)
-        return None if nearest is None else extents[int(ordinals[nearest])]
+        writers = writers_shown(self.versions, tuple(extents), ordinal)
+        return extents[next(iter(writers))] if len(writers) == 1 else None
 
     def extents_at(self, ordinal: int) -> Box | None:
-        """Return the extents of a version; where its line wrote none, the last ones grown anywhere (DVID's quirk)."""
+        """Return the extents of a version; where there are none, the last ones grown anywhere (DVID's quirk)."""
         stored = self.stored_extents(ordinal)
         return self._latest if stored is None else stored
 
