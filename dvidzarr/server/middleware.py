@@ -101,7 +101,11 @@ class Front:
         response: Response | None
         try:
             path = decoded_path(request)
-            response = self._access.preflight(request) or redirect_of(request)
+            response = self._access.preflight(request)
+            if response is not None:
+                headers = _SERVER  # it says itself what its origin may, maybe nothing
+            else:
+                response = redirect_of(request)
             if response is None:
                 self._access.check_host(request)
                 self._access.check_origin(request)
