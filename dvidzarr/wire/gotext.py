@@ -8,7 +8,13 @@ from math import isfinite
 import orjson
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED = ((b"&", b"\\u0026"), (b"<", b"\\u003c"), (b">", b"\\u003e"))
+_ESCAPED = (
+    (b"&", b"\\u0026"),
+    (b"<", b"\\u003c"),
+    (b">", b"\\u003e"),
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+)
 
 
 def go_time(seconds: float) -> str:
@@ -86,7 +92,7 @@ def without_surrogates(text: str) -> str:
 
 
 def go_json(value: object) -> bytes:
-    r"""Encode as Go does: compact, `<`, `>` and `&` as \u003c, \u003e and \u0026, bytes that are no UTF-8 as U+FFFD."""
+    r"""Encode as Go does: compact; `<`, `>`, `&` and the line breaks of JavaScript escaped; no UTF-8 is U+FFFD."""
     try:
         text = orjson.dumps(value)
     except orjson.JSONEncodeError:  # orjson refuses surrogates

@@ -37,3 +37,7 @@ def test_keys_are_quoted_as_in_go() -> None:
 
 def test_json_shows_what_is_no_utf8() -> None:
     assert go_json({"\udcff": ["\ud800<", ("a", None)]}) == '{"\ufffd":["\ufffd\\u003c",["a",null]]}'.encode()
+
+
+def test_json_escapes_what_html_and_javascript_would_take_for_their_own() -> None:
+    assert go_json("<a>&\u2028\u2029") == b'"\\u003ca\\u003e\\u0026\\u2028\\u2029"'
