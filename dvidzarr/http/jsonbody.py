@@ -1,6 +1,6 @@
 """Request bodies that hold JSON, read with the strictness of Go's decoder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import orjson
 
@@ -8,7 +8,7 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
 from dvidzarr.wire.gotext import go_text
-from dvidzarr.wire.jsontext import load_json
+from dvidzarr.wire.jsontext import load_first_json, load_json
 
 _MALFORMED = "Malformed JSON request in body: "
 _GO_KINDS: tuple[tuple[type, str], ...] = (
@@ -36,20 +36,38 @@ async def receive_optional_json(call: Call) -> object:
     return await parsed(call, data) if data else None
 
 
-async def parsed(call: Call, data: bytes) -> object:
-    """Return the JSON value of a body; raises as `parse_json`."""
-    depth = call.runtime.settings.limits.max_json_depth
+async def receive_first_json(call: Call) -> object:
+    """Return the first JSON value of the body, None if that is empty.
+
+    DVID reads these bodies with a decoder of streams and looks at nothing behind an object; all others must be JSON as a
+    whole. Its messages tell which: "unexpected EOF" here (server/node-note), "unexpected end of JSON input" there.
+    """
+    return await parsed(call, await receive_small(call), parse_first_json)
+
+
+async def parsed(call: Call, data: bytes, parse: Callable[[bytes, int], object] | None = None) -> object:
+    """Return the JSON value of a body; raises as `parse_json`, which parses it by default."""
+    parse, depth = parse or parse_json, call.runtime.settings.limits.max_json_depth
     if len(data) <= _INLINE_BYTES:
-        return parse_json(data, depth)
-    return await call.offload(parse_json, data, depth)
+        return parse(data, depth)
+    return await call.offload(parse, data, depth)
 
 
 def parse_json(data: bytes, max_depth: int) -> object:
     """Parse JSON; `InvalidInputError` if malformed or nested deeper than `max_depth`."""
+    return _parsed(load_json, data, max_depth)
+
+
+def parse_first_json(data: bytes, max_depth: int) -> object:
+    """Parse the first JSON value, None if there are no bytes at all; raises as `parse_json`."""
+    return _parsed(load_first_json, data, max_depth) if data else None
+
+
+def _parsed(load: Callable[[bytes], object], data: bytes, max_depth: int) -> object:
     if not data.strip():
         raise InvalidInputError(_MALFORMED + "unexpected end of JSON input")
     try:
-        value = load_json(data)
+        value = load(data)
     except orjson.JSONDecodeError as error:
         raise InvalidInputError(f"{_MALFORMED}{error}") from None
     if data.count(b"[") + data.count(b"{") > max_depth:
@@ -66,11 +84,8 @@ async def receive_settings(call: Call, purpose: str) -> dict[str, object]:
         Not an object: `Error decoding POSTed JSON config for <purpose>: …`.
     """
     data = await receive_small(call)
-    if not data:
-        return {}
     try:
-        value = await parsed(call, data)
-        members = _object(value, "map[string]interface {}")
+        members = _object(await parsed(call, data, parse_first_json), "map[string]interface {}")
     except InvalidInputError as error:
         raise InvalidInputError(f"Error decoding POSTed JSON config for {purpose}: {error}") from None
     return {key.lower(): member for key, member in members.items()}

@@ -3,7 +3,7 @@
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
-from dvidzarr.http.jsonbody import parsed
+from dvidzarr.http.jsonbody import parse_first_json, parsed
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, json_value
 
@@ -28,7 +28,7 @@ async def post_tags(call: Call) -> Response:
 
 async def _parsed(call: Call, body: bytes) -> dict[str, str]:
     try:
-        value = await parsed(call, body)
+        value = await parsed(call, body, parse_first_json)
     except InvalidInputError as error:
         raise InvalidInputError(f"{_MALFORMED}{error}") from None
     members = {} if value is None else value

@@ -4,7 +4,13 @@ from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.errors import PlainError
-from dvidzarr.http.jsonbody import receive_json, receive_optional_json, struct_members, text_member
+from dvidzarr.http.jsonbody import (
+    receive_first_json,
+    receive_json,
+    receive_optional_json,
+    struct_members,
+    text_member,
+)
 from dvidzarr.http.response import Response
 from dvidzarr.server.routes_repos import log_lines
 from dvidzarr.wire.gotext import go_json
@@ -17,7 +23,7 @@ async def get_note(call: Call) -> Response:
 
 async def post_note(call: Call) -> Response:
     """Replace the version's note."""
-    note = text_member(await receive_optional_json(call), "note")
+    note = text_member(await receive_first_json(call), "note")
     if note is None:
         raise InvalidInputError("Could not find 'note' value in POSTed JSON.")
     await call.offload(

@@ -7,8 +7,8 @@ from dvidzarr.core.errors import InvalidInputError, VersionLockedError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.jsonbody import (
+    receive_first_json,
     receive_json,
-    receive_optional_json,
     receive_settings,
     struct_members,
     text_setting,
@@ -125,7 +125,7 @@ async def post_log(call: Call) -> Response:
 
 async def log_lines(call: Call) -> list[str]:
     """Return the lines of a `{"log": […]}` body; an empty body lacks them."""
-    lines = texts_member(await receive_optional_json(call), "log")
+    lines = texts_member(await receive_first_json(call), "log")
     if lines is None:
         raise InvalidInputError("Could not find 'log' value in POSTed JSON.")
     return lines

@@ -36,6 +36,29 @@ def load_json(data: bytes) -> object:
     return value
 
 
+def load_first_json(data: bytes) -> object:
+    """Parse the first JSON value of a text, as Go's decoder of streams does: what follows an object is not looked at.
+
+    Raises
+    ------
+    orjson.JSONDecodeError
+        It is malformed.
+    """
+    try:
+        return load_json(data)
+    except orjson.JSONDecodeError:
+        text = utf8_text(data).lstrip(" \t\r\n")
+        if not text.startswith("{"):
+            raise
+        try:
+            _, end = _GRAMMAR.raw_decode(text)
+        except (ValueError, RecursionError):
+            end = 0
+        if not end:
+            raise
+    return load_json(text[:end].encode())
+
+
 def _mended(escape: re.Match[bytes]) -> bytes:
     return escape[1] + rb"\ufffd" if escape[2] else escape[0]
 
@@ -55,8 +78,7 @@ def is_json(data: bytes) -> bool:
 
 def _is_grammatical(text: str) -> bool:
     try:
-        # what numbers mean is of no interest: their lengths take no memory
-        json.loads(text, parse_int=len, parse_float=len, parse_constant=_refuse)
+        _GRAMMAR.decode(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -64,3 +86,7 @@ def _is_grammatical(text: str) -> bool:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+_GRAMMAR = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse)
+"""What numbers mean is of no interest to it: their lengths take no memory."""

@@ -16,6 +16,7 @@ from dvidzarr.core.errors import InvalidInputError as Invalid
 from dvidzarr.http import responses
 from dvidzarr.http.errors import PlainError, status_of
 from dvidzarr.http.jsonbody import (
+    parse_first_json,
     parse_json,
     struct_members,
     text_member,
@@ -30,6 +31,29 @@ from dvidzarr.http.jsonbody import (
 def test_malformed(data: bytes) -> None:
     with pytest.raises(Invalid, match="Malformed JSON request in body"):
         parse_json(data, 64)
+
+
+@pytest.mark.parametrize("tail", [b"", b"x", b" {", b"\n\n[1", b"\xff", b"}"])
+def test_what_follows_the_first_object_is_not_looked_at(tail: bytes) -> None:
+    assert parse_first_json(b' {"a": {"b": "}"}}' + tail, 64) == {"a": {"b": "}"}}
+
+
+def test_a_first_value_that_is_none_is_refused() -> None:
+    assert parse_first_json(b"", 64) is None
+    for data in (
+        b" \n",
+        b"{",
+        b"nope",
+        b'{"a":1,} x',
+        b'{"a" 1}',
+        b"x {}",
+        b'{"a":NaN} x',
+        b'{"a":' * 100_000,
+    ):
+        with pytest.raises(Invalid, match="Malformed JSON request in body"):
+            parse_first_json(data, 64)
+    with pytest.raises(Invalid, match="nested deeper"):
+        parse_first_json(b'{"a":' * 65 + b"1" + b"}" * 65 + b" x", 64)
 
 
 def test_what_is_no_unicode_is_replaced() -> None:

@@ -14,7 +14,7 @@ from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
 from dvidzarr.http.instancehelp import get_help
-from dvidzarr.http.jsonbody import parse_json, receive_json, text_member
+from dvidzarr.http.jsonbody import parse_json, receive_first_json, text_member
 from dvidzarr.http.params import parse_point3, quoted
 from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty, octets
@@ -89,7 +89,7 @@ async def refuse_post_blocks(_call: Call) -> Response:
 
 async def post_sync(call: Call) -> Response:
     """Answer POST sync: become the half resolution of other label instances (§7.2)."""
-    names = text_member(await receive_json(call), "sync")
+    names = text_member(await receive_first_json(call), "sync")
     if names is None:
         raise InvalidInputError("Could not find 'sync' value in POSTed JSON to sync request.")
     chosen = [name for name in names.split(",") if name]
