@@ -76,7 +76,9 @@ class Response:
         parts = (self.body,) if isinstance(self.body, Bytes) else self.body
         body = [memoryview(part).cast("B") for part in parts if part]
         size = sum(map(len, body))
-        self._start(request, None if self.status in _BODILESS else size)
+        # by HEAD, nothing is no length: what GET would send is not known here
+        untold = self.status in _BODILESS or (not size and request.method == "HEAD")
+        self._start(request, None if untold else size)
         head = self._head
         if not size or request.method == "HEAD":
             request.writer.write((head,), len(head))

@@ -88,6 +88,7 @@ def test_put_get_delete(node: Node) -> None:
     head = node("HEAD", "key/mykey")
     assert (head.status_code, head.headers["Accept-Ranges"]) == (200, "bytes")
     assert "Content-Type" not in head.headers
+    assert "Content-Length" not in head.headers  # 0 would be taken for the length of the value
     assert node("DELETE", "key/mykey").status_code == 200
     missing = node("GET", "key/mykey")
     assert (missing.status_code, missing.text) == (404, 'Key "mykey" not found\n')
