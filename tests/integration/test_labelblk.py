@@ -216,7 +216,8 @@ def test_blocks(seg: Segmentation) -> None:
 def test_blocks_of_an_instance_that_is_not_lz4(client: httpx.Client) -> None:
     seg = Segmentation(client, Compression="gzip")
     seg.ask("POST", "raw/0_1_2/16_16_16/0_0_0", bytes(32768))
-    assert seg.ask("GET", "blocks/16_16_16/0_0_0").status_code == 400
+    assert seg.ask("GET", "blocks/32_16_16/-16_0_0").status_code == 400
+    assert seg.get("blocks/16_16_16/16_0_0").content == b""  # where no block is, none has another form
     assert len(seg.get("blocks/16_16_16/0_0_0?compression=uncompressed").content) == 16 + 32768
 
 

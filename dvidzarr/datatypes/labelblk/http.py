@@ -9,7 +9,7 @@ import numpy as np
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.datatypes.labelblk.http_raw import ROWS as RAW_ROWS
 from dvidzarr.datatypes.voxels.http import get_info, get_metadata, int32_point, post_resolution
-from dvidzarr.datatypes.voxels.http_blocks import Form, aligned_span, answer_blocks, framer
+from dvidzarr.datatypes.voxels.http_blocks import Encoder, Form, aligned_span, answer_blocks, framer, refusing
 from dvidzarr.datatypes.voxels.http_pieces import throttle, voxel_view
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call, Endpoint, EndpointTable
@@ -76,9 +76,9 @@ async def get_label_blocks(call: Call) -> Response:
             raise InvalidInputError(
                 f"don't understand 'compression' query string value: {quoted(asked)[1:-1]}"
             )
+        encode: Encoder = memoryview if asked == "uncompressed" else lz4_encode
         if asked != "uncompressed" and stored != "lz4":
-            raise InvalidInputError(f"Expected internal block data to be LZ4, was {stored} instead.")
-        encode = memoryview if asked == "uncompressed" else lz4_encode
+            encode = refusing(f"Expected internal block data to be LZ4, was {stored} instead.")
         return await answer_blocks(call, Form(view.blocks, framer(encode)), [aligned_span(call, view)])
 
 

@@ -92,7 +92,7 @@ def _payload_encoder(stored: str, asked: str) -> Encoder:
     if asked == "uncompressed":
         return _STORED_FORMS["none"]
     if asked == "jpeg" and kind != "jpeg":
-        return _refuse_jpeg(stored)
+        return refusing(f"can't encode JPEG: expected internal block data to be JPEG, was {stored} instead")
     if asked not in ("", "jpeg"):
         raise InvalidInputError(f"don't understand 'compression' query string value: {quoted(asked)[1:-1]}")
     if kind == "gzip" and level:
@@ -100,12 +100,11 @@ def _payload_encoder(stored: str, asked: str) -> Encoder:
     return _STORED_FORMS[kind]
 
 
-def _refuse_jpeg(stored: str) -> Encoder:
+def refusing(message: str) -> Encoder:
+    """Return an encoder that refuses the first block there is: absent ones are nothing wrong, as in DVID."""
+
     def refuse(_block: "np.ndarray[Any, Any]") -> bytes:
-        # at the first block, not before: absent blocks are nothing wrong
-        raise InvalidInputError(
-            f"can't encode JPEG: expected internal block data to be JPEG, was {stored} instead"
-        )
+        raise InvalidInputError(message)
 
     return refuse
 
