@@ -1,7 +1,7 @@
 """A data instance. Datatypes subclass it, and `View`."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from dvidzarr.core.errors import ForbiddenError
@@ -190,6 +190,9 @@ class Instance:
 
     def completed(self, version: Version) -> None:
         """Write what a version must hold before it is locked; the caller holds its gate alone."""
+
+    def resolved(self, version: Version, parents: Sequence[Version], author: Author) -> None:
+        """Settle what parents of a merge conflict in besides chunks and keys: the first one that has something wins."""
 
     def prepare(self, dataset: Dataset) -> None:
         """Note what must be known of a dataset that was opened before anybody uses it."""

@@ -98,7 +98,11 @@ def resolve(
         for instance, lost in losing:
             _delete(instance, child, lost, author)
         merged.append(repo.commit(child, author=author))
-    return repo.merge(merged, note, author)
+    version = repo.merge(merged, note, author)
+    for instance in instances:
+        if instance.versioned:
+            instance.resolved(version, parents, author)
+    return version
 
 
 def _loser_branch(dag: "VersionDAG", parent: "Version") -> str:

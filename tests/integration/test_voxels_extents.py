@@ -133,3 +133,16 @@ def test_a_merge_of_lines_with_different_extents_shows_what_was_last_grown(tmp_p
         assert extended(client, merge) == ([32, 0, 0], [39, 7, 7])
         write(client, merge, "0_0_0", "uint8blk")
         assert extended(client, merge) == ([0, 0, 0], [7, 7, 7])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_resolving_a_merge_takes_the_extents_of_the_first_parent(tmp_path: Path, first: int) -> None:
+    with serving(tmp_path / "store") as client:
+        a, b, _ = branches(client, make(client, "uint8blk"))
+        for uuid, offset in ((a, "0_0_0"), (b, "8_8_8")):
+            write(client, uuid, offset, "uint8blk")
+            client.post(f"/api/node/{uuid}/commit", json={}).raise_for_status()
+        body = {"data": ["v"], "parents": [(a, b)[first], (a, b)[1 - first]]}
+        merge = client.post(f"/api/repo/{a}/resolve", json=body).raise_for_status().json()["child"]
+        corner = 8 * first
+        assert extended(client, merge) == ([corner] * 3, [corner + 7] * 3)

@@ -1,6 +1,6 @@
 """Voxel instances: an image volume with its settings, and its extents in every version. No web in here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -93,6 +93,14 @@ class VoxelInstance(Instance):
         with self.repo.writing_unversioned(self):
             self.dataset.append(Kind.SETTINGS, None, author, {"voxel_size_xyz": sizes})
         self.hierarchy.write_later()
+
+    def resolved(self, version: "Version", parents: "Sequence[Version]", author: Author) -> None:
+        """Take the extents of the first parent that has any where their lines stored different ones."""
+        if self.stored_extents(version.ordinal) is None:
+            found = (self.stored_extents(parent.ordinal) for parent in parents)
+            first = next((box for box in found if box is not None), None)
+            if first is not None:
+                self.at(version).set_extents(first, author)
 
     # --- state -----------------------------------------------------------------------------------------------
 
