@@ -44,6 +44,8 @@ class VoxelInstance(Instance):
         super().__init__(repo, record, datatype)
         self._created_with = self._settings = VoxelSettings.from_json(record.config)
         self._extents: dict[int, Box] = {}
+        self._shown: dict[int, Box | None] = {}
+        """What versions without extents of their own show; a fresh one whenever extents change."""
         self._latest: Box | None = self._created_with.extents
         """The extents of the last write that grew those of its version."""
 
@@ -112,12 +114,17 @@ class VoxelInstance(Instance):
             grown, seen = Box.of(*header["grow"]), self.stored_extents(ordinal)
             grown = grown if seen is None else seen.union(grown)
             if grown != seen:  # else it is not written, as in DVID: a merge shows what another line wrote
-                self._extents[ordinal] = self._latest = grown
+                self._latest = grown
+                self._set_extents(ordinal, grown)
         elif entry.kind == Kind.EXTENTS:
-            self._extents[ordinal] = Box.of(*header["box"])
+            self._set_extents(ordinal, Box.of(*header["box"]))
         elif entry.kind == Kind.SETTINGS and "voxel_size_xyz" in header:
             members = {**self._settings.to_json(), "voxel_size_xyz": header["voxel_size_xyz"]}
             self._settings = VoxelSettings.from_json(members)
+
+    def _set_extents(self, ordinal: int, box: Box) -> None:
+        self._extents[ordinal] = box
+        self._shown = {}
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON."""
@@ -138,14 +145,20 @@ class VoxelInstance(Instance):
         latest = state.get("latest")
         self._latest = self._created_with.extents if latest is None else Box.of(*latest)
         self._extents = {ordinal: Box.of(start, stop) for ordinal, start, stop in state.get("extents", ())}
+        self._shown = {}
 
     def stored_extents(self, ordinal: int) -> Box | None:
         """Return the extents stored at a version or its nearest ancestor; None, too, where lines of a merge differ."""
-        extents = self._extents
+        shown, extents = (
+            self._shown,
+            self._extents,
+        )  # in this order, so that nothing outdated is noted in a fresh one
         if ordinal in extents:
             return extents[ordinal]
-        writers = writers_shown(self.versions, tuple(extents), ordinal)
-        return extents[next(iter(writers))] if len(writers) == 1 else None
+        if ordinal not in shown:
+            writers = writers_shown(self.versions, tuple(extents), ordinal)
+            shown[ordinal] = extents[next(iter(writers))] if len(writers) == 1 else None
+        return shown[ordinal]
 
     def extents_at(self, ordinal: int) -> Box | None:
         """Return the extents of a version; where there are none, the last ones grown anywhere (DVID's quirk)."""
