@@ -149,10 +149,8 @@ class VoxelInstance(Instance):
 
     def stored_extents(self, ordinal: int) -> Box | None:
         """Return the extents stored at a version or its nearest ancestor; None, too, where lines of a merge differ."""
-        shown, extents = (
-            self._shown,
-            self._extents,
-        )  # in this order, so that nothing outdated is noted in a fresh one
+        shown = self._shown  # before the extents, so that nothing outdated is noted in a fresh one
+        extents = self._extents
         if ordinal in extents:
             return extents[ordinal]
         if ordinal not in shown:
