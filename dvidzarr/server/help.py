@@ -1,5 +1,6 @@
 """Help pages, rendered from the API contract and the datatypes' own help texts."""
 
+import re
 from html import escape
 
 import orjson
@@ -17,10 +18,13 @@ dd {{ margin-left: 2em; color: #444 }}
 <h1>{title}</h1>
 <p>{text}</p>
 <h2>Datatypes</h2>
+<p>Each describes its routes, which lie below <code>/api/node/{{uuid}}/{{instance}}/</code>.</p>
 <ul>
 {links}
 </ul>
-<h2>Routes</h2>
+<h2>Routes above the instances</h2>
+<p><code>{{uuid}}</code> is a version: its UUID, a unique prefix of it, or <code>prefix:branch</code>, such as
+<code>:master</code> where there is one repo.</p>
 <dl>
 {rows}
 </dl>
@@ -38,10 +42,10 @@ def overview(types: tuple[str, ...]) -> str:
     """
     document = orjson.loads(read_resource(OPENAPI))
     links = "\n".join(
-        f'<li><a href="/api/help/{escape(name)}">/api/help/{escape(name)}</a></li>' for name in sorted(types)
+        f'<li><a href="/api/help/{escape(name)}">{escape(name)}</a></li>' for name in sorted(types)
     )
     rows = "\n".join(_row(path, item) for path, item in document["paths"].items() if "{instance}" not in path)
-    title, text = escape(document["info"]["title"]), escape(document["info"]["description"])
+    title, text = escape(document["info"]["title"]), _marked(document["info"]["description"])
     return _PAGE.format(title=title, text=text, links=links, rows=rows)
 
 
@@ -55,5 +59,10 @@ def _row(path: str, item: dict[str, dict[str, str]]) -> str:
         (verb.upper(), operation["summary"]) for verb, operation in item.items() if verb != "parameters"
     ]
     return "\n".join(
-        f"<dt>{verb} {escape(path)}</dt><dd>{escape(summary)}</dd>" for verb, summary in operations
+        f"<dt>{verb} {escape(path)}</dt><dd>{_marked(summary)}</dd>" for verb, summary in operations
     )
+
+
+def _marked(text: str) -> str:
+    """Return text of the contract as HTML, what stands between backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -1,4 +1,4 @@
-"""What operators' programs ask, beside `/api/`: is it alive, may it get requests, how does it do."""
+"""Routes beside `/api/`: what operators' programs ask (alive? ready? how does it do?), and who opens the bare address."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +11,11 @@ from dvidzarr.server import gathering, metrics
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
     from dvidzarr.server.runtime import Runtime
+
+
+async def get_root(_call: Call) -> Response:
+    """Send who opens the address of the server in a browser to the help."""
+    return Response(status=307, headers={"Location": "/api/help"})
 
 
 async def get_livez(_call: Call) -> Response:
@@ -59,6 +64,7 @@ def _unready(why: str) -> Response:
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(("GET",), ("",), get_root, "getRoot", "read"),
     Endpoint(("GET",), ("livez",), get_livez, "getLivez", "read"),
     Endpoint(("GET",), ("readyz",), get_readyz, "getReadyz", "read"),
     Endpoint(("GET",), ("metrics",), get_metrics, "getMetrics", "read"),
