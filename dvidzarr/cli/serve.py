@@ -6,7 +6,7 @@ import click
 
 from dvidzarr.cli.options import SETTING
 from dvidzarr.cli.target import is_url
-from dvidzarr.core.settings import Settings
+from dvidzarr.core.settings import MOST_WORKERS, Settings
 
 
 @click.command()
@@ -15,7 +15,7 @@ from dvidzarr.core.settings import Settings
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port, 0 for any free one.  [default: 8000]")
 @click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST_WORKERS),
     help="Processes that serve; one of them writes.  [default: one per core, at most 4]",
 )
 @click.option(

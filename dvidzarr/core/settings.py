@@ -12,7 +12,8 @@ from dvidzarr.core.errors import InvalidInputError
 MIB = 1 << 20
 GIB = 1 << 30
 ENV_PREFIX = "DVIDZARR_"
-_MOST_WORKERS = 4  # unless more are asked for: each costs some 60 MiB, and one of them does all the writing
+MOST_WORKERS = 256
+_USUAL_WORKERS = 4  # unless more are asked for: each costs some 60 MiB, and one of them does all the writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,12 @@ class _Section:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = _coerced(getattr(self, item.name), type(item.default), item.name)
-            least, choices = item.metadata.get("minimum"), item.metadata.get("choices")
+            least, most = item.metadata.get("minimum"), item.metadata.get("maximum")
+            choices = item.metadata.get("choices")
             if least is not None and value < least:
                 raise InvalidInputError(f"{item.name} is {value!r}, wanted at least {least}")
+            if most is not None and value > most:
+                raise InvalidInputError(f"{item.name} is {value!r}, wanted at most {most}")
             if choices is not None and value not in choices:
                 raise InvalidInputError(f"{item.name} is {value!r}, wanted one of {', '.join(choices)}")
             object.__setattr__(self, item.name, value)
@@ -35,8 +39,8 @@ class ServerSettings(_Section):
     """Where the server listens and what it says about itself."""
 
     host: str = "127.0.0.1"
-    port: int = field(default=8000, metadata={"minimum": 0})
-    workers: int = field(default=0, metadata={"minimum": 0})
+    port: int = field(default=8000, metadata={"minimum": 0, "maximum": 65535})
+    workers: int = field(default=0, metadata={"minimum": 0, "maximum": MOST_WORKERS})
     cors_domains: tuple[str, ...] = ("*",)
     hosts: tuple[str, ...] = ()
     anonymous: str = field(default="", metadata={"choices": ("", "reader", "writer")})
@@ -55,7 +59,7 @@ class ServerSettings(_Section):
     @property
     def process_count(self) -> int:
         """How many processes serve, the automatic value resolved."""
-        return self.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+        return self.workers or min(_USUAL_WORKERS, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)

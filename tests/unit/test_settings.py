@@ -76,6 +76,7 @@ OTHER = {
     bool: (True, "true"),
 }
 CHOICES = {"server.anonymous": "reader", "storage.durability": "fast"}
+LARGEST = {"server.port": 65535, "server.workers": 256}
 
 
 @pytest.mark.parametrize("key", [key for key, _, _ in Settings().items()])
@@ -84,6 +85,7 @@ def test_every_key_can_be_set_everywhere(tmp_path: Path, key: str) -> None:
     section, _, name = key.partition(".")
     kind = next(type(value) for known, value, _ in Settings().items() if known == key)
     value, toml = (CHOICES[key], f'"{CHOICES[key]}"') if key in CHOICES else OTHER[kind]
+    value, toml = (LARGEST[key], str(LARGEST[key])) if key in LARGEST else (value, toml)
     plain = ",".join(value) if isinstance(value, tuple) else toml.strip('"')
     file = tmp_path / "settings.toml"
     file.write_text(f"[{section}]\n{name} = {toml}\n")
@@ -111,6 +113,8 @@ def test_without_arguments_the_process_environment_counts(monkeypatch: pytest.Mo
         ("[server]\nport = true\n", "server.port"),
         ('[server]\nport = "8000"\n', "server.port"),
         ("[server]\nport = -1\n", "at least 0"),
+        ("[server]\nport = 65536\n", "at most 65535"),
+        ("[server]\nworkers = 1000\n", "at most 256"),
         ("[server]\ncors_domains = [1]\n", "server.cors_domains"),
         ("[limits]\nqueue_timeout_s = nan\n", "limits.queue_timeout_s"),
         ('[storage]\ndurability = "some"\n', "full, fast"),
