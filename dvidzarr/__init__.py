@@ -51,7 +51,7 @@ def open(
     Raises
     ------
     InvalidInputError
-        Another mode.
+        Another mode, or a URL: only folders are opened.
     StorageError
         The folder holds no store, or one of an unknown format version.
     BusyError
@@ -59,10 +59,13 @@ def open(
     ForbiddenError
         At the first change, in mode "r".
     """
-    from dvidzarr.core.settings import Settings  # noqa: PLC0415 - `import dvidzarr` loads nothing heavy
+    from dvidzarr.core.errors import InvalidInputError  # noqa: PLC0415 - `import dvidzarr` loads nothing heavy
+    from dvidzarr.core.settings import Settings  # noqa: PLC0415
     from dvidzarr.datatypes import BUILTIN  # noqa: PLC0415
     from dvidzarr.repo.catalog import Catalog  # noqa: PLC0415
 
+    if "://" in os.fspath(path):  # as a path it would be made, an empty store
+        raise InvalidInputError(f"{os.fspath(path)} is a URL: `dvidzarr.open` takes the folder of a store")
     return Catalog(path, mode, settings or Settings(), BUILTIN, _reader, full_write=full_write)
 
 

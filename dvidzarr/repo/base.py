@@ -50,6 +50,9 @@ class RepoBase:
         ids = (catalog.context.store_id, repo_id)
         self._log = LocalLog(catalog.context.backend, f"{self.prefix}/log", ids, self._apply)
 
+    def __repr__(self) -> str:
+        return f"<repo {self.root if self.exists else self.id} {self.alias!r}>"
+
     # --- what it is ------------------------------------------------------------------------------------------
 
     @property

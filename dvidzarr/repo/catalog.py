@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Catalog(OpenStore):
     """An open store; see `OpenStore` for how it is opened."""
 
+    def __repr__(self) -> str:
+        return f"<store {self.context.backend.root}>"
+
     # --- repos -----------------------------------------------------------------------------------------------
 
     @property

@@ -41,6 +41,9 @@ class Instance:
         self._tags = record.tags
         self._syncs: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<{self.datatype.name} {self.name!r} of repo {self.repo.root}>"
+
     # --- what it is ------------------------------------------------------------------------------------------
 
     @classmethod

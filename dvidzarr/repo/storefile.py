@@ -1,5 +1,7 @@
 """`store.json`: the identity and the format version of a store. Created once; an unknown version is refused."""
 
+from pathlib import Path
+
 import orjson
 
 from dvidzarr.core.errors import StorageError
@@ -13,6 +15,8 @@ FORMAT = 1
 def read_store(backend: LocalBackend) -> str | None:
     """Return the id of the store in a folder, None if the folder is missing or empty."""
     folder = backend.url
+    if Path(folder).is_file():
+        raise StorageError(f"{folder} is a file: a store is a folder")
     raw = backend.get("store.json")
     if raw is None:
         if not backend.is_empty():

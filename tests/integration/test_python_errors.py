@@ -162,3 +162,18 @@ def test_a_store_that_is_open_for_reading(catalog: Catalog, tmp_path: Path) -> N
         assert {path.relative_to(tmp_path / "store").parts[0] for path in after - before} == {"subscribers"}
     with dvidzarr.open(tmp_path / "store") as other, pytest.raises(BusyError):
         other.create_repo()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "s3://bucket/store"])
+def test_a_url_is_not_taken_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match="is a URL"):
+        dvidzarr.open(url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_notebooks_show(catalog: Catalog) -> None:
+    repo = catalog.repos[0]
+    assert repr(repo) == f"<repo {ROOT} 'errors'>"
+    assert repr(repo.instance("gray")) == f"<uint8blk 'gray' of repo {ROOT}>"
+    assert repr(catalog) == f"<store {catalog.context.backend.root}>"
