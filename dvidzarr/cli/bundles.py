@@ -20,6 +20,7 @@ import click
 from dvidzarr.core.errors import FormatError, InvalidInputError
 
 ARCHIVES = {".tar": "w", ".tgz": "w:gz", ".tar.gz": "w:gz"}
+_OTHER_ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z")
 _LONGEST_NAME = 255
 _ESCAPED = re.compile(rb"[%/\\\x00-\x1f\x7f-\xff]|^\.")
 
@@ -40,7 +41,7 @@ def pairs(source: Path) -> tuple[int, Iterator[tuple[str, bytes]]]:
         with tarfile.open(source) as archive:
             count = sum(member.isfile() for member in archive)
     except tarfile.TarError as error:
-        raise FormatError(f"{source} is no folder and no tar archive: {error}") from None
+        raise FormatError(f"{source} is no folder and no tar archive: {str(error).splitlines()[0]}") from None
     return count, _members(source)
 
 
@@ -61,6 +62,8 @@ def sink(target: Path, *, force: bool) -> Iterator[Sink]:
     if target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
         raise InvalidInputError(f"{target} exists already: say --force to write into it or replace it")
     mode = next((mode for ending, mode in ARCHIVES.items() if target.name.endswith(ending)), None)
+    if mode is None and target.suffix in _OTHER_ARCHIVES and not target.is_dir():
+        raise InvalidInputError(f"{target}: archives that can be written end in {', '.join(ARCHIVES)}")
     if mode is None:
         target.mkdir(parents=True, exist_ok=True)
         folder = _Folder(target)

@@ -206,13 +206,11 @@ def _volume(target: Target, place: Place, source: Source, options: IngestOptions
                 f"the source holds {source.dtype.name} voxels, and there is no type {type_name} for a new "
                 f"instance {place.name!r} here: convert the source, uint8 is what uint8blk takes"
             )
+        _check_type(type_name, place.name, source.dtype)
         target.create_instance(place.ref, type_name, place.name, _config(source, options))
     volume = target.volume(place.ref, place.name)
     info = volume.info
-    if not _fits(source.dtype, info.dtype):
-        raise InvalidInputError(
-            f"the source holds {source.dtype.name} voxels, instance {place.name!r} holds {info.dtype.name}"
-        )
+    _check_fits(place.name, source.dtype, info.dtype)
     if info.locked:
         raise VersionLockedError(
             f"version {info.version} is locked: make a child "
@@ -221,10 +219,23 @@ def _volume(target: Target, place: Place, source: Source, options: IngestOptions
     return volume
 
 
-def _fits(given: "np.dtype[np.generic]", held: "np.dtype[np.generic]") -> bool:
-    """Tell whether numbers can go in as they are; ids may get wider."""
+def _check_type(type_name: str, name: str, given: "np.dtype[np.generic]") -> None:
+    """Raise before an instance is made that could not take these numbers; of types that are unknown here nothing is said."""
+    from dvidzarr.datatypes import BUILTIN  # noqa: PLC0415 - what help need not load
+
+    if type_name not in BUILTIN:
+        return
+    held = getattr(BUILTIN[type_name].instance, "dtype", None)
+    if held is None:
+        raise InvalidInputError(f"type {type_name} for a new instance {name!r}: it holds no voxels")
+    _check_fits(name, given, held)
+
+
+def _check_fits(name: str, given: "np.dtype[np.generic]", held: "np.dtype[np.generic]") -> None:
+    """Raise unless numbers can go in as they are; ids may get wider."""
     wider = given.kind == held.kind == "u" and given.itemsize < held.itemsize
-    return wider or given.newbyteorder("=") == held.newbyteorder("=")
+    if not wider and given.newbyteorder("=") != held.newbyteorder("="):
+        raise InvalidInputError(f"the source holds {given.name} voxels, instance {name!r} holds {held.name}")
 
 
 def _config(source: Source, options: IngestOptions) -> Mapping[str, str]:

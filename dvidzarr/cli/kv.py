@@ -97,7 +97,7 @@ def rm(store: str, place: str, names: tuple[str, ...]) -> None:
         keys.remove(names)
 
 
-@kv.command("import")
+@kv.command("import", short_help="Set a key for each file of a folder or a tar archive.")
 @click.argument("store")
 @click.argument("place", metavar="REF/INSTANCE")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
@@ -109,10 +109,10 @@ def import_(store: str, place: str, source: Path) -> None:
     count, found = pairs(source)
     with _keys(store, place, write=True) as keys:
         size = sum(_write(keys, batch) for batch in _batches(_shown("import", count, found)))
-    click.echo(f"imported {count} keys, {amount(size)}", err=True)
+    click.echo(f"imported {_keys_text(count)}, {amount(size)}", err=True)
 
 
-@kv.command("export")
+@kv.command("export", short_help="Write values into files of a folder, or into a tar archive.")
 @click.argument("store")
 @click.argument("place", metavar="REF/INSTANCE")
 @click.argument("target", type=click.Path(path_type=Path))
@@ -125,7 +125,11 @@ def export(store: str, place: str, target: Path, force: bool) -> None:
         for key, value in _shown("export", len(names), _values(keys, names)):
             out.add(key, value)
             size += len(value)
-    click.echo(f"exported {len(names)} keys, {amount(size)}", err=True)
+    click.echo(f"exported {_keys_text(len(names))}, {amount(size)}", err=True)
+
+
+def _keys_text(count: int) -> str:
+    return f"{count} key{'' if count == 1 else 's'}"
 
 
 def _values(keys: Keys, names: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -8,8 +8,9 @@ import click
 import orjson
 
 import dvidzarr
-from dvidzarr.cli.options import printable
+from dvidzarr.cli.options import printable, reference
 from dvidzarr.cli.target import require_path
+from dvidzarr.core.errors import NotFoundError
 from dvidzarr.core.settings import Settings
 from dvidzarr.storage.frames import Kind
 
@@ -22,9 +23,9 @@ def log() -> None:
     """Read the history of a repo or an instance."""
 
 
-@log.command()
+@log.command(short_help="Print every change to a repo or an instance.")
 @click.argument("store")
-@click.argument("ref")
+@click.argument("ref", type=reference)
 @click.argument("instance", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N records.")
@@ -33,6 +34,8 @@ def show(store: str, ref: str, instance: str | None, as_json: bool, tail: int | 
     require_path(store, "log show")
     with dvidzarr.open(store, mode="r", settings=Settings.load()) as catalog:
         repo, _ = catalog.resolve(ref)
+        if instance and instance not in repo.instances:
+            raise NotFoundError(f"repo {repo.root} has no instance {instance!r}")
         entries = repo.instance(instance).records() if instance else repo.records()
         rows = (_row(entry) for entry in entries)
         for row in deque(rows, tail) if tail else rows:

@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rename": ("dvidzarr.cli.repos:rename", "Rename an instance."),
     "delete": ("dvidzarr.cli.repos:delete", "Delete an instance, or a whole repo."),
     "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, HDF5, NumPy, Zarr or a DVID into an instance."),
-    "export": ("dvidzarr.cli.export:export", "Copy a box or all of an instance to TIFF, HDF5 or Zarr."),
+    "export": (
+        "dvidzarr.cli.export:export",
+        "Copy a box or all of an instance to TIFF, HDF5, NumPy or Zarr.",
+    ),
     "kv": ("dvidzarr.cli.kv:kv", "Read, write, import and export the values of a key-value instance."),
     "log": ("dvidzarr.cli.logs:log", "Read the history of a repo or an instance."),
     "verify": ("dvidzarr.cli.logs:verify", "Check the logs and chunks of a store, and close gaps in logs."),

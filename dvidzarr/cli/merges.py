@@ -7,7 +7,7 @@ import click
 import orjson
 
 from dvidzarr.cli.checks import check_instances, check_locked
-from dvidzarr.cli.options import printable
+from dvidzarr.cli.options import printable, reference
 from dvidzarr.cli.target import StoreKind, open_target
 
 WRITE = StoreKind(write=True)
@@ -15,7 +15,7 @@ WRITE = StoreKind(write=True)
 
 @click.command()
 @click.argument("store")
-@click.argument("refs", metavar="REF REF...", nargs=-1, required=True)
+@click.argument("refs", metavar="REF REF...", type=reference, nargs=-1, required=True)
 @click.option("--places", type=click.IntRange(0), default=20, show_default=True, help="Most places shown.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with up to 1000 places per instance.")
 def conflicts(store: str, refs: tuple[str, ...], places: int, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def _block(item: Mapping[str, Any]) -> str:
 
 @click.command()
 @click.argument("store")
-@click.argument("refs", metavar="REF REF...", nargs=-1, required=True)
+@click.argument("refs", metavar="REF REF...", type=reference, nargs=-1, required=True)
 @click.option("-m", "--message", default="", help="Note of the new version.")
 def merge(store: str, refs: tuple[str, ...], message: str) -> None:
     """Make an open version below the locked versions REF, the first of which it continues. Prints its UUID.
@@ -83,7 +83,7 @@ def merge(store: str, refs: tuple[str, ...], message: str) -> None:
 
 @click.command()
 @click.argument("store")
-@click.argument("refs", metavar="REF REF...", nargs=-1, required=True)
+@click.argument("refs", metavar="REF REF...", type=reference, nargs=-1, required=True)
 @click.option("--data", "names", multiple=True, required=True, help="Instance to resolve; repeatable.")
 @click.option("-m", "--message", default="", help="Note of the new version.")
 def resolve(store: str, refs: tuple[str, ...], names: tuple[str, ...], message: str) -> None:

@@ -52,6 +52,13 @@ def box(text: str) -> Box:
     return parsed
 
 
+def reference(text: str) -> str:
+    """Return a reference to a version; an empty one, such as of an unset variable, would name the root of the only repo."""
+    if not text:
+        raise click.BadParameter("it is empty, and must name a version, such as :master")
+    return text
+
+
 def pair(text: str) -> tuple[str, str]:
     """Parse `key=value`."""
     key, equals, value = text.partition("=")

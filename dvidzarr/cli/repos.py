@@ -8,7 +8,7 @@ import click
 import orjson
 
 from dvidzarr.cli.checks import check_instances, check_locked
-from dvidzarr.cli.options import box_text, pair, printable
+from dvidzarr.cli.options import box_text, pair, printable, reference
 from dvidzarr.cli.target import RepoInfo, StoreKind, VersionInfo, open_target
 
 WRITE = StoreKind(write=True)
@@ -85,7 +85,7 @@ def new_repo(store: str, alias: str, description: str, root: str | None) -> None
 
 @new.command("instance")
 @click.argument("store")
-@click.argument("repo")
+@click.argument("repo", type=reference)
 @click.argument("type_name", metavar="TYPE")
 @click.argument("name")
 @click.option(
@@ -111,6 +111,9 @@ def new_instance(
 ) -> None:
     """Make an instance of TYPE in REPO (any version of it).
 
+    TYPE is uint8blk, uint16blk, uint32blk, uint64blk, float32blk, rgba8blk, labelblk, keyvalue or roi;
+    `curl http://host:port/api/help/TYPE` tells the settings of one.
+
     \b
     dvidzarr new instance my-store 3f8c uint8blk grayscale --set BlockSize=64,64,64 --set VoxelSize=8,8,8
     """
@@ -123,7 +126,7 @@ def new_instance(
 
 @click.command()
 @click.argument("store")
-@click.argument("ref")
+@click.argument("ref", type=reference)
 @click.option("-m", "--message", default="", help="Note of the version.")
 def commit(store: str, ref: str, message: str) -> None:
     """Lock the version REF: it never changes again. Prints its UUID."""
@@ -133,7 +136,7 @@ def commit(store: str, ref: str, message: str) -> None:
 
 @click.command()
 @click.argument("store")
-@click.argument("ref")
+@click.argument("ref", type=reference)
 @click.option("-m", "--message", default="", help="Note of the new version.")
 def newversion(store: str, ref: str, message: str) -> None:
     """Make an open child of the locked version REF on the same branch. Prints its UUID."""
@@ -144,7 +147,7 @@ def newversion(store: str, ref: str, message: str) -> None:
 
 @click.command()
 @click.argument("store")
-@click.argument("ref")
+@click.argument("ref", type=reference)
 @click.argument("name")
 @click.option("-m", "--message", default="", help="Note of the new version.")
 def branch(store: str, ref: str, name: str, message: str) -> None:
@@ -156,7 +159,7 @@ def branch(store: str, ref: str, name: str, message: str) -> None:
 
 @click.command()
 @click.argument("store")
-@click.argument("ref")
+@click.argument("ref", type=reference)
 @click.argument("old")
 @click.argument("new_name", metavar="NEW")
 def rename(store: str, ref: str, old: str, new_name: str) -> None:
@@ -168,22 +171,28 @@ def rename(store: str, ref: str, old: str, new_name: str) -> None:
 
 @click.command()
 @click.argument("store")
-@click.argument("ref")
+@click.argument("ref", type=reference)
 @click.argument("name", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(store: str, ref: str, name: str | None, yes: bool) -> None:
     """Delete instance NAME in all versions, or without NAME the whole repo of REF."""
-    what = (
-        f"instance {name!r} in all versions of the repo of {ref!r}" if name else f"the whole repo of {ref!r}"
+    with open_target(store) as target:
+        repo, _ = target.find(ref)
+        if name:
+            check_instances(target, ref, [name])
+    title = (
+        f"repo {printable(repo.root)} ({printable(repo.alias)})"
+        if repo.alias
+        else f"repo {printable(repo.root)}"
     )
+    what = f"instance {name!r} in all versions of {title}" if name else f"the whole {title}"
     if not yes and not sys.stdin.isatty():
         raise click.UsageError(f"this deletes {what}: say --yes")
     if not yes:
         click.confirm(f"Delete {what} from {store}?", abort=True)
     with open_target(store, WRITE) as target:
         if name:
-            check_instances(target, ref, [name])
-            target.delete_instance(ref, name)
+            target.delete_instance(repo.root, name)
         else:
-            target.delete_repo(ref)
+            target.delete_repo(repo.root)
     click.echo(f"deleted {what}", err=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dvidzarr.cli.main import COMMANDS, main
+from dvidzarr.datatypes import BUILTIN
 from tests.integration.cli_process import Shell
 
 ROOT = "28841c8277e044a7b187dda03e18da13"
@@ -47,6 +48,12 @@ def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert main(words) == 2
         assert "rror" in capsys.readouterr().err
+
+
+def test_the_help_names_every_datatype(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "instance", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [name for name in BUILTIN if name not in text] == []
 
 
 def test_help_needs_no_array_library(shell: Shell) -> None:
@@ -97,6 +104,37 @@ def test_mistakes_are_one_line(shell: Shell, store: str) -> None:
     assert "ommit" in shell.fails("commit", store, ROOT) or "locked" in shell.fails("commit", store, ROOT)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("commit", ""),
+        ("newversion", ""),
+        ("branch", "", "b"),
+        ("rename", "", "a", "b"),
+        ("delete", "", "--yes"),
+        ("merge", "", ":master"),
+        ("new", "instance", "", "keyvalue", "kv"),
+    ],
+)
+def test_an_empty_reference_names_no_version(shell: Shell, tmp_path: Path, words: tuple[str, ...]) -> None:
+    folder = tmp_path / "store"
+    shell.ok("new", "repo", folder, "--root", ROOT)
+    at = words.index("")
+    outcome = shell.run(*words[:at], folder, *words[at:])
+    assert outcome.code == 2
+    assert "it is empty" in outcome.err
+    before = shell.ok("log", "show", folder, ROOT)
+    assert len(before.splitlines()) == 2  # the repo and its root
+
+
+def test_a_file_or_a_url_is_no_store(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "stack.tif"
+    file.touch()
+    assert f"{file} is a file" in shell.fails("new", "repo", file)
+    assert f"{file} is a file" in shell.fails("serve", file, "--port", 0, "--workers", 1)
+    assert "is a URL" in shell.fails("new", "repo", "s3://bucket/store")
+
+
 def test_a_missing_store_is_not_made_by_mistake(shell: Shell, tmp_path: Path) -> None:
     for words in (("repos",), ("commit", "x"), ("log", "show", "x"), ("verify",)):
         command, rest = (words[:2], words[2:]) if words[0] == "log" else (words[:1], words[1:])
@@ -118,6 +156,16 @@ def test_deleting_asks(shell: Shell, tmp_path: Path) -> None:
     assert outcome.code == 2
     assert "--yes" in outcome.err
     assert ROOT in shell.ok("repos", tmp_path / "store")
+
+
+def test_what_is_deleted_is_named_in_full(shell: Shell, store: str) -> None:
+    shell.ok("new", "repo", store, "--root", ROOT, "--alias", "fly")
+    shell.ok("new", "instance", store, ROOT, "keyvalue", "kv")
+    named = f"repo {ROOT} (fly)"
+    assert named in shell.run("delete", store, "2").err
+    assert named in shell.run("delete", store, "2", "kv", "--yes").err
+    assert named in shell.run("delete", store, "2", "--yes").err
+    assert shell.run("repos", store).out == ""
 
 
 def test_a_served_store_is_read_but_not_written_by_path(shell: Shell, tmp_path: Path) -> None:
@@ -170,6 +218,7 @@ def test_the_log_names_who_did_what(shell: Shell, tmp_path: Path) -> None:
     record = json.loads(last)
     assert record["kind"] == "instance"
     assert record["sequence"] > 0
+    assert f"{ROOT} has no instance 'absent'" in shell.fails("log", "show", folder, ROOT, "absent")
 
 
 def test_config_shows_where_values_come_from(shell: Shell, tmp_path: Path) -> None:

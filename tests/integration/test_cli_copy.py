@@ -233,3 +233,12 @@ def test_memory_stays_bounded(shell: Shell, tmp_path: Path) -> None:
         env = shell.env | {"DVIDZARR_CACHE_CHUNK_CACHE_MB": "16", "DVIDZARR_COMPUTE_THREADS": "4"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert int(done.stdout) < 400 * 1024  # KiB, of which Python and its libraries are near 150 MiB
+
+
+@pytest.mark.parametrize("type_name", ["keyvalue", "roi", "float32blk"])
+def test_an_instance_that_cannot_take_the_source_is_not_made(
+    shell: Shell, store: str, source: Path, type_name: str
+) -> None:
+    line = shell.fails("ingest", store, ":master/gray", source, "--type", type_name)
+    assert "'gray'" in line
+    assert json.loads(shell.ok("repos", store, "--json"))[0]["instances"] == []

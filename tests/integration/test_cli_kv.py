@@ -127,3 +127,8 @@ def test_a_long_key_does_not_become_a_file(shell: Shell, store: str, tmp_path: P
 def test_every_command_explains_itself(shell: Shell, name: str) -> None:
     text = shell.ok("kv", name, "--help")
     assert text.startswith(f"Usage: dvidzarr kv {name} [OPTIONS] STORE REF/INSTANCE")
+
+
+def test_a_folder_is_not_named_like_an_archive(shell: Shell, store: str, tmp_path: Path) -> None:
+    assert ".tar.gz" in shell.fails("kv", "export", store, NOTES, tmp_path / "notes.zip")
+    assert not (tmp_path / "notes.zip").exists()
