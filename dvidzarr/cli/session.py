@@ -30,6 +30,7 @@ SOURCE_TOKEN = "DVID_SOURCE_TOKEN"
 
 _ERROR_BYTES = 1 << 16  # the text of an error may be longer than what was asked for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_NO_ROUTE = "404 page not found"
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
@@ -60,7 +61,7 @@ class Session:
             time.sleep(min(float(_seconds(answer.headers.get("retry-after"))), _LONGEST_PAUSE_S))
         if answer.is_success:
             return answer.content
-        raise self._error(answer)
+        raise self._error(path, answer.status_code, answer.text.strip() or answer.reason_phrase)
 
     def fetch(
         self,
@@ -106,7 +107,7 @@ class Session:
                     raise StorageError(f"{self.url} sent more than the {limit} bytes that {path} can have")
             if answer.is_success:
                 return bytes(body)
-        raise _error(answer.status_code, body.decode("utf-8", "replace").strip(), self._token_name)
+        raise self._error(path, answer.status_code, body.decode("utf-8", "replace").strip())
 
     @contextmanager
     def _answering(self, method: str, path: str) -> Iterator[None]:
@@ -118,8 +119,10 @@ class Session:
         except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidInputError(f"{self.url} is no address of a server: {error}") from error
 
-    def _error(self, answer: httpx.Response) -> DvidzarrError:
-        return _error(answer.status_code, answer.text.strip() or answer.reason_phrase, self._token_name)
+    def _error(self, path: str, status: int, text: str) -> DvidzarrError:
+        if text.startswith("<") or text == _NO_ROUTE:  # another kind of server, or too long an address
+            text = f"{self.url}{path} has status {status}: is {self.url} a DVID or dvidzarr server, http://host:port?"
+        return _error(status, text, self._token_name)
 
     def json(
         self,

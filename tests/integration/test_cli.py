@@ -4,7 +4,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,25 @@ def test_a_silent_server_is_named(shell: Shell) -> None:
         deaf.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         assert f"no answer from {url}" in shell.fails("repos", url)
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers everything with a web page that says 501."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_an_address_that_is_no_store_is_named(shell: Shell, tmp_path: Path) -> None:
+    with shell.server(tmp_path / "store") as url:
+        assert f"{url}/api/api/repos/info has status 404" in shell.fails("repos", f"{url}/api")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        line = shell.fails("repos", url)
+        other.shutdown()
+    assert f"is {url} a DVID or dvidzarr server" in line
+    assert "<" not in line
 
 
 def test_the_admin_token_is_sent(shell: Shell, tmp_path: Path) -> None:
