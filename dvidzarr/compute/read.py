@@ -9,7 +9,7 @@ import numpy as np
 
 from dvidzarr.compute.rows import copy_rows
 from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import BusyError, InvalidInputError, TooLargeError
+from dvidzarr.core.errors import BusyError, TooLargeError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, Box, ChunkSpan
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunkkeys import pack_one, pack_span, unpack, unpack_one
@@ -107,9 +107,7 @@ class Reader:
     """
 
     def __init__(self, chunks: ChunkStore, box: Box, lineage: Lineage, scheduler: Scheduler) -> None:
-        if min(box.shape) <= 0:
-            raise InvalidInputError(f"box {box} has a size that is not positive: {box.shape} (z, y, x)")
-        self.box = box
+        self.box = box.check()
         self._chunks = chunks
         self._lineage = lineage
         self._scheduler = scheduler

@@ -100,6 +100,12 @@ class Box:
         """Number of voxels; 0 if any extent is not positive."""
         return math.prod(self.shape) if min(self.shape) > 0 else 0
 
+    def check(self) -> "Box":
+        """Return self; raise `InvalidInputError` if a size is not positive."""
+        if min(self.shape) <= 0:
+            raise InvalidInputError(f"box {self} has a size that is not positive: {self.shape} (z, y, x)")
+        return self
+
     def intersect(self, other: "Box") -> "Box | None":
         """Return the common box, None if there is none."""
         start, stop = tuple(map(max, self.start, other.start)), tuple(map(min, self.stop, other.stop))

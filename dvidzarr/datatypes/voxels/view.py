@@ -10,6 +10,7 @@ from dvidzarr.compute.write import BoxWrite, chunks_of_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import NO_AUTHOR, Author
+from dvidzarr.datatypes.voxels.indexing import box_of_index, voxels_of
 from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.view import View
 from dvidzarr.storage.chunkkeys import pack_one
@@ -136,7 +137,7 @@ class VoxelView(View):
         VersionLockedError
             The version is locked.
         InvalidInputError
-            Shape or dtype do not fit.
+            The box is empty; shape or dtype do not fit.
         ForbiddenError
             The store was opened for reading.
         BusyError
@@ -156,7 +157,7 @@ class VoxelView(View):
             raise InvalidInputError(
                 f"boxes that are written together must consist of whole chunks of {chunk}"
             )
-        places = [self._writable(write.box.chunks(chunk).check().coords()) for write in writes]
+        places = [self._writable(write.box.check().chunks(chunk).check().coords()) for write in writes]
         with self.writing() as dataset:
             store, lineage = self.chunks, self.lineage()
             parts = [
@@ -235,35 +236,19 @@ class VoxelView(View):
     # --- as numpy, zarr, dask, xarray ------------------------------------------------------------------------
 
     def __getitem__(self, index: object) -> np.ndarray:
-        """Return `view[z0:z1, y0:y1, x0:x1]`; an integer drops its axis, open ends mean those of `shape`."""
-        box, dropped = self._box(index)
+        """Return `view[z0:z1, y0:y1, x0:x1]`; an integer drops its axis, open ends mean those of `shape`.
+
+        Numbers are coordinates, as everywhere here: −1 is the voxel before 0. Raises as `read`.
+        """
+        box, dropped = box_of_index(index, lambda: self.shape)
         return self.read(box)[tuple(0 if drop else slice(None) for drop in dropped)]
 
     def __setitem__(self, index: object, voxels: object) -> None:
-        """Write `view[z0:z1, y0:y1, x0:x1] = array`; a scalar fills the box."""
-        box, dropped = self._box(index)
-        shape = [size for size, drop in zip(box.shape, dropped, strict=True) if not drop]
-        given = np.asarray(voxels)
-        if given.ndim == 0:
-            given = given.astype(self.instance.dtype)
-        self.write(box, np.ascontiguousarray(np.broadcast_to(given, shape)).reshape(box.shape))
-
-    def _box(self, index: object) -> tuple[Box, list[bool]]:
-        parts = list(index) if isinstance(index, tuple) else [index]
-        parts += [slice(None)] * (3 - len(parts))
-        shape = self.shape if any(isinstance(p, slice) and p.stop is None for p in parts) else (0, 0, 0)
-        edges, dropped = [], []
-        for part, size in zip(parts, shape, strict=True):
-            if isinstance(part, slice) and part.step in {None, 1}:
-                edges.append((part.start or 0, size if part.stop is None else part.stop))
-                dropped.append(False)
-            elif isinstance(part, (int, np.integer)):
-                edges.append((int(part), int(part) + 1))
-                dropped.append(True)
-            else:
-                raise InvalidInputError(f"index {part!r} is neither an integer nor a slice of step 1")
-        (z0, z1), (y0, y1), (x0, x1) = edges
-        return Box((int(z0), int(y0), int(x0)), (int(z1), int(y1), int(x1))), dropped
+        """Write `view[z0:z1, y0:y1, x0:x1] = array`; a number fills the box. Raises as `write`."""
+        box, dropped = box_of_index(index, lambda: self.shape)
+        box.check()
+        shape = tuple(size for size, drop in zip(box.shape, dropped, strict=True) if not drop)
+        self.write(box, voxels_of(voxels, self.instance.dtype, shape).reshape(box.shape))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.roi is None:
