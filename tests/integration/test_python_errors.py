@@ -94,7 +94,7 @@ def test_what_a_repo_cannot_do(catalog: Catalog, name: str) -> None:
 def test_what_keys_and_values_cannot_be(catalog: Catalog) -> None:
     notes: Any = catalog.repos[0].instance("notes")
     view = notes.at()
-    for key in ("", "a\0b", "x" * 65_537, "\ud800"):
+    for key in ("", "a\0b", "x" * 65_537, "\ud800", b"a", 1, None):
         actions = (
             lambda key=key: view.put(key, b""),
             lambda key=key: view.update({key: b""}),
@@ -112,6 +112,20 @@ def test_what_keys_and_values_cannot_be(catalog: Catalog) -> None:
         notes.at(ROOT).put("a", b"")
     with pytest.raises(VersionLockedError):
         notes.at(ROOT).remove(["a"])
+
+
+@pytest.mark.parametrize("value", [5, "text", "", None, [1, 2], ["a"], 1.5, {"a": 1}])
+def test_what_is_no_bytes_is_no_value(catalog: Catalog, value: object) -> None:
+    notes: Any = catalog.repos[0].instance("notes")
+    view = notes.at()
+    for action in (
+        lambda: view.put("a", value),
+        lambda: view.update({"a": value}),
+        lambda: view.update(b=b"kept out", a=value),
+    ):
+        with pytest.raises(InvalidInputError, match="a value is bytes, not"):
+            action()
+    assert list(view) == []
 
 
 def test_what_volumes_cannot_do(catalog: Catalog) -> None:

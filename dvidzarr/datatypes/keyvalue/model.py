@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_KEY = 64 << 10
 """Longest key in bytes."""
+_WHOLE = (bytes, bytearray, memoryview)
 
 
 def key_bytes(key: str) -> bytes:
@@ -34,8 +35,10 @@ def key_bytes(key: str) -> bytes:
     Raises
     ------
     InvalidInputError
-        It is empty, longer than `MAX_KEY`, or holds a NUL (DVID loses neighbours of such keys).
+        It is no text, empty, longer than `MAX_KEY`, or holds a NUL (DVID loses neighbours of such keys).
     """
+    if not isinstance(key, str):
+        raise InvalidInputError(f"a key is a text, not {type(key).__name__}: {str(key)[:80]}")
     try:
         raw = key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -48,6 +51,13 @@ def check_key(raw: bytes) -> bytes:
     if not raw or len(raw) > MAX_KEY or b"\0" in raw:
         raise InvalidInputError(f"{raw[:80]!r} is no key: 1 to {MAX_KEY} bytes, none of them 0")
     return raw
+
+
+def value_bytes(value: object) -> bytes:
+    """Return a value that is given as a whole; `InvalidInputError` unless it is bytes: `bytes(5)` would be five zeros."""
+    if not isinstance(value, _WHOLE):
+        raise InvalidInputError(f"a value is bytes, not {type(value).__name__}: {str(value)[:80]}")
+    return bytes(value)
 
 
 def key_text(raw: bytes) -> str:
@@ -136,7 +146,7 @@ class KeyValueView(View, MutableMapping[str, bytes]):
         Raises
         ------
         InvalidInputError
-            The key is empty, longer than `MAX_KEY` bytes, or holds a NUL.
+            The key is empty, longer than `MAX_KEY` bytes, or holds a NUL; the value is not bytes.
         VersionLockedError
             The version is locked.
         ForbiddenError
@@ -147,12 +157,12 @@ class KeyValueView(View, MutableMapping[str, bytes]):
             It could not be made durable (`NoSpaceError` if there is no room): nothing was changed.
         """
         raw = key_bytes(key)
-        if isinstance(value, bytes | bytearray | memoryview):
-            self.put_all([Put(raw, bytes(value), author)])
+        if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, _WHOLE):
+            self.put_all([Put(raw, value_bytes(value), author)])
             return
         with self.blob_writer() as writer:
             for piece in value:
-                writer.write(piece)
+                writer.write(value_bytes(piece))
             self.put_all([Put(raw, writer.finish(), author)])
 
     def update(self, other: Any = (), /, **more: bytes) -> None:  # noqa: ANN401 - as dict has it
@@ -162,7 +172,7 @@ class KeyValueView(View, MutableMapping[str, bytes]):
 
     def put_many(self, values: Mapping[str, bytes], author: Author = NO_AUTHOR) -> None:
         """Set many values as one request: all of them, or none. Raises as `put`."""
-        self.write([(key_bytes(key), bytes(value)) for key, value in values.items()], author)
+        self.write([(key_bytes(key), value_bytes(value)) for key, value in values.items()], author)
 
     def remove(self, keys: Iterable[str], author: Author = NO_AUTHOR) -> None:
         """Delete keys, whether they exist or not, as one request. Raises as `put`."""
