@@ -13,6 +13,7 @@ from dvidzarr.core.errors import InvalidInputError, VersionLockedError
 from dvidzarr.core.geometry import Box
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.repo import Repo
+from tests.integration import server_stub
 
 A, B, C = [0, 0, 0, 1], [0, 1, 0, 1], [2, 0, 5, 5]
 
@@ -235,3 +236,21 @@ def test_the_region_of_the_same_version_counts(repo: Repo, roi: Any, volume: Any
     roi.at(child).clear()
     assert volume.at(repo.dag.root).read(box, roi="r").max() == 1
     assert volume.at(child).read(box, roi="r").min() == 9
+
+
+def test_an_unversioned_volume_is_within_the_region_of_the_root_as_over_http(
+    catalog: Catalog,
+    repo: Repo,
+    roi: Any,  # noqa: ANN401
+) -> None:
+    volume: Any = repo.create_instance("uint8blk", "v", {"BlockSize": "4,4,4", "Versioned": "false"})
+    box = Box((0, 0, 0), (4, 4, 16))
+    volume.at().write(box, np.ones(box.shape, np.uint8))
+    roi.at().replace([[0, 0, 0, 0]])
+    child = repo.new_version(repo.commit(repo.dag.root))
+    roi.at(child).replace([[0, 0, 2, 3]])
+    shown = volume.at(child).read(box, roi="r")
+    assert shown.max(axis=(0, 1)).tolist() == [1] * 4 + [0] * 12
+    with server_stub.client(catalog) as client:
+        answer = client.get(f"/api/node/{child.uuid}/v/raw/0_1_2/16_4_4/0_0_0?roi=r")
+    assert answer.content == shown.tobytes()

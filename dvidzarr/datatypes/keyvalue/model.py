@@ -60,6 +60,10 @@ def value_bytes(value: object) -> bytes:
     return bytes(value)
 
 
+def _in_pieces(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, *_WHOLE))
+
+
 def key_text(raw: bytes) -> str:
     """Return a key as text."""
     return raw.decode("utf-8", "surrogateescape")
@@ -157,7 +161,7 @@ class KeyValueView(View, MutableMapping[str, bytes]):
             It could not be made durable (`NoSpaceError` if there is no room): nothing was changed.
         """
         raw = key_bytes(key)
-        if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, _WHOLE):
+        if not _in_pieces(value):
             self.put_all([Put(raw, value_bytes(value), author)])
             return
         with self.blob_writer() as writer:

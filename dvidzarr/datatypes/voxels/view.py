@@ -39,7 +39,9 @@ class VoxelView(View):
     """The region of interest to which reads and writes are restricted; see `masked`."""
 
     def masked(self, roi: View | str) -> Self:
-        """Return this volume within a region of interest: a view of it, or its name (the same version then).
+        """Return this volume within a region of interest: a view of it, or its name.
+
+        By name the region is that of the same version; for unversioned data that of the root, where they lie.
 
         Whole blocks count, and image and region are compared block by block whatever their block sizes. Reads show
         Background (types of one byte) or 0 outside; writes leave what is outside as it is. `NotFoundError` if there is
@@ -47,7 +49,10 @@ class VoxelView(View):
         """
         view = type(self)(self.instance, self.version)
         view.overrule = self.overrule
-        view.roi = self.instance.repo.instance(roi).at(self.version) if isinstance(roi, str) else roi
+        repo = self.instance.repo
+        if isinstance(roi, str):
+            roi = repo.instance(roi).at(self.version if self.instance.versioned else repo.dag.root)
+        view.roi = roi
         return view
 
     @property
