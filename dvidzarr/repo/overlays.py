@@ -38,6 +38,18 @@ class Overlays:
     def _finish(self, instance: "Instance") -> None:
         if not instance.opened:
             return
+        try:
+            self._finish_all(instance)
+        except StorageError:
+            if not self._is_deleted(instance):
+                raise
+        if self._is_deleted(instance):  # meanwhile: what was written after its folder left follows it
+            self._repo.context.backend.trash(instance.prefix)
+
+    def _is_deleted(self, instance: "Instance") -> bool:
+        return instance.id in self._repo.state.deleted
+
+    def _finish_all(self, instance: "Instance") -> None:
         dataset = instance.dataset
         for ordinal in self._unfinished(dataset, instance):
             try:
@@ -49,6 +61,8 @@ class Overlays:
                 self.finish_amended_later(instance)
                 return
             except StorageError as error:  # of one version: the others are finished all the same
+                if self._is_deleted(instance):
+                    return
                 version = self._repo.dag.versions[ordinal].uuid
                 _logger.error("%s, version %s is not finished: %s", instance.prefix, version, error)  # noqa: TRY400
         instance.finished()

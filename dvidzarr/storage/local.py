@@ -266,6 +266,8 @@ class LocalBackend:
         target = f"{self.root}/trash/{prefix.replace('/', '-')}-{secrets.token_hex(4)}"
         try:
             os.rename(path, target)
+        except FileNotFoundError:  # another thread was faster
+            return
         except OSError as error:
             fail(prefix, error)
         self._checked = {each for each in tuple(self._checked) if not f"{each}/".startswith(f"{prefix}/")}
