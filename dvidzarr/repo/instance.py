@@ -172,6 +172,7 @@ class Instance:
                 dataset = Dataset(self.repo.context, self.prefix, self.id, self.versions, self)
                 self.declare(dataset)
                 writable = self.repo.writable
+                dataset.log.sealed = self.sealed_upto
                 self.restore({})  # it may have been open before
                 try:
                     dataset.open(writable=writable)
@@ -213,6 +214,12 @@ class Instance:
         return self.repo.versions if self.versioned else Unversioned()
 
     @property
+    def sealed_upto(self) -> int:
+        """The last record of its log for which a commit vouches, 0 if there is none."""
+        seals = self.repo.state.seals.get(self.id, ()) if self.versioned else ()
+        return seals[-1][1] if seals else 0
+
+    @property
     def prefix(self) -> str:
         """Its folder on the store."""
         return f"{self.repo.prefix}/data/{self.id}"
@@ -221,6 +228,7 @@ class Instance:
         """Become writable together with the repo."""
         with self._opening:
             if self._dataset is not None:
+                self._dataset.log.sealed = self.sealed_upto
                 self._dataset.promote()
                 begin(self._dataset)
                 self.prepare(self._dataset)

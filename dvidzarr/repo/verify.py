@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.places import DELETED
+from dvidzarr.storage.postings import Postings
 from dvidzarr.storage.repair import close_gap, gaps
 from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, ORDINAL, SEQUENCE, Row, Run
 from dvidzarr.storage.writing import read_place
@@ -94,22 +96,25 @@ def _blobs(catalog: "Catalog", *, deep: bool) -> Iterator[Finding]:
 
 
 def _log_findings(catalog: "Catalog") -> Iterator[Finding]:
-    for prefix in _logs(catalog):
+    for prefix, sealed in _logs(catalog).items():
         try:
-            for gap in gaps(catalog.context.backend, prefix):
+            for gap in gaps(catalog.context.backend, prefix, sealed):
                 yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap))
         except StorageError as error:  # such as a link in its place: the others are looked at all the same
             yield Finding("error", prefix, str(error))
 
 
-def _logs(catalog: "Catalog") -> Iterator[str]:
-    backend = catalog.context.backend
+def _logs(catalog: "Catalog") -> dict[str, int]:
+    """Return the folders of all logs, those that should be there too, and up to which record commits vouch for them."""
+    backend, found = catalog.context.backend, dict[str, int]()
     for repo_id in backend.folders("repos"):
-        yield f"repos/{repo_id}/log"
+        found[f"repos/{repo_id}/log"] = 0
         for data_id in backend.folders(f"repos/{repo_id}/data"):
-            yield f"repos/{repo_id}/data/{data_id}/log"
+            found[f"repos/{repo_id}/data/{data_id}/log"] = 0
     for data_id in backend.folders("blobstore"):
-        yield f"blobstore/{data_id}/log"
+        found[f"blobstore/{data_id}/log"] = 0
+    instances = (instance for repo in catalog.repos for instance in repo.instances.values())
+    return found | {f"{each.prefix}/log": each.sealed_upto for each in instances}
 
 
 def _repair_logs(catalog: "Catalog") -> Iterator[Finding]:
@@ -118,18 +123,22 @@ def _repair_logs(catalog: "Catalog") -> Iterator[Finding]:
         raise StorageError(
             "repair needs the store for itself: open it anew, and call verify(repair=True) first"
         )
-    backend, store_id = catalog.context.backend, catalog.context.store_id
+    context, logs = catalog.context, _logs(catalog)
     with catalog.exclusively():
-        for prefix in _logs(catalog):
+        for prefix, sealed in logs.items():
             log_id = prefix.split("/")[-2]
-            while (gap := next(iter(gaps(backend, prefix)), None)) is not None:
-                close_gap(backend, gap, (store_id, log_id))
+            while (gap := next(iter(gaps(context.backend, prefix, sealed)), None)) is not None:
+                if not gap.is_torn_tail:
+                    rmtree(context.cache_dir / log_id, ignore_errors=True)  # may hold what is given up now
+                close_gap(context.backend, gap, (context.store_id, log_id))
                 yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap), repaired=True)
     catalog.become_writer()
 
 
 def _instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Finding]:
     dataset = instance.dataset
+    if repair:  # if the record is lost that a version was finished, finishing it again finds its chunks
+        dataset.context.housekeeper.settle()
     if dataset.log.damage:
         yield Finding("error", instance.prefix, "takes no writes: see the findings of its log")
     for store in dataset.arrays.values():
@@ -210,16 +219,19 @@ def _caches(instance: "Instance", dataset: Dataset, *, repair: bool) -> Iterator
         fresh = Dataset(context, dataset.prefix, dataset.data_id, dataset.versions, fresh_instance)
         fresh_instance.declare(fresh)
         fresh.open(writable=False)
-        for scale, store in dataset.arrays.items():
-            have, want = (
-                Run.build(run.keys, run.rows)
-                for run in (store.postings.snapshot(), fresh.arrays[scale].postings.snapshot())
+        same = all(
+            _same(store.postings, fresh.arrays[scale].postings) for scale, store in dataset.arrays.items()
+        )
+        if not same and dataset.log.tail == fresh.log.tail:
+            if repair:
+                instance.close()  # else what is in memory would be saved again
+                dataset.caches.drop()
+            yield Finding(
+                "error", instance.prefix, "the cache of postings differs from the log", repaired=repair
             )
-            same = np.array_equal(have.keys, want.keys) and np.array_equal(have.rows, want.rows)
-            if not same and dataset.log.tail == fresh.log.tail:
-                if repair:
-                    dataset.caches.drop()
-                yield Finding(
-                    "error", instance.prefix, "the cache of postings differs from the log", repaired=repair
-                )
         fresh.close()
+
+
+def _same(one: Postings, other: Postings) -> bool:
+    have, want = (Run.build(run.keys, run.rows) for run in (one.snapshot(), other.snapshot()))
+    return np.array_equal(have.keys, want.keys) and np.array_equal(have.rows, want.rows)

@@ -10,6 +10,7 @@ while it is finished: the caller holds its gate alone.
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import cast
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import discard
 from dvidzarr.storage.frames import Kind
-from dvidzarr.storage.runs import Row
+from dvidzarr.storage.runs import LOCATION, Row
 
 _AT_ONCE = 1 << 16
 _PORTION = 32
@@ -61,9 +62,12 @@ def _copy(dataset: Dataset, store: ChunkStore, ordinal: int, keys: list[int], ro
     """Copy pieces of packs over the Zarr keys of their chunks."""
 
     def copy(index: int) -> None:
-        coord = unpack_one(keys[index])
-        data, problem = store.stored(keys[index], rows[index])
+        coord, row = unpack_one(keys[index]), rows[index]
+        data, problem = store.stored(keys[index], row)
         if problem is not None:
+            there = cast("Row", (*row[:LOCATION], 0, *row[LOCATION + 1 :]))
+            if store.stored(keys[index], there)[1] is None:  # the record that said so is lost
+                return
             raise CorruptionError(f"chunk {coord} (z, y, x) cannot be put under its Zarr key: {problem}")
         dataset.context.backend.replace(store.part(ordinal, coord, 0, len(data)).key, data.tobytes())
 

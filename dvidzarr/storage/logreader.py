@@ -60,14 +60,13 @@ class LogReader:
         self._following = threading.RLock()
         self._applying = False
         self._word: SharedWord | None = None
-        self._segment = 0
-        self._frame = 0
-        self._offset = 0
-        self._salt = 0
+        self._segment = self._frame = self._offset = self._salt = 0
         self._tail = START
         self._cursor = Cursor(0, 0, 0, 0, 0)
         self._ends_at = (0, 0)
         self._looked = False
+        self.sealed = 0
+        """A commit vouches for the records up to this one: they are missed even if `applied` is lost with them."""
         self.unflushed_after: int | None = None
         """Sequence of the last checkpoint if the log was written with durability `fast` since, else None."""
 
@@ -225,9 +224,9 @@ class LogReader:
     def _published(self) -> int | None:
         if self._word is None:
             if (self._backend.size(f"{self._prefix}/applied") or 0) < 8:  # also what a power loss left of it
-                return None
+                return self.sealed or None
             self._word = self._backend.shared_word(f"{self._prefix}/applied", writable=False)
-        return self._word.value
+        return max(self._word.value, self.sealed)
 
     def _read_on(self, upto: int | None) -> None:
         """Apply records from the cursor on; stop at `upto`, or at the first frame that is not valid."""

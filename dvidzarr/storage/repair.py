@@ -51,10 +51,12 @@ class Gap:
         return f"{self.key}: bytes {self.start} to {self.stop} are damaged; records {self.first} to {self.last} are lost"
 
 
-def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
-    """Yield what is not readable in the log below `prefix`, in order."""
-    published = _published(backend, prefix)  # first of all: whoever writes meanwhile publishes more
-    keys = sorted(key for key in backend.keys(prefix) if key.endswith(".log"))
+def gaps(backend: LocalBackend, prefix: str, sealed: int = 0) -> Iterator[Gap]:
+    """Yield what is not readable in the log below `prefix`, in order; a commit vouches for its records up to `sealed`."""
+    published = max(
+        _published(backend, prefix), sealed
+    )  # first of all: whoever writes meanwhile publishes more
+    keys = _segments(backend, prefix, 1 if published else 0)
     sequence = 0
     headers = {key: SegmentHeader.unpack((backend.get(key) or b"")[:HEADER_SIZE]) for key in keys}
     for number, key in enumerate(keys):
@@ -84,6 +86,13 @@ def gaps(backend: LocalBackend, prefix: str) -> Iterator[Gap]:
             sequence = upto
 
 
+def _segments(backend: LocalBackend, prefix: str, least: int) -> list[str]:
+    """Return the keys of all segments from the first to the last one there is, those that are missing too."""
+    names = (key.removeprefix(f"{prefix}/").removesuffix(".log") for key in backend.keys(prefix))
+    last = max((int(name) for name in names if name.isdigit()), default=0)
+    return [f"{prefix}/{number:08d}.log" for number in range(1, max(last, least) + 1)]
+
+
 def _published(backend: LocalBackend, prefix: str) -> int:
     """Return the last sequence that was ever acknowledged, 0 if that is not known."""
     raw = backend.get(f"{prefix}/applied") or b""
@@ -96,21 +105,21 @@ def _first_of(headers: dict[str, SegmentHeader | None], later: list[str]) -> int
 
 
 def close_gap(backend: LocalBackend, gap: Gap, ids: tuple[str, str]) -> None:
-    """Fill a gap with `lost` records, or cut a torn tail; the bytes it had go into the trash."""
-    data = backend.get(gap.key)
-    if data is None:
-        raise StorageError(f"{gap.key} is gone")
+    """Fill a gap with `lost` records, or cut a torn tail; the bytes it had go into the trash.
+
+    A segment whose header is lost gets a new one: without it the segments behind it would not be read.
+    """
+    data = backend.get(gap.key) or b""
     kept = f"trash/{gap.key.replace('/', '-')}.{gap.start}-{gap.stop}"
     backend.remove([kept])
     backend.create(kept, data[gap.start : gap.stop], sync=True)
     backend.sync([kept])
-    if gap.is_torn_tail:
-        filler = b""
-    elif gap.salt is None:
+    salt, filler = gap.salt, b""
+    if salt is None:
         header = SegmentHeader(*ids, gap.first, int.from_bytes(data[:4].ljust(4, b"\1"), "little"))
-        filler = header.pack() + _lost(gap, header.salt, 0)
-    else:
-        filler = _lost(gap, gap.salt, gap.stop - gap.start)
+        salt, filler = header.salt, header.pack()
+    if not gap.is_torn_tail:
+        filler += _lost(gap, salt, 0 if filler else gap.stop - gap.start)
     tail = data[gap.stop :]
     if tail and len(filler) != gap.stop - gap.start:
         raise StorageError(f"{gap.key}: {len(filler)} bytes do not fit the gap of {gap.stop - gap.start}")

@@ -1,0 +1,152 @@
+"""What a commit vouches for is missed when it is lost, and `verify --repair` ends, whatever is left of a log."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dvidzarr
+from dvidzarr.core.errors import CorruptionError
+from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage import log
+from dvidzarr.storage.frames import Kind
+from tests.integration import gray_store
+from tests.integration.cli_process import Shell
+from tests.integration.damaged_store import SETTINGS, WORLD, instance_log, new_store, noise
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return new_store(tmp_path / "store")
+
+
+def folder_of(store: Path) -> Path:
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        return instance_log(store, catalog, "gray").parent
+
+
+def damage(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 255
+    path.write_bytes(data)
+
+
+def views(catalog: Catalog) -> list[np.ndarray]:
+    gray = gray_store.gray(catalog).instance
+    return [gray.at(version).read(WORLD) for version in catalog.repos[0].dag]
+
+
+def is_mended(shell: Shell, store: Path) -> None:
+    """Repair; then nothing more is to be found, and writes are taken."""
+    assert shell.run("verify", store).code == 1
+    assert shell.run("verify", store, "--repair", "--deep").code == 0
+    assert "errors, 0 warnings, 0 errors remain" in shell.run("verify", store, "--deep").err
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        view = gray_store.gray(catalog)
+        view.write(WORLD, noise(9))
+        np.testing.assert_array_equal(view.read(WORLD), noise(9))
+
+
+@pytest.mark.parametrize("lost", [shutil.rmtree, lambda path: shutil.rmtree(path.parent)], ids=["log", "all"])
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_lost_log_is_missed_by_the_seals(
+    store: Path, shell: Shell, lost: Callable[[Path], None], mode: str
+) -> None:
+    """Not even the word that says how many records there were is left."""
+    lost(folder_of(store))
+    with dvidzarr.open(store, mode, SETTINGS) as catalog, pytest.raises(CorruptionError):
+        views(catalog)
+    is_mended(shell, store)
+
+
+def test_a_log_copied_before_the_commit_is_missed_by_the_seals(tmp_path: Path) -> None:
+    """Who copies the files of a store in the wrong order has a log that ends early, and nothing that says so."""
+    store = tmp_path / "store"
+    gray_store.new_store(store, SETTINGS)
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        gray_store.put(gray_store.gray(catalog), b"value")
+        catalog.repos[0].commit(catalog.repos[0].dag.root)
+        assert catalog.context.housekeeper.settle(120)
+        place = next(e for e in gray_store.gray(catalog).instance.records() if e.kind == Kind.PUT)
+        path = instance_log(store, catalog, "gray")
+    path.with_name("applied").unlink()
+    os.truncate(path, place.offset - 1)
+    shutil.rmtree(store / "cache")
+    for mode in ("r", "w", "w"):
+        with dvidzarr.open(store, mode, SETTINGS) as catalog, pytest.raises(CorruptionError):
+            gray_store.gray(catalog).read(gray_store.BOX)
+
+
+@pytest.mark.parametrize("content", [b"", b"torn" * 80], ids=["empty", "torn"])
+def test_a_segment_without_header_is_mended(store: Path, shell: Shell, content: bytes) -> None:
+    (folder_of(store) / "00000002.log").write_bytes(content)
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        before = views(catalog)
+    outcome = shell.run("verify", store, "--repair")
+    assert outcome.code == 0, outcome
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        np.testing.assert_array_equal(views(catalog), before)
+    assert shell.run("verify", store, "--repair").out.count("repaired") == 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_lost_segment_is_given_up(
+    tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(log, "SEGMENT_SIZE", 1000)
+    store = new_store(tmp_path / "store")
+    folder = folder_of(store)
+    assert len(list(folder.glob("*.log"))) > 3
+    (folder / f"{number:08d}.log").unlink()
+    shutil.rmtree(store / "cache")
+    shell.run("verify", store, "--repair")
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        assert catalog.repos[0].instance("gray").dataset.log.damage == []
+        view = gray_store.gray(catalog)
+        view.write(WORLD, noise(9))
+        np.testing.assert_array_equal(view.read(WORLD), noise(9))
+
+
+def lose_last(store: Path, kind: Kind) -> None:
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        place = [entry for entry in catalog.repos[0].instance("gray").records() if entry.kind == kind][-1]
+        path = instance_log(store, catalog, "gray")
+    damage(path, place.offset - 1)
+
+
+def test_caches_forget_what_is_given_up(store: Path, shell: Shell) -> None:
+    """A cache that still knows the lost records would show them until it is lost itself."""
+    lose_last(store, Kind.CHUNKS)
+    assert shell.run("verify", store, "--repair").code == 0
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        shown = views(catalog)
+    shutil.rmtree(store / "cache")
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        np.testing.assert_array_equal(views(catalog), shown)
+
+
+def test_a_wrong_cache_does_not_come_back(store: Path, shell: Shell) -> None:
+    lose_last(store, Kind.CHUNKS)
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        place = catalog.repos[0].instance("gray").id
+    kept = next(store.glob(f"cache/*/{place}"))
+    copy = shutil.copytree(kept, store.parent / "kept")
+    assert shell.run("verify", store, "--repair").code == 0
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(copy, kept)
+    assert shell.run("verify", store, "--deep").code == 1
+    assert "(repaired)" in shell.run("verify", store, "--deep", "--repair").out
+    assert shell.run("verify", store, "--deep").code == 0
+
+
+def test_chunks_are_found_though_the_record_is_lost_that_moved_them(store: Path, shell: Shell) -> None:
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        before = views(catalog)
+    lose_last(store, Kind.FINISHED)
+    shutil.rmtree(store / "cache")
+    assert shell.run("verify", store, "--repair", "--deep").code == 0
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        np.testing.assert_array_equal(views(catalog), before)
