@@ -1,6 +1,6 @@
 """Where exported voxels go: TIFF, HDF5 or Zarr, written under a temporary name until complete."""
 
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -179,12 +179,17 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
     if not path.parent.is_dir():
         raise InvalidInputError(f"there is no folder {path.parent}")
-    partial = path.with_name(f".{path.stem}.unfinished-{os.getpid()}{path.suffix}")
+    token = secrets.token_hex(4)  # what a killed run left is not in the way
+    partial, replaced = (
+        path.with_name(f".{path.stem}.{state}-{token}{path.suffix}") for state in ("unfinished", "replaced")
+    )
     try:
         yield partial
         if path.is_dir():
-            shutil.rmtree(path)
+            path.rename(replaced)  # not removed here: a kill would leave a part of it, which looks like zeros
         partial.rename(path)
+        if replaced.exists():
+            shutil.rmtree(replaced)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

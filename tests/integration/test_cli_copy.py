@@ -1,6 +1,7 @@
 """Ingest, export and demo: the voxels arrive, on a path and over HTTP, also after an interruption."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,24 @@ def test_an_export_that_fails_leaves_nothing(shell: Shell, store: str, source: P
     assert "must end in" in shell.fails("export", store, f"{ROOT}/gray", folder / "x.docx")
     assert "no folder" in shell.fails("export", store, f"{ROOT}/gray", folder / "absent" / "x.npy")
     assert [(item.name, item.read_bytes()) for item in folder.iterdir()] == [("kept.npy", b"mine")]
+
+
+def test_a_replaced_export_is_never_half_there(
+    shell: Shell, store: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Zarr that a kill has removed in part would read as zeros."""
+    target = tmp_path / "out.zarr"
+
+    def interrupted(folder: Path) -> None:
+        (folder / "0/zarr.json").unlink()
+        raise OSError("killed")
+
+    shell.ok("ingest", store, f"{ROOT}/gray", source)
+    shell.ok("export", store, f"{ROOT}/gray", target)
+    before = zarr.open_array(target, path="0", mode="r")[:]
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    assert "killed" in shell.fails("export", store, f"{ROOT}/gray", target, "--overwrite")
+    assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], before)
 
 
 BEFORE_A_BRICK_IS_JOURNALLED = "dvidzarr.cli.bricks:Journal.add"
