@@ -223,9 +223,14 @@ class LocalBackend:
             for_each(self.path, joined(parts), os.O_RDONLY, drop_pages)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the keys below a folder."""
+        """Yield the keys below a folder; what cannot be listed is not taken for empty."""
         base = len(self.root) + 1
-        for folder, _, names in os.walk(f"{self.root}/{check_key(prefix)}"):
+
+        def unlisted(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                fail(prefix, error)
+
+        for folder, _, names in os.walk(f"{self.root}/{check_key(prefix)}", onerror=unlisted):
             for name in names:
                 yield f"{folder[base:]}/{name}"
 

@@ -1,5 +1,6 @@
 """What a commit vouches for is missed when it is lost, and `verify --repair` ends, whatever is left of a log."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -150,3 +151,22 @@ def test_chunks_are_found_though_the_record_is_lost_that_moved_them(store: Path,
     assert shell.run("verify", store, "--repair", "--deep").code == 0
     with dvidzarr.open(store, "r", SETTINGS) as catalog:
         np.testing.assert_array_equal(views(catalog), before)
+
+
+def test_a_log_that_cannot_be_listed_is_not_taken_for_lost(
+    store: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may fail, or a process may have no more files to open: that gives up nothing."""
+    folder, scandir = folder_of(store), os.scandir
+
+    def failing(path: str) -> object:
+        if str(path) == str(folder):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return scandir(path)
+
+    logs = {path: path.read_bytes() for path in store.rglob("log/*.log")}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", failing)
+        outcome = shell.run("verify", store, "--repair")
+        assert (outcome.code, "open files" in outcome.out + outcome.err) == (1, True), outcome
+    assert {path: path.read_bytes() for path in store.rglob("log/*.log")} == logs
