@@ -1,5 +1,7 @@
 """Where exported voxels go: TIFF, HDF5 or Zarr, written under a temporary name until complete."""
 
+import io
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ import orjson
 
 from dvidzarr.cli.bricks import bricks, copy_bricks
 from dvidzarr.cli.target import VolumeInfo
-from dvidzarr.core.errors import ConflictError, InvalidInputError
+from dvidzarr.core.errors import ConflictError, InvalidInputError, StorageError
 from dvidzarr.core.geometry import ZYX, Box
 
 NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
@@ -89,28 +91,71 @@ def _slabs(export: Export) -> Iterator[Box]:
 def write_npy(path: Path, export: Export, read: Read) -> None:
     """Write a NumPy file."""
     np.lib.format.open_memmap(path, mode="w+", dtype=export.info.dtype, shape=export.box.shape)
+    _reserve(path)
     for brick in export.bricks():
         array = np.load(path, mmap_mode="r+")  # mapped anew: else every page written stays in the process
         array[export.place(brick)] = read(brick)
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a sparse file: to write into a mapped file for which there is none kills the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+class Spooled(io.FileIO):
+    """A file that remembers why a write failed, and swallows those that follow.
+
+    The HDF5 library cannot close a file that it cannot write, and crashes at the end of the process.
+    """
+
+    problem: OSError | None = None
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
+        """Write all of it."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.problem is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.problem = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length of the file."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.problem = self.problem or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise what was remembered."""
+        if self.problem is not None:
+            raise self.problem
 
 
 def write_hdf5(path: Path, export: Export, read: Read) -> None:
     """Write the dataset `volume`, chunked as the instance, gzip level 1."""
     import h5py  # noqa: PLC0415
 
-    with h5py.File(path, "w") as file:
-        chunk = _fitting(export)
-        array = file.create_dataset(
-            "volume",
-            export.box.shape,
-            export.info.dtype,
-            chunks=chunk,
-            compression="gzip",
-            compression_opts=1,
-        )
-        array.attrs.update(export.attributes)
-        for brick in export.bricks():
-            array[export.place(brick)] = read(brick)
+    with Spooled(path, "x+b") as spool:
+        with h5py.File(spool, "w") as file:
+            array = file.create_dataset(
+                "volume",
+                export.box.shape,
+                export.info.dtype,
+                chunks=_fitting(export),
+                compression="gzip",
+                compression_opts=1,
+            )
+            array.attrs.update(export.attributes)
+            for brick in export.bricks():
+                array[export.place(brick)] = read(brick)
+                spool.check()
+        spool.check()
 
 
 def write_zarr(path: Path, export: Export, read: Read) -> None:
@@ -190,6 +235,10 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
         partial.rename(path)
         if replaced.exists():
             shutil.rmtree(replaced)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
