@@ -46,7 +46,7 @@ class RepoBase:
         self._next_id = 0
         self._reopened: set[tuple[str, int]] = set()
         keep = 3 * catalog.settings.cache.lineages
-        self.versions = RepoVersions(lambda: self.state.dag, self.follow, keep)
+        self.versions = RepoVersions(lambda: self.state, self.follow, keep)
         ids = (catalog.context.store_id, repo_id)
         self._log = LocalLog(catalog.context.backend, f"{self.prefix}/log", ids, self._apply)
 

@@ -56,6 +56,8 @@ class RepoState:
     deleted: tuple[str, ...] = ()
     """Ids of deleted instances."""
     gone: bool = False
+    incomplete: bool = False
+    """Whether damaged records were given up: versions that others name may be among them."""
     sequence: int = 0
     """The last record that changed anything."""
 
@@ -67,7 +69,10 @@ class RepoState:
                 self
                 if change is None
                 else replace(
-                    self, sequence=entry.sequence, updated=entry.header["t"], **change(self, entry.header)
+                    self,
+                    sequence=entry.sequence,
+                    updated=entry.header.get("t", self.updated),
+                    **change(self, entry.header),
                 )
             )
         except KeyError as error:  # after a gap in a damaged log
@@ -186,6 +191,10 @@ def _ids(state: RepoState, header: dict[str, Any]) -> Changes:
     return {"ids_upto": header["upto"]}
 
 
+def _lost(state: RepoState, header: dict[str, Any]) -> Changes:
+    return {"incomplete": True}
+
+
 def _gone(state: RepoState, header: dict[str, Any]) -> Changes:
     return {"gone": True, "instances": {}}
 
@@ -203,4 +212,5 @@ _CHANGES: dict[Kind, Callable[[RepoState, dict[str, Any]], Changes]] = {
     Kind.DELETE_INSTANCE: _delete_instance,
     Kind.IDS: _ids,
     Kind.DELETE_REPO: _gone,
+    Kind.LOST: _lost,
 }

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.repo.dag import VersionDAG
+from dvidzarr.repo.state import RepoState
 
 T = TypeVar("T")
 
@@ -14,15 +15,23 @@ T = TypeVar("T")
 class RepoVersions:
     """The `Versions` of a repo. Parents never change, so nothing cached here is ever wrong.
 
-    `dag` gives the current DAG, `catch_up` reads on in the repo log (followers). `_lock` guards the cache.
+    `state` gives the current state, `catch_up` reads on in the repo log (followers). `_lock` guards the cache.
     """
 
-    def __init__(self, dag: Callable[[], VersionDAG], catch_up: Callable[[], None], keep: int) -> None:
-        self._dag = dag
+    def __init__(self, state: Callable[[], RepoState], catch_up: Callable[[], None], keep: int) -> None:
+        self._state = state
         self._catch_up = catch_up
         self._keep = keep
         self._lock = threading.Lock()
         self._cache: OrderedDict[Hashable, object] = OrderedDict()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether records of the repo's log were given up, so that a version may be unknown."""
+        return self._state().incomplete
+
+    def _dag(self) -> VersionDAG:
+        return self._state().dag
 
     def _cached(self, kind: str, ordinal: int, make: Callable[[int], T]) -> T:
         key = (kind, ordinal)

@@ -212,6 +212,8 @@ class Dataset:
         if entry.sequence in self.voided:
             return
         ordinal = self._ordinal_of(entry)
+        if ordinal is None:
+            return
         if entry.kind == Kind.CHUNKS:
             self._apply_chunks(entry, ordinal)
         elif entry.kind in DOCUMENT_KINDS:
@@ -224,12 +226,13 @@ class Dataset:
             self._start_again(entry.sequence - 1)
         self._model.apply(entry, ordinal)
 
-    def _ordinal_of(self, entry: Entry) -> int:
+    def _ordinal_of(self, entry: Entry) -> int | None:
+        """Return the version of a record, None if that was given up when the log of the repo was repaired."""
         version = entry.header.get("v")
         if version is None:
             return -1
         ordinal = self.versions.ordinal_of(version)
-        if ordinal is None:
+        if ordinal is None and not self.versions.incomplete:
             raise CorruptionError(
                 f"{self.prefix}: record {entry.sequence} names the unknown version {version}"
             )

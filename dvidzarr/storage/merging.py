@@ -28,6 +28,11 @@ empty group if nobody shows a value that was not written before it: then it stay
 class Versions(Protocol):
     """What storage must know about the versions of its data. Ordinals grow along the DAG: parents before children."""
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether versions were given up: records may name some that are unknown."""
+        ...
+
     def id_of(self, ordinal: int) -> str:
         """Return the id of a version, as logs and paths name it."""
         ...
@@ -59,6 +64,8 @@ class Versions(Protocol):
 
 class Unversioned:
     """The one pseudo-version of unversioned data: outside the DAG, never locked."""
+
+    incomplete = False
 
     def id_of(self, ordinal: int) -> str:
         """Return its id."""
