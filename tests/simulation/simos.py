@@ -148,8 +148,8 @@ class SimOs:
         found = [Entry(name, isinstance(self.disk.nodes[n], Folder)) for name, n in entries.items()]
         return _listing(found)
 
-    def walk(self, path: str) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Yield folder, its folders, its files; downwards."""
+    def walk(self, path: str, onerror: object = None) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield folder, its folders, its files; downwards. No folder fails to be listed here."""
         number = self._find(path)
         if number is None:
             return
