@@ -23,6 +23,9 @@ from dvidzarr.storage.frames import (
 )
 from dvidzarr.storage.local import LocalBackend
 
+MOST_LOST = 1 << 24
+"""So many records at a time are given up: if more seem to be lost, it is the word `applied` that is damaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -109,6 +112,11 @@ def close_gap(backend: LocalBackend, gap: Gap, ids: tuple[str, str]) -> None:
 
     A segment whose header is lost gets a new one: without it the segments behind it would not be read.
     """
+    if gap.last - gap.first >= MOST_LOST:
+        raise StorageError(
+            f"{gap.key}: that records {gap.first} to {gap.last} are lost is hardly true. If the file `applied` beside it "
+            f"is what is damaged, remove that and repair again"
+        )
     data = backend.get(gap.key) or b""
     kept = f"trash/{gap.key.replace('/', '-')}.{gap.start}-{gap.stop}"
     backend.remove([kept])

@@ -193,3 +193,15 @@ def test_a_version_that_is_given_up_takes_only_its_own_data_along(
         gray_store.gray(catalog).write(WORLD, noise(9))
         np.testing.assert_array_equal(gray_store.gray(catalog).read(WORLD), noise(9))
     assert shell.run("verify", store, "--deep").code == 0
+
+
+def test_a_damaged_word_is_named_instead_of_filling_the_disk(store: Path, shell: Shell) -> None:
+    """It seems to say that more records are lost than any memory can hold."""
+    word = folder_of(store) / "applied"
+    damage(word, 6)
+    assert "applied" in shell.fails("verify", store, "--repair")
+    word.unlink()
+    outcome = shell.run("verify", store, "--repair", "--deep")
+    assert outcome.code == 0, outcome
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        assert len(views(catalog)) == 3
