@@ -110,11 +110,9 @@ class VersionDAG:
             if len(parents) == 1 and any(
                 self.versions[c].branch == branch for c in self.children(first.ordinal)
             ):
-                raise ConflictError(
-                    f"branch already exists with given name: {first.uuid} has a child on {branch or 'master'!r}"
-                )
+                raise ConflictError("branch already exists with given name")
         elif len(parents) == 1 and branch in self.heads:
-            raise ConflictError(f"branch already exists with given name: {branch!r}")
+            raise ConflictError("branch already exists with given name")
 
     # --- looking up ------------------------------------------------------------------------------------------
 

@@ -74,17 +74,6 @@ def test_the_bare_address_leads_to_the_help(http: httpx.Client) -> None:
     assert http.post("/").status_code == 404
 
 
-def test_a_refused_branch_is_named(http: httpx.Client, root: str) -> None:
-    lock(http, root)
-    child(http, root, "branch", branch="side")
-    answer = http.post(f"/api/node/{root}/branch", json={"branch": "side"})
-    assert answer.status_code == 400
-    assert answer.text.startswith("branch already exists with given name: 'side'")
-    child(http, root)
-    answer = http.post(f"/api/node/{root}/newversion", json={})
-    assert answer.text.startswith(f"branch already exists with given name: {root} has a child on 'master'")
-
-
 def test_server_info_values_are_texts(http: httpx.Client) -> None:
     info = http.get("/api/server/info").json()
     assert all(isinstance(value, str) for value in info.values())
