@@ -65,7 +65,7 @@ def plan_of(origin: str, source: Volume, where: str, target: Volume, options: Co
 
 def copy_volume(source: Volume, target: Volume, plan: CopyPlan, options: CopyOptions) -> None:
     """Copy the blocks that differ, then the extents."""
-    journal = Journal(plan, fresh=options.fresh)
+    journal = Journal(plan, fresh=options.fresh, kept=target.kept)
 
     def copy(brick: Box) -> None:
         found = _regridded(dict(source.blocks(brick)), brick, source.info.chunk, target.info.chunk)
@@ -81,7 +81,7 @@ def copy_volume(source: Volume, target: Volume, plan: CopyPlan, options: CopyOpt
         if changed:
             target.write_blocks(list(changed), np.stack(list(changed.values())))
 
-    summary = work_off(journal, source.info.dtype.itemsize, options.workers, copy)
+    summary = work_off(journal, target, source.info.dtype.itemsize, options.workers, copy)
     _take_extents(source, target, journal.plan.extents, options)
     journal.finish()
     shown = box_text(options.box or source.info.extents)

@@ -105,14 +105,26 @@ class CopyPlan:
         ]
 
 
+Span = tuple[int, int]
+"""Numbers of records between which a brick was written: behind the first one, up to the second."""
+
+
 class Journal:
     """The bricks that are done, one line each, appended when the store has acknowledged a brick.
 
     A lost line costs writing a brick again; a line never stands for a brick that was not acknowledged. A file
     under the user's state folder (`XDG_STATE_HOME`), since the target may be a server elsewhere.
+
+    Parameters
+    ----------
+    kept
+        Tells whether the store still has the records of a brick: a copy of it from before has not, nor one that lost
+        its power while it was written with durability `fast`.
     """
 
-    def __init__(self, plan: CopyPlan, *, fresh: bool = False) -> None:
+    def __init__(
+        self, plan: CopyPlan, *, fresh: bool = False, kept: Callable[[Span], bool] = lambda _span: True
+    ) -> None:
         self.path = self.place(plan)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
@@ -121,7 +133,7 @@ class Journal:
         self.plan, self.done = plan, frozenset[ZYX]()
         lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
         if lines:
-            self.plan, self.done = _parsed(plan, lines)
+            self.plan, self.done = _parsed(plan, lines, kept)
         self._file = self.path.open("ab")
         if not lines:
             self._file.truncate(0)
@@ -137,10 +149,11 @@ class Journal:
         """Return where the journal of a copy lies: a file there means that the copy is not complete."""
         return state_folder() / "ingest" / f"{plan.key}.journal"
 
-    def add(self, brick: Box) -> None:
-        """Remember a brick."""
+    def add(self, brick: Box, span: Span | None = None) -> None:
+        """Remember a brick, and where its records are if that is known."""
+        words = map(str, (*brick.start, *(span or ()), "done"))
         with self._lock:
-            self._append("{} {} {} done".format(*brick.start).encode())
+            self._append(" ".join(words).encode())
 
     def finish(self) -> None:
         """Forget all: the copy is complete."""
@@ -156,16 +169,21 @@ class Journal:
         self._file.flush()
 
 
-def _parsed(plan: CopyPlan, lines: list[bytes]) -> tuple[CopyPlan, frozenset[ZYX]]:
+def _parsed(
+    plan: CopyPlan, lines: list[bytes], kept: Callable[[Span], bool]
+) -> tuple[CopyPlan, frozenset[ZYX]]:
     head = orjson.loads(lines[0])
     extents = head["extents"] and Box.of(*head["extents"])
     known = CopyPlan(plan.source, plan.target, plan.box, plan.chunk, int(head["brick_voxels"]), extents)
     starts = {brick.start for brick in bricks(known.box, known.chunk, known.brick_voxels)}
     done = set()
     for line in lines[1:]:
-        words = line.split()
-        if words[3:] == [b"done"]:  # else torn: "0 0 64" may be the rest of "0 0 640"
-            done.add((int(words[0]), int(words[1]), int(words[2])))
+        *numbers, end = line.split() or [b""]
+        if end != b"done":  # torn: "0 0 64" may be the rest of "0 0 640"
+            continue
+        z, y, x, *span = map(int, numbers)
+        if not span or kept((span[0], span[1])):
+            done.add((z, y, x))
     return known, frozenset(done & starts)
 
 

@@ -7,12 +7,14 @@ import click
 
 from dvidzarr.cli.bricks import Journal, bricks, copy_bricks
 from dvidzarr.cli.progress import Meter
-from dvidzarr.cli.target import is_url
+from dvidzarr.cli.target import Volume, is_url
 from dvidzarr.core.geometry import Box
 
 
-def work_off(journal: Journal, itemsize: int, workers: int, copy: Callable[[Box], None]) -> str:
-    """Call `copy` for each brick that is not done and journal it; return what this run did, in words.
+def work_off(
+    journal: Journal, target: Volume, itemsize: int, workers: int, copy: Callable[[Box], None]
+) -> str:
+    """Call `copy` for each brick that `target` lacks and journal it; return what this run did, in words.
 
     The journal is forgotten when all is done, and closed in any case.
     """
@@ -28,8 +30,10 @@ def work_off(journal: Journal, itemsize: int, workers: int, copy: Callable[[Box]
         with Meter("ingest", total, before) as meter:
 
             def step(brick: Box) -> None:
+                before = target.position
                 copy(brick)
-                journal.add(brick)
+                after = target.position
+                journal.add(brick, None if before is None or after is None else (before, after))
                 meter.advance(brick.volume * itemsize)
 
             copy_bricks(todo, step, workers)

@@ -182,13 +182,13 @@ def run(target: Target, place: Place, source: Source, options: IngestOptions) ->
         brick_voxels=min(LARGEST_BRICK, options.memory * MIB // (COPIES * options.workers)) // itemsize,
         extents=volume.info.extents,
     )
-    journal = Journal(plan, fresh=options.fresh)
+    journal = Journal(plan, fresh=options.fresh, kept=volume.kept)
 
     def copy(brick: Box) -> None:
         voxels = source.read(_moved(brick, box))
         volume.write(brick, voxels.astype(volume.info.dtype, copy=False))
 
-    summary = work_off(journal, itemsize, options.workers, copy)
+    summary = work_off(journal, volume, itemsize, options.workers, copy)
     before = journal.plan.extents
     volume.set_extents(box.union(before) if before else box)
     journal.finish()

@@ -67,6 +67,18 @@ class LocalVolume:
         """Replace the extents of this version."""
         self._view.set_extents(box, author=self._author)
 
+    @property
+    def position(self) -> int:
+        """The last record of the instance's log."""
+        return self._view.instance.dataset.log.tail.sequence
+
+    def kept(self, span: tuple[int, int]) -> bool:
+        """Tell whether all records behind the first number, up to the second, are still there and count."""
+        after, upto = span
+        return upto <= self.position and not any(
+            after < number <= upto for number in self._view.instance.dataset.voided
+        )
+
 
 class LocalTarget:
     """A store in a folder. Opened for writing it holds the writer's lock from the start: a copy fails early."""

@@ -108,6 +108,14 @@ class RemoteVolume:
         body = {"MinPoint": [x, y, z], "MaxPoint": [x + width - 1, y + height - 1, z + depth - 1]}
         self._session.json("POST", "node", self.info.version, self.info.name, "extents", body=body)
 
+    @property
+    def position(self) -> None:
+        """Servers do not tell."""
+
+    def kept(self, span: tuple[int, int]) -> bool:
+        """Trust the server: what it acknowledged it keeps."""
+        return True
+
     def _raw(self, box: Box) -> tuple[str, ...]:
         return ("node", self.info.version, self.info.name, "raw", "0_1_2", *_words(box))
 

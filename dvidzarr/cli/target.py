@@ -102,6 +102,13 @@ class Volume(Protocol):
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version."""
 
+    @property
+    def position(self) -> int | None:
+        """The last record of the instance's log; None where that is not told."""
+
+    def kept(self, span: tuple[int, int]) -> bool:
+        """Tell whether all records behind the first number, up to the second, are still there and count."""
+
 
 class Target(Protocol):
     """A store to run a command on. A `ref` names a version; every method raises `DvidzarrError`."""

@@ -189,6 +189,32 @@ def test_an_interrupted_ingest_goes_on(
     assert 16 <= sum(record["kind"] == "chunks" for record in records) <= 18  # a brick a kill, at most, twice
 
 
+@pytest.mark.parametrize("durability", ["full", "fast"])
+def test_what_the_store_lost_after_an_interruption_is_copied_again(
+    shell: Shell, tmp_path: Path, durability: str
+) -> None:
+    """A copy of the store from before may be put back; with "fast", the power may have failed."""
+    folder, before = tmp_path / "store", tmp_path / "before"
+    store = str(folder)
+    np.save(tmp_path / "large.npy", LARGE)
+    shell.env["DVIDZARR_STORAGE_DURABILITY"] = durability
+    shell.env["DVIDZARR_STORAGE_FLUSH_INTERVAL_S"] = "1000"
+    shell.ok("new", "repo", store, "--root", ROOT)
+    shell.ok("new", "instance", store, ROOT, "uint8blk", "gray")
+    shutil.copytree(folder, before)
+    words = ("ingest", store, f"{ROOT}/gray", tmp_path / "large.npy", *SMALL_BRICKS)
+    with shell.held(BEFORE_A_BRICK_IS_JOURNALLED, 4, *words) as process:
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+    if durability == "full":
+        shutil.rmtree(folder)
+        before.rename(folder)
+    else:
+        min(folder.rglob("c/0/0/0")).unlink()
+    shell.ok(*words)
+    assert np.array_equal(exported(shell, store, f"{ROOT}/gray", tmp_path), LARGE)
+
+
 def test_demo(shell: Shell, tmp_path: Path) -> None:
     store, labels = tmp_path / "store", tmp_path / "labels.npy"
     shell.ok("demo", store, "--size", "100,80,70", "--seed", 5, "--labels", labels)

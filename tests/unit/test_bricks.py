@@ -57,7 +57,7 @@ def test_a_torn_line_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     first = list(bricks(PLAN.box, CHUNK, PLAN.brick_voxels))
     journal = Journal(PLAN)
     for brick in first[:3]:
-        journal.add(brick)
+        journal.add(brick, (12, 345) if brick.start == first[1].start else None)
     journal.close()
     whole = journal.path.read_bytes()
     for cut in range(len(whole)):
@@ -69,6 +69,16 @@ def test_a_torn_line_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         resumed.close()
         complete = whole[:cut].count(b"done")
         assert resumed.done == {brick.start for brick in [*first[:complete], first[5]]}
+
+
+def test_bricks_whose_records_are_gone_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    first = list(bricks(PLAN.box, CHUNK, PLAN.brick_voxels))
+    with closing(Journal(PLAN)) as journal:
+        for number, brick in enumerate(first[:4]):
+            journal.add(brick, (number, number + 2) if number else None)
+    with closing(Journal(PLAN, kept=lambda span: span == (2, 4))) as resumed:
+        assert resumed.done == {first[0].start, first[2].start}
 
 
 def test_another_target_has_another_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
