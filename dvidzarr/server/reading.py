@@ -23,7 +23,7 @@ _SLICE = 4 << 10
 
 _MOST_HEADERS = 256
 _HEAD_LINES = 8
-"""All headers of a request may have so many times the bytes that one may have."""
+"""The request line and all headers may have so many times the bytes that one header may have."""
 
 _HEADER_EXTRA = len(": \r\n")
 
@@ -171,7 +171,7 @@ class Reader:
             if self.in_head:
                 self._head_bytes += len(data)
                 if self._head_bytes > self._head_limit:
-                    self._refuse(_too_large("the headers have", self._head_limit), "")
+                    self._refuse(_too_large("the request line and the headers have", self._head_limit), "")
 
     def _pass_upgrade(self) -> None:
         """Go on as if no other protocol had been proposed; the parser left the body, if there is one, where it is."""
@@ -198,9 +198,7 @@ class Reader:
 
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
-        self._url += part
-        if len(self._url) > self._line_bytes:
-            raise _too_large("the target has", self._line_bytes)
+        self._url += part  # as long as the whole head may be: lists of blocks are long
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those that follow a body are left alone."""

@@ -258,6 +258,13 @@ def test_headers_have_limits(url: str, lines: int) -> None:
         assert all_of(link).startswith(b"HTTP/1.1 431")  # and is not lost because this side still sent
 
 
+@pytest.mark.parametrize(("size", "status"), [(500_000, b"200"), (600_000, b"431")])
+def test_a_target_may_be_as_long_as_all_headers(url: str, size: int, status: bytes) -> None:
+    with connected(url) as link:
+        link.sendall(asked("GET", f"/sleep/0?blocks={'1' * size}", b"Connection: close\r\n"))
+        assert re.findall(rb"HTTP/1.1 (\d+)", all_of(link)) == [status]
+
+
 def test_headers_without_end_are_refused_not_gathered() -> None:
     with serving(max_line_bytes=1024) as url, connected(url) as link:
         link.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2000)
