@@ -200,7 +200,7 @@ def test_what_the_store_lost_after_an_interruption_is_copied_again(
     shell.env["DVIDZARR_STORAGE_DURABILITY"] = durability
     shell.env["DVIDZARR_STORAGE_FLUSH_INTERVAL_S"] = "1000"
     shell.ok("new", "repo", store, "--root", ROOT)
-    shell.ok("new", "instance", store, ROOT, "uint8blk", "gray")
+    shell.ok("new", "instance", store, ROOT, "uint8blk", "gray", "--set", "BlockSize=64,64,64")
     shutil.copytree(folder, before)
     words = ("ingest", store, f"{ROOT}/gray", tmp_path / "large.npy", *SMALL_BRICKS)
     with shell.held(BEFORE_A_BRICK_IS_JOURNALLED, 4, *words) as process:
@@ -210,7 +210,11 @@ def test_what_the_store_lost_after_an_interruption_is_copied_again(
         shutil.rmtree(folder)
         before.rename(folder)
     else:
-        min(folder.rglob("c/0/0/0")).unlink()
+        (journal,) = shell.state.glob("dvidzarr/ingest/*")
+        done = journal.read_text().splitlines()[1].split()  # the first brick: z, y, x, ...
+        z, y, x = (int(at) // 64 for at in done[:3])
+        (lost,) = folder.rglob(f"c/{z}/{y}/{x}")
+        lost.unlink()
     shell.ok(*words)
     assert np.array_equal(exported(shell, store, f"{ROOT}/gray", tmp_path), LARGE)
 
