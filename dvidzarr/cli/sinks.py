@@ -224,17 +224,13 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
     if not path.parent.is_dir():
         raise InvalidInputError(f"there is no folder {path.parent}")
-    token = secrets.token_hex(4)  # what a killed run left is not in the way
-    partial, replaced = (
-        path.with_name(f".{path.stem}.{state}-{token}{path.suffix}") for state in ("unfinished", "replaced")
-    )
+    partial = _beside(path, "unfinished")
     try:
         yield partial
         if path.is_dir():
-            path.rename(replaced)  # not removed here: a kill would leave a part of it, which looks like zeros
-        partial.rename(path)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+            _exchange(partial, path)
+        else:
+            partial.rename(path)
     except OSError as error:
         if error.filename is not None:
             raise
@@ -244,3 +240,20 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+def _beside(path: Path, state: str) -> Path:
+    """Return a name for a hidden neighbour; what a killed run left is not in the way."""
+    return path.with_name(f".{path.stem}.{state}-{secrets.token_hex(4)}{path.suffix}")
+
+
+def _exchange(partial: Path, path: Path) -> None:
+    """Put a folder or file where a folder is: moved away whole, since a part of it would look like zeros after a kill."""
+    replaced = _beside(path, "replaced")
+    path.rename(replaced)
+    try:
+        partial.rename(path)
+    except BaseException:
+        replaced.rename(path)
+        raise
+    shutil.rmtree(replaced)

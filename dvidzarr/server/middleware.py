@@ -26,6 +26,9 @@ _SERVER = {"Server": SERVER_NAME}
 _BOOT = secrets.token_hex(4)
 _NUMBERS = count(0x1000)
 
+_SHOWN = 1024
+"""Characters of a name that the access log keeps: a query may be long, and thousands of entries wait for their turn."""
+
 
 class Front:
     """What is called for each request."""
@@ -79,8 +82,8 @@ class Front:
                 seconds,
                 received,
                 size,
-                user,
-                app,
+                user[:_SHOWN],
+                app[:_SHOWN],
             )
         )
 

@@ -198,7 +198,10 @@ class Reader:
 
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
-        self._url += part  # as long as the whole head may be: lists of blocks are long
+        self._url += part
+        # the query may be as long as the whole head: lists of blocks are long
+        if len(self._url) > self._line_bytes and self._url.find(b"?", 0, self._line_bytes) < 0:
+            raise _too_large("the path has", self._line_bytes)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; those that follow a body are left alone."""

@@ -56,9 +56,8 @@ class Gap:
 
 def gaps(backend: LocalBackend, prefix: str, sealed: int = 0) -> Iterator[Gap]:
     """Yield what is not readable in the log below `prefix`, in order; a commit vouches for its records up to `sealed`."""
-    published = max(
-        _published(backend, prefix), sealed
-    )  # first of all: whoever writes meanwhile publishes more
+    # first of all: whoever writes meanwhile publishes more
+    published = max(_published(backend, prefix), sealed)
     keys = _segments(backend, prefix, 1 if published else 0)
     sequence = 0
     headers = {key: SegmentHeader.unpack((backend.get(key) or b"")[:HEADER_SIZE]) for key in keys}

@@ -160,6 +160,26 @@ def test_a_replaced_export_is_never_half_there(
     assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], before)
 
 
+def test_an_export_that_cannot_be_put_in_place_leaves_the_old_one(
+    shell: Shell, store: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "out", Path.rename
+    folder.mkdir()
+
+    def failing(path: Path, target: Path) -> Path:
+        if "unfinished" in path.name:
+            raise OSError("no way")
+        return rename(path, target)
+
+    shell.ok("ingest", store, f"{ROOT}/gray", source)
+    shell.ok("export", store, f"{ROOT}/gray", folder / "out.zarr")
+    before = zarr.open_array(folder / "out.zarr", path="0", mode="r")[:]
+    monkeypatch.setattr(Path, "rename", failing)
+    assert "no way" in shell.fails("export", store, f"{ROOT}/gray", folder / "out.zarr", "--overwrite")
+    assert [item.name for item in folder.iterdir()] == ["out.zarr"]
+    assert np.array_equal(zarr.open_array(folder / "out.zarr", path="0", mode="r")[:], before)
+
+
 BEFORE_A_BRICK_IS_JOURNALLED = "dvidzarr.cli.bricks:Journal.add"
 
 

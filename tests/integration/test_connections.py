@@ -259,7 +259,7 @@ def test_headers_have_limits(url: str, lines: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "status"), [(500_000, b"200"), (600_000, b"431")])
-def test_a_target_may_be_as_long_as_all_headers(url: str, size: int, status: bytes) -> None:
+def test_a_query_may_be_as_long_as_all_headers(url: str, size: int, status: bytes) -> None:
     with connected(url) as link:
         link.sendall(asked("GET", f"/sleep/0?blocks={'1' * size}", b"Connection: close\r\n"))
         assert re.findall(rb"HTTP/1.1 (\d+)", all_of(link)) == [status]

@@ -185,7 +185,7 @@ def test_a_bug_tells_nothing(http: httpx.Client) -> None:
         b"nonsense\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"FROB / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        b"GET /api/" + b"x" * 700_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /api/" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
