@@ -278,3 +278,13 @@ def test_log_lines_of_all_processes_are_whole(server: Served, client: Client) ->
         client.done(which, "GET", "/api/server/note")
     everybody = {"supervisor", *range(WORKERS)}
     wait_for(lambda: {line["worker"] for line in server.lines()} == everybody, "lines of all processes")
+
+
+def test_the_log_keeps_the_begin_of_long_names(server: Served, client: Client) -> None:
+    client.done(0, "GET", f"/api/server/note?app={'n' * 100_000}&u=long")
+
+    def shown() -> list[str]:
+        return [line["app"] for line in server.lines() if line.get("user") == "long"]
+
+    wait_for(lambda: bool(shown()), "its line")
+    assert shown() == ["n" * 1024]
