@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compare`: this project beside zarr-python, dask and TensorStore, or beside another commit."""
+"""`python -m benchmarks.compare`: this project beside other readers of Zarr, or beside another commit."""
 
 import argparse
 import tempfile

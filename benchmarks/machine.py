@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-_PACKAGES = ("aiohttp", "dask", "numcodecs", "numpy", "tensorstore", "uvloop", "zarr")
+_PACKAGES = ("aiohttp", "dask", "numcodecs", "numpy", "tensorstore", "uvloop", "zarr", "zarrs")
 _CALIBRATION_BYTES = 64 << 20
 
 

@@ -1,4 +1,4 @@
-"""Reading in process: `view.read` beside zarr-python, dask, TensorStore and the bare decoder, on the same chunks."""
+"""Reading in process: `view.read` beside zarr-python, zarrs, dask, TensorStore and the bare decoder, on the same chunks."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -38,14 +38,30 @@ def peers(array: Path) -> dict[str, Read]:
         "zarr-python": lambda box: plain[slices(box)],
         "dask from zarr": lambda box: lazy[slices(box)].compute(),
     }
-    try:
-        import tensorstore  # noqa: PLC0415
-    except ImportError as error:
-        print(f"TensorStore is left out: {error}")
-        return found
+    for who, peer in (("zarrs", _zarrs), ("TensorStore", _tensorstore)):
+        try:
+            found[who] = peer(array)
+        except ImportError as error:
+            print(f"{who} is left out: {error}")
+    return found
+
+
+def _zarrs(array: Path) -> Read:
+    """Return zarr-python that hands files, codecs and placing to zarrs (Rust, as many threads as cores)."""
+    import zarr  # noqa: PLC0415
+    import zarrs  # noqa: F401, PLC0415 - found by its name below
+
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        plain = zarr.open_array(array, mode="r")
+    return lambda box: plain[slices(box)]
+
+
+def _tensorstore(array: Path) -> Read:
+    import tensorstore  # noqa: PLC0415
+
     store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array)}}
     opened = tensorstore.open(store, read=True).result()
-    return found | {"TensorStore": lambda box: opened[slices(box)].read().result()}
+    return lambda box: opened[slices(box)].read().result()
 
 
 class Decoder:

@@ -11,7 +11,7 @@ from dvidzarr.core.geometry import Box
 from dvidzarr.core.settings import Settings
 from dvidzarr.datatypes.voxels.view import VoxelView
 
-_BLOCKS = (32, 64, 96, 128)
+_BLOCKS = (48, 56, 64, 96, 128)
 
 
 def cases(plan: Plan) -> Iterator[list[Case]]:
@@ -44,5 +44,6 @@ class _Reading:
 
     def __call__(self) -> None:
         """Read it once."""
-        with patch.object(schedule, "_WORTH_THREADS", 0 if self._threads else self._out.nbytes + 1):
+        least = 0 if self._threads else self._out.nbytes + 1
+        with patch.multiple(schedule, _WORTH_THREADS=least, _ALWAYS_WORTH_THREADS=least):
             self._view.reader(self._box).read(out=self._out)

@@ -10,20 +10,33 @@ from dvidzarr.storage.backend import in_turn
 
 T = TypeVar("T")
 
-_INLINE = 4  # as many chunks are read or encoded sooner than a second thread wakes up
-_WORTH_THREADS = 512 << 10
-"""Bytes of a chunk. Smaller ones are decoded in less time than threads need to hand each other the interpreter: with two of
-them, 512 chunks of 64³ uint8 are read in 1.1 times the time that one needs, 64 of 128³ in 0.8 times (measured).
+_INLINE = 4  # as many chunks are encoded sooner than a second thread wakes up
+_WORTH_THREADS, _ALONE_INLINE = 160 << 10, 8 << 20
+"""Bytes of a chunk, and of so many as are decoded sooner than a second thread wakes up. Of smaller chunks each is decoded in
+less time than threads need to hand each other the interpreter: with two of them, 512³ is read in 1.03 to 1.4 times the time
+that one needs from chunks of 48³ uint8, in 0.87 times from 56³, in 0.67 from 64³, in 0.63 from 128³ (measured).
+"""
+_ALWAYS_WORTH_THREADS, _ALWAYS_INLINE = 512 << 10, 2 << 20
+"""The same for chunks that are worth threads even where others need the processors too. With 64³ uint8, who reads beside
+other readers takes 1.1 to 1.3 times the time then, and over HTTP, where others send meanwhile, 1.0 to 1.15 (measured).
 """
 _WRITERS = 16  # syncing waits for the disk most of the time
-_ENCODERS = 4  # more would mostly wait for the interpreter; two take 0.7 of the time of one (measured)
+_FEW = 4  # more would mostly wait for the interpreter; two encode in 0.7 of the time of one (measured)
 
 
 class Scheduler:
-    """Two pools, started when first used: one reads, the other encodes and writes."""
+    """Two pools, started when first used: one reads, the other encodes and writes. `_lock` guards them and `_readers`.
+
+    Attributes
+    ----------
+    busy
+        Whether the processors have other work while something is read: a server sends.
+    """
 
     def __init__(self, threads: int) -> None:
+        self.busy = False
         self._threads = threads
+        self._readers = 0
         self._lock = threading.Lock()
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
@@ -35,8 +48,22 @@ class Scheduler:
 
     def read(self, work: Callable[[int], object], count: int, chunk_bytes: int) -> None:
         """Call `work(0)` … `work(count−1)`, in the calling thread and for more than a few large chunks in others too."""
-        threads = min(self._threads, -(-count // _INLINE)) if chunk_bytes >= _WORTH_THREADS else 1
-        self._drain("read", self._threads, threads, work, count)
+        with self._lock:
+            alone = not (self._readers or self.busy)
+            self._readers += 1
+        try:
+            threads = self._readers_for(count, chunk_bytes, alone=alone)
+            self._drain("read", self._threads, threads, work, count)
+        finally:
+            with self._lock:
+                self._readers -= 1
+
+    def _readers_for(self, count: int, chunk_bytes: int, *, alone: bool) -> int:
+        if chunk_bytes >= _ALWAYS_WORTH_THREADS:
+            return min(self._threads, -(-count * chunk_bytes // _ALWAYS_INLINE))
+        if alone and chunk_bytes >= _WORTH_THREADS:
+            return min(self._threads, _FEW, -(-count * chunk_bytes // _ALONE_INLINE))
+        return 1
 
     def write(self, work: Callable[[int], T], count: int) -> list[T]:
         """Return `[work(0), …, work(count−1)]`; all calls have ended when it returns or raises."""
@@ -44,7 +71,7 @@ class Scheduler:
 
     def encode(self, work: Callable[[int], T], count: int) -> list[T]:
         """Do as `write` does, for work that is bound by the processor."""
-        return self._collect(min(self._threads, _ENCODERS, max(1, count // _INLINE)), work, count)
+        return self._collect(min(self._threads, _FEW, max(1, count // _INLINE)), work, count)
 
     def _collect(self, threads: int, work: Callable[[int], T], count: int) -> list[T]:
         if min(threads, count) <= 1:

@@ -48,6 +48,7 @@ class Runtime:
         self, catalog: "Catalog", settings: "Settings", fleet: Fleet | None = None, *, shared: bool = False
     ) -> None:
         self.catalog = catalog
+        catalog.scheduler.busy = True
         # others may have a version for themselves for as long as they like, and so may the housekeeper with `full_write`
         self._waits_briefly = not shared and not catalog.full_write
         self.settings = settings
@@ -126,5 +127,6 @@ class Runtime:
         self._threads.close()
         self._large_threads.close()
         self.senders.shutdown()
+        self.catalog.scheduler.busy = False
         if self.audit is not None:
             self.audit.close()

@@ -23,10 +23,22 @@ def scheduler() -> Iterator[Scheduler]:
 def ways_of(scheduler: Scheduler) -> dict[str, Callable[[Callable[[int], object], int], object]]:
     return {
         "read small": partial(scheduler.read, chunk_bytes=1 << 10),
+        "read medium": partial(scheduler.read, chunk_bytes=1 << 18),
         "read large": partial(scheduler.read, chunk_bytes=1 << 20),
         "write": scheduler.write,
         "encode": scheduler.encode,
     }
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What has been given to threads beside the calling one."""
+    given: list[object] = []
+    submit = ThreadPoolExecutor.submit
+    monkeypatch.setattr(
+        ThreadPoolExecutor, "submit", lambda pool, work: given.append(work) or submit(pool, work)
+    )
+    return given
 
 
 @pytest.mark.parametrize("way", ["write", "encode"])
@@ -40,8 +52,12 @@ def test_results_come_in_order(scheduler: Scheduler, way: str, count: int) -> No
     ("way", "count", "expected"),
     [
         ("read small", 100, 1),
-        ("read large", 4, 1),
-        ("read large", 5, 2),
+        ("read medium", 32, 1),
+        ("read medium", 33, 2),
+        ("read medium", 1000, 4),
+        ("read large", 0, 1),
+        ("read large", 2, 1),
+        ("read large", 3, 2),
         ("read large", 100, 8),
         ("write", 5, 5),
         ("write", 100, 16),
@@ -50,14 +66,26 @@ def test_results_come_in_order(scheduler: Scheduler, way: str, count: int) -> No
         ("encode", 100, 4),
     ],
 )
-def test_how_many_threads_work(monkeypatch: pytest.MonkeyPatch, way: str, count: int, expected: int) -> None:
-    submitted: list[object] = []
-    submit = ThreadPoolExecutor.submit
-    monkeypatch.setattr(
-        ThreadPoolExecutor, "submit", lambda pool, work: submitted.append(work) or submit(pool, work)
-    )
+def test_how_many_threads_work(submitted: list[object], way: str, count: int, expected: int) -> None:
     with closing(Scheduler(8)) as scheduler:
-        ways_of(scheduler)[way](lambda index: index, count)
+        for _ in range(2):  # the first has ended when the second one begins
+            submitted.clear()
+            ways_of(scheduler)[way](lambda index: index, count)
+            assert 1 + len(submitted) == expected
+
+
+@pytest.mark.parametrize(("way", "expected"), [("read medium", 1), ("read large", 4)])
+@pytest.mark.parametrize("busy", ["with a server", "another reads"])
+def test_who_is_not_alone_reads_medium_chunks_with_one_thread(
+    submitted: list[object], way: str, expected: int, busy: str
+) -> None:
+    with closing(Scheduler(4)) as scheduler:
+        read = ways_of(scheduler)[way]
+        if busy == "with a server":
+            scheduler.busy = True
+            read(lambda _: None, 100)
+        else:
+            scheduler.read(lambda _: read(lambda _: None, 100), 1, 1)
     assert 1 + len(submitted) == expected
 
 
@@ -73,7 +101,7 @@ def test_many_threads_write(scheduler: Scheduler) -> None:
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("way", ["read small", "read large", "write", "encode"])
+@pytest.mark.parametrize("way", ["read small", "read medium", "read large", "write", "encode"])
 def test_a_failure_ends_it_and_nothing_runs_on(scheduler: Scheduler, way: str) -> None:
     begun, running = [], set()
 
