@@ -32,7 +32,7 @@ def ways_of(scheduler: Scheduler) -> dict[str, Callable[[Callable[[int], object]
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What has been given to threads beside the calling one."""
+    """Note what is given to threads beside the calling one."""
     given: list[object] = []
     submit = ThreadPoolExecutor.submit
     monkeypatch.setattr(
