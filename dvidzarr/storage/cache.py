@@ -74,6 +74,7 @@ class ChunkCache:
         """Forget everything."""
         with self._lock:
             self._chunks.clear()
+            self._asked.clear()
             self._size = 0
 
     def __len__(self) -> int:
