@@ -186,6 +186,10 @@ class Instance:
                 self.opened_as(dataset)
             return self._dataset
 
+    def derived_files(self) -> dict[str, bytes]:
+        """Return the files that follow from the log, by key; who writes makes them anew when it opens the instance."""
+        return {}
+
     def finished(self) -> None:
         """Note that the overlays of all locked versions lie under their Zarr keys."""
 

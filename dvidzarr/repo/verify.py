@@ -1,4 +1,4 @@
-"""Checking a store: its logs and the lengths of its chunks, or (`deep`) every checksum and cache; and mending what can be.
+"""Checking a store: logs, lengths of chunks, Zarr metadata, or (`deep`) every checksum and cache; and mending what can be.
 
 Damage in a log is mended only by accepting the loss of the damaged records (see `storage.repair`); a cache that is wrong
 is dropped, to be made anew from the log. Damaged chunks and values cannot be mended here: restore them from a copy.
@@ -19,6 +19,7 @@ from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.locks import WriterLock
 from dvidzarr.storage.places import DELETED
 from dvidzarr.storage.postings import Postings
 from dvidzarr.storage.repair import close_gap, gaps
@@ -145,8 +146,23 @@ def _instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Fin
         yield from _chunks(instance, dataset, store, deep=deep)
     yield from _documents(dataset, deep=deep)
     yield from _orphans(dataset)
-    if deep and not dataset.log.damage:
+    if dataset.log.damage:
+        return
+    if deep:
         yield from _caches(instance, dataset, repair=repair)
+    yield from _derived_files(instance)
+
+
+def _derived_files(instance: "Instance") -> Iterator[Finding]:
+    """Compare what follows from the log; while somebody writes it may follow a little later."""
+    backend = instance.dataset.context.backend
+    severity = "warning" if WriterLock.is_at_rest(f"{backend.root}/lock") else "note"
+    for key, content in instance.derived_files().items():
+        found = backend.get(key)
+        if found != content:
+            state = "is missing" if found is None else "differs from what the log says"
+            cure = "who writes makes it anew when it opens the instance"
+            yield Finding(severity, key, f"the metadata for Zarr readers {state}: {cure}")
 
 
 def _chunks(instance: "Instance", dataset: Dataset, store: ChunkStore, *, deep: bool) -> Iterator[Finding]:

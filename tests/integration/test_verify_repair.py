@@ -205,3 +205,22 @@ def test_a_damaged_word_is_named_instead_of_filling_the_disk(store: Path, shell:
     assert outcome.code == 0, outcome
     with dvidzarr.open(store, "w", SETTINGS) as catalog:
         assert len(views(catalog)) == 3
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "0/zarr.json"])
+@pytest.mark.parametrize("state", ["is missing", "differs"])
+def test_metadata_for_zarr_readers_is_missed_and_made_anew(
+    store: Path, shell: Shell, name: str, state: str
+) -> None:
+    root = next(path for path in folder_of(store).parent.glob("versions/*") if (path / "zarr.json").exists())
+    path, whole = root / name, (root / name).read_bytes()
+    if state == "differs":
+        path.write_bytes(whole[:-2])
+    else:
+        path.unlink()
+    seen = shell.run("verify", store)
+    assert (seen.code, seen.out.count("the metadata for Zarr readers")) == (0, 1)
+    assert f"{path.relative_to(store)}: the metadata for Zarr readers {state}" in seen.out
+    shell.run("verify", store, "--repair")
+    assert path.read_bytes() == whole
+    assert "0 errors, 0 warnings" in shell.run("verify", store).err

@@ -57,15 +57,20 @@ class Hierarchy:
         instance.repo.context.housekeeper.schedule(_DELAY_S, ("metadata", instance.id), self.write)
 
     def write(self) -> None:
-        """Write the metadata of the root version's folder: `locked` once its overlay is finished."""
+        """Write the metadata of the root version's folder where it is not as it must be."""
         instance = self._instance
         if not instance.opened or not instance.dataset.writable:
             return
+        backend = instance.dataset.context.backend
+        for key, document in self.files().items():
+            if backend.get(key) != document:
+                backend.replace(key, document)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the metadata of the root version's folder, by key: `locked` once its overlay is finished."""
+        instance = self._instance
         root = instance.repo.dag.root
         done = instance.locked(root) and root.ordinal in instance.dataset.finished
         attributes = {"state": "locked" if done else "open", "version": root.uuid, "instance": instance.name}
         folder = f"{instance.prefix}/versions/{instance.dataset.versions.id_of(0)}"
-        backend = instance.dataset.context.backend
-        for name, document in self.documents(0, attributes).items():
-            if backend.get(f"{folder}/{name}") != document:
-                backend.replace(f"{folder}/{name}", document)
+        return {f"{folder}/{name}": document for name, document in self.documents(0, attributes).items()}

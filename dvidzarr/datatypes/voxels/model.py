@@ -198,6 +198,10 @@ class VoxelInstance(Instance):
         if dataset.writable and dataset.log.tail.sequence:
             self.hierarchy.write_later()
 
+    def derived_files(self) -> dict[str, bytes]:
+        """Return the root version's metadata; there is none before anything was recorded."""
+        return self.hierarchy.files() if self.dataset.log.tail.sequence else {}
+
     def finished(self) -> None:
         """Say `locked` in the root version's metadata once its overlay is finished."""
         self.hierarchy.write()
