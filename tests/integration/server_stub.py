@@ -139,6 +139,7 @@ class StubCatalog:
     def __init__(self, *, locked: bool = False, versioned: bool = True, read_only: bool = False) -> None:
         self.read_only = read_only
         self.full_write = False
+        self.scheduler = SimpleNamespace(busy=False)
         kind = SimpleNamespace(name="stub", endpoints=f"{__name__}:ENDPOINTS", url="u", help="h", version="1")
         self.registry = {"stub": kind}
         version = SimpleNamespace(uuid=UUID, locked=locked)

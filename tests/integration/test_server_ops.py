@@ -352,15 +352,6 @@ async def test_batches_of_large_requests_have_the_threads_of_large_requests(tmp_
     assert [name.partition("-")[0] for name in names] == ["large", "request"]
 
 
-async def test_a_server_needs_the_processors_beside_readers(tmp_path: Path) -> None:
-    with dvidzarr.open(tmp_path / "store") as catalog:
-        assert not catalog.scheduler.busy
-        runtime = Runtime(catalog, Settings())
-        assert catalog.scheduler.busy
-        await asyncio.to_thread(runtime.close)
-        assert not catalog.scheduler.busy
-
-
 async def test_writes_run_on_the_loop_only_while_nothing_can_keep_them_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

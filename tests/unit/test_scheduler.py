@@ -1,16 +1,21 @@
 """Many chunks on threads: results in order, and nothing goes on after a failure."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+import dvidzarr
 from dvidzarr.compute import schedule
 from dvidzarr.compute.schedule import Scheduler
+from dvidzarr.core.settings import Settings
+from dvidzarr.server.runtime import Runtime
 
 
 @pytest.fixture
@@ -87,6 +92,15 @@ def test_who_is_not_alone_reads_medium_chunks_with_one_thread(
         else:
             scheduler.read(lambda _: read(lambda _: None, 100), 1, 1)
     assert 1 + len(submitted) == expected
+
+
+async def test_a_server_needs_the_processors_beside_readers(tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store") as catalog:
+        assert not catalog.scheduler.busy
+        runtime = Runtime(catalog, Settings())
+        assert catalog.scheduler.busy
+        await asyncio.to_thread(runtime.close)
+        assert not catalog.scheduler.busy
 
 
 def test_many_threads_write(scheduler: Scheduler) -> None:
