@@ -102,6 +102,10 @@ def _collect(dataset: Dataset, trash: str, before: float, *, dry_run: bool) -> I
     if dataset.log.damage:  # the records that are lost may have named them
         yield Garbage(dataset.prefix, 0, 0, "its log is damaged: nothing is collected until it is repaired")
         return
+    if dataset.versions.incomplete:
+        why = "records of the repo were given up: what they named is kept, should they be found in a copy"
+        yield Garbage(dataset.prefix, 0, 0, why)
+        return
     if not dry_run:
         flush(dataset)  # else a power loss could bring back what a record has superseded
     backend = dataset.context.backend

@@ -58,11 +58,16 @@ class RepoState:
     gone: bool = False
     incomplete: bool = False
     """Whether damaged records were given up: versions that others name may be among them."""
+    lost: tuple[tuple[int, str], ...] = ()
+    """Of each record that needs a version which was given up: its sequence, and the id of that version."""
     sequence: int = 0
     """The last record that changed anything."""
 
     def applied(self, entry: Entry) -> "RepoState":
-        """Return the state after one more record; kinds of other logs change nothing."""
+        """Return the state after one more record; kinds of other logs change nothing.
+
+        What needs a version that was given up is lost with it: what such a version showed can be known no more.
+        """
         change = _CHANGES.get(Kind(entry.kind))
         try:
             return (
@@ -76,6 +81,9 @@ class RepoState:
                 )
             )
         except KeyError as error:  # after a gap in a damaged log
+            if self.incomplete and len(self.dag):  # without a root there is no repo
+                lost = (entry.sequence, str(error.args[0]))
+                return replace(self, sequence=entry.sequence, lost=(*self.lost, lost))
             raise CorruptionError(
                 f"record {entry.sequence} of the repo's log needs {error}, which is lost"
             ) from None
@@ -157,7 +165,7 @@ def _instance(state: RepoState, header: dict[str, Any]) -> Changes:
         id=header["id"],
         name=header["name"],
         type_name=header["type"],
-        created_at=state.dag.by_id[header["v"]],
+        created_at=state.dag.by_id.get(header["v"], 0) if state.incomplete else state.dag.by_id[header["v"]],
         versioned=header["versioned"],
         compression=header["compression"],
         checksum=header["checksum"],

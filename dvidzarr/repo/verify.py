@@ -78,6 +78,9 @@ def verify(catalog: "Catalog", *, deep: bool = False, repair: bool = False) -> I
             repo.prefix,
             f"repo {repo.root}: {len(repo.dag)} versions, {len(repo.instances)} instances",
         )
+        for sequence, version in repo.state.lost:
+            needs = f"record {sequence} of its log needs version {version}, which was given up"
+            yield Finding("warning", repo.prefix, f"{needs}: it is lost too")
         for instance in repo.instances.values():
             try:
                 yield from _instance(instance, deep=deep, repair=repair)

@@ -172,29 +172,6 @@ def test_a_log_that_cannot_be_listed_is_not_taken_for_lost(
     assert {path: path.read_bytes() for path in store.rglob("log/*.log")} == logs
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_version_that_is_given_up_takes_only_its_own_data_along(
-    store: Path, shell: Shell, cached: bool
-) -> None:
-    with dvidzarr.open(store, "r", SETTINGS) as catalog:
-        before = views(catalog)
-        repo = catalog.repos[0]
-        place = [entry for entry in repo.records() if entry.kind == Kind.VERSION][-1]
-    damage(store / repo.prefix / "log/00000001.log", place.offset - 1)
-    if not cached:
-        shutil.rmtree(store / "cache")
-    assert shell.run("verify", store, "--repair", "--deep").code == 0
-    assert shell.run("verify", store, "--deep").code == 0
-    for mode in ("r", "w"):
-        with dvidzarr.open(store, mode, SETTINGS) as catalog:
-            np.testing.assert_array_equal(views(catalog), before[:2])
-    with dvidzarr.open(store, "w", SETTINGS) as catalog:
-        catalog.repos[0].new_version(catalog.repos[0].dag.head(""))
-        gray_store.gray(catalog).write(WORLD, noise(9))
-        np.testing.assert_array_equal(gray_store.gray(catalog).read(WORLD), noise(9))
-    assert shell.run("verify", store, "--deep").code == 0
-
-
 def test_a_damaged_word_is_named_instead_of_filling_the_disk(store: Path, shell: Shell) -> None:
     """It seems to say that more records are lost than any memory can hold."""
     word = folder_of(store) / "applied"
