@@ -52,6 +52,12 @@ def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
         assert "rror" in capsys.readouterr().err
 
 
+def test_it_is_run_as_a_module_too() -> None:
+    command = [sys.executable, "-m", "dvidzarr", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dvidzarr, version ")
+
+
 def test_the_help_names_every_datatype(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "instance", "--help"]) == 0
     text = capsys.readouterr().out
