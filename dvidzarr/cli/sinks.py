@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dvidzarr.cli.bricks import bricks, copy_bricks
+from dvidzarr.cli.bricks import bricks
 from dvidzarr.cli.target import VolumeInfo
 from dvidzarr.core.errors import ConflictError, InvalidInputError, StorageError
 from dvidzarr.core.geometry import ZYX, Box
@@ -160,39 +160,9 @@ def write_hdf5(path: Path, export: Export, read: Read) -> None:
 
 def write_zarr(path: Path, export: Export, read: Read) -> None:
     """Write an OME-Zarr 0.5 group (Zarr v3) with the voxels as array `0`."""
-    import zarr  # noqa: PLC0415
-    from zarr.codecs import BloscCodec  # noqa: PLC0415
+    from dvidzarr.cli.zarrsink import copy_to_zarr  # noqa: PLC0415 - heavy, and only for this format
 
-    group = zarr.open_group(path, mode="w-", zarr_format=3, attributes=_ome(export))
-    array = group.create_array(
-        "0",
-        shape=export.box.shape,
-        dtype=export.info.dtype,
-        chunks=export.info.chunk,
-        dimension_names=("z", "y", "x"),
-        compressors=BloscCodec(cname="lz4", shuffle="noshuffle"),
-        fill_value=0,
-    )
-
-    def copy(brick: Box) -> None:
-        array[export.place(brick)] = read(brick)
-
-    shifted = any(low % size for low, size in zip(export.box.start, export.info.chunk, strict=True))
-    # bricks that share a chunk take turns
-    copy_bricks(export.bricks(), copy, 1 if shifted else export.workers)
-
-
-def _ome(export: Export) -> dict[str, Any]:
-    size, units = export.info.voxel_size_xyz[::-1], export.info.voxel_units_xyz[::-1]
-    axes = [
-        {"name": name, "type": "space"} | ({"unit": unit.rstrip("s")} if unit in NM else {})
-        for name, unit in zip("zyx", units, strict=True)
-    ]
-    shift = [start * scale for start, scale in zip(export.box.start, size, strict=True)]
-    transforms = [{"type": "scale", "scale": list(size)}, {"type": "translation", "translation": shift}]
-    levels = [{"path": "0", "coordinateTransformations": transforms}]
-    scales = [{"name": export.info.name, "axes": axes, "datasets": levels}]
-    return {"ome": {"version": "0.5", "multiscales": scales}, "dvidzarr": export.attributes}
+    copy_to_zarr(path, export, read)
 
 
 def _fitting(export: Export) -> ZYX:

@@ -13,6 +13,8 @@ from tests.integration.cli_process import COMMAND, PATIENCE, Shell
 
 MOST = 1 << 20
 """Bytes that a file may have here."""
+SMALL = 8 << 10
+"""The same: enough for metadata, too few for a chunk."""
 PLACE = ":master/gray"
 
 
@@ -26,8 +28,10 @@ def store(shell: Shell, tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.mark.parametrize("name", ["x.tif", "x.h5", "x.npy"])
-def test_no_room_is_said_in_one_line(shell: Shell, store: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "most"), [("x.tif", MOST), ("x.h5", MOST), ("x.npy", MOST), ("x.zarr", SMALL), ("x.zarr", 0)]
+)
+def test_no_room_is_said_in_one_line(shell: Shell, store: Path, name: str, most: int) -> None:
     target = store.parent / "out" / name
     outcome = subprocess.run(
         [*COMMAND, "export", str(store), PLACE, str(target)],
@@ -36,7 +40,7 @@ def test_no_room_is_said_in_one_line(shell: Shell, store: Path, name: str) -> No
         text=True,
         timeout=PATIENCE,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, MOST)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
     )
     assert outcome.returncode == 1, outcome
     assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
