@@ -232,8 +232,9 @@ class VersionKeys:
             self.source.resize(key, tuple(given["shape"]))
 
     def delete(self, key: str) -> None:
-        """Delete a value in this version, ancestors keep theirs; nothing happens if there is none."""
-        self.refuse_derived(key)
+        """Delete the value of just this key in this version, ancestors keep theirs; nothing happens if there is none."""
+        if key in self.derived:
+            self.refuse_derived(key)
         source, chunk = self.source, self.chunk_of(key)
         with source.writing() as (dataset, lineage):
             if chunk is not None:
