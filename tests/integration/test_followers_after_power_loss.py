@@ -66,67 +66,90 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_readers_see_the_old_state_or_the_new_one_while_void_requests_are_dropped(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let followers take long to start again, and between reading on in the log and looking something up."""
     apply, opened = Dataset._apply, Instance.dataset.fget
     assert opened is not None
 
     def apply_slowly(this: Dataset, entry: Entry) -> None:
-        """Take long to start again."""
         time.sleep(0 if this.writable else 0.01)
         apply(this, entry)
 
     def look_slowly(this: Instance) -> Dataset:
-        """Take long between reading on in the log and looking something up."""
         found: Dataset = opened(this)
         time.sleep(0.01)
         return found
 
-    seen: dict[str, set[Any]] = {}
-    errors: list[BaseException] = []
-    done = threading.Event()
+    monkeypatch.setattr(Dataset, "_apply", apply_slowly)
+    monkeypatch.setattr(Instance, "dataset", property(look_slowly))
 
-    def look(name: str, what: Callable[[], Any]) -> None:
-        seen[name] = set()
+
+class Lookers:
+    """Threads that look at something again and again while the `with` block runs.
+
+    Attributes
+    ----------
+    seen
+        What each of them saw, by name.
+    errors
+        What ended one of them.
+    """
+
+    def __init__(self, readers: dict[str, Callable[[], Any]]) -> None:
+        self.seen: dict[str, set[Any]] = {name: set() for name in readers}
+        self.errors: list[BaseException] = []
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._look, args=item) for item in readers.items()]
+
+    def _look(self, name: str, what: Callable[[], Any]) -> None:
         try:
-            while not done.is_set():
-                seen[name].add(what())
+            while not self._done.is_set():
+                self.seen[name].add(what())
         except BaseException as error:  # noqa: BLE001 - it is what the test is about
-            errors.append(error)
+            self.errors.append(error)
 
+    def __enter__(self) -> "Lookers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def readers_of(views: tuple[Any, Any]) -> dict[str, Callable[[], Any]]:
+    gray, notes = views
+    return {
+        "chunks": lambda: tuple(np.unique(gray.read(KEPT)).tolist()),
+        "extents": lambda: gray.extents,
+        "values": lambda: tuple(set(notes.get_many(KEYS).values())),
+        "keys": lambda: tuple(key for key in notes if key.startswith(("only 7", "only 8"))),
+        "range": lambda: tuple({value for key, value in notes.range("000", "039")}),
+    }
+
+
+def test_readers_see_the_old_state_or_the_new_one_while_void_requests_are_dropped(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with dvidzarr.open(store, "r", FAST) as follower:
         gray, notes = instances(follower)
-        readers = {
-            "chunks": lambda: tuple(np.unique(gray.read(KEPT)).tolist()),
-            "extents": lambda: gray.extents,
-            "values": lambda: tuple(set(notes.get_many(KEYS).values())),
-            "keys": lambda: tuple(
-                key for key in notes if key.startswith("only 7") or key.startswith("only 8")
-            ),
-            "range": lambda: tuple({value for key, value in notes.range("000", "039")}),
-        }
+        readers = readers_of((gray, notes))
         first = {name: what() for name, what in readers.items()}
-        monkeypatch.setattr(Dataset, "_apply", apply_slowly)
-        monkeypatch.setattr(Instance, "dataset", property(look_slowly))
-        threads = [threading.Thread(target=look, args=item) for item in readers.items()]
-        for thread in threads:
-            thread.start()
-        with dvidzarr.open(store, "w", FAST) as writer:
+        read_slowly(monkeypatch)
+        with Lookers(readers) as lookers, dvidzarr.open(store, "w", FAST) as writer:
             for view in instances(writer):
                 assert any(entry.kind == Kind.VOID for entry in view.instance.records())
             time.sleep(0.2)
             for view in (gray, notes):
                 view.instance.catch_up()
-        done.set()
-        for thread in threads:
-            thread.join()
-        assert errors == []
+        assert lookers.errors == []
         last = {name: what() for name, what in readers.items()}
         assert (first["chunks"], last["chunks"]) == ((8,), (7,))
         assert (first["values"], last["values"]) == ((b"8",), (b"7",))
         assert (first["keys"], last["keys"]) == (("only 7", "only 8"), ("only 7",))
-        strange = {name: found - {first[name], last[name]} for name, found in seen.items()}
+        strange = {name: found - {first[name], last[name]} for name, found in lookers.seen.items()}
         assert not any(strange.values()), strange
 
 
