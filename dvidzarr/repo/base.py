@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from dvidzarr.core.errors import BusyError, NotFoundError, StorageError, VersionLockedError
-from dvidzarr.core.ids import NO_AUTHOR, Author, now
+from dvidzarr.core.errors import NotFoundError, StorageError, VersionLockedError
+from dvidzarr.core.ids import NO_AUTHOR, Author
+from dvidzarr.core.texts import check_text
 from dvidzarr.repo.dag import Version, VersionDAG
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.overlays import Overlays
+from dvidzarr.repo.records import signed
 from dvidzarr.repo.state import RepoState
 from dvidzarr.repo.versions import RepoVersions
 from dvidzarr.storage.context import StoreContext
@@ -104,7 +106,7 @@ class RepoBase:
 
     def instance(self, name: str) -> Instance:
         """Return an instance by name; raise `NotFoundError` if there is none."""
-        found = self._instances.get(name)
+        found = self._instances.get(check_text(name, "the name of a data instance"))
         if found is None:
             raise NotFoundError("invalid data instance name")
         return found
@@ -112,17 +114,22 @@ class RepoBase:
     def version(self, ref: "str | Version") -> Version:
         """Return the current state of a version, given as a reference or a `Version`. Raises as `Catalog.resolve`."""
         if isinstance(ref, Version):
-            return self.state.dag.versions[ref.ordinal]
-        repo, version = self.catalog.resolve(ref if ref[:1] != ":" else f"{self.root}{ref}")
-        if repo is not self:
-            raise NotFoundError(f"version {ref!r} belongs to another repo, not to {self.root}")
-        return version
+            ordinal = self.versions.ordinal_of(ref.id)
+            if ordinal is not None:
+                return self.state.dag.versions[ordinal]
+            ref = ref.uuid
+        else:
+            text = check_text(ref, "a reference to a version")
+            repo, version = self.catalog.resolve(f"{self.root}{text}" if text.startswith(":") else text)
+            if repo is self:
+                return version
+        raise NotFoundError(f"version {ref!r} is not one of repo {self.root}")
 
     resolve = version
 
     def branch_versions(self, branch: str) -> list[Version]:
         """Return the versions of a branch, leaf first."""
-        return self.state.dag.branch_versions(branch)
+        return self.state.dag.branch_versions(check_text(branch, "a branch"))
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class RepoBase:
 
     def append(self, kind: Kind, author: Author, header: dict[str, Any]) -> None:
         """Append a record to the repo log: durable and applied on return."""
-        self._log.append(kind, {"t": now(), "u": author.user, "a": author.app, **header})
+        self._log.append(kind, signed(author, header))
         self.catalog.generation.advance()
 
     def _apply(self, entry: Entry) -> None:
@@ -271,25 +278,6 @@ class RepoBase:
             yield
 
     # --- locked versions ---------------------------------------------------------------------------------------
-
-    def _seals(self) -> dict[str, list[int]]:
-        """Return, per instance written since the last commit, the last sequence and that record's checksum."""
-        seals = {}
-        for instance in self._instances.values():
-            if instance.opened:
-                flush(instance.dataset)
-            if not instance.versioned:
-                continue
-            if instance.dataset.log.damage:  # a seal would vouch for records that are lost
-                raise BusyError(
-                    f"{instance.prefix} is damaged: no version can be locked until it is repaired"
-                )
-            instance.dataset.log.check_writable()  # else a record that was refused may come back behind the seal
-            tail = instance.dataset.log.tail
-            before = self.state.seals.get(instance.id, ())
-            if tail.sequence != (before[-1][1] if before else 0):
-                seals[instance.id] = [tail.sequence, tail.checksum]
-        return seals
 
     def sealed(self, version: Version) -> bool:
         """Tell whether what versioned instances show at a version can never change, nor ever did since it was locked."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from dvidzarr.core.errors import ForbiddenError, InvalidInputError
 from dvidzarr.core.ids import NO_AUTHOR, Author, new_id
+from dvidzarr.core.texts import check_text
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.repo import Repo
@@ -38,7 +39,7 @@ class Catalog(OpenStore):
 
     def datatype(self, name: str) -> DataType:
         """Return a datatype by name; raise `InvalidInputError` if there is none."""
-        if name not in self.registry:
+        if check_text(name, "the name of a data type") not in self.registry:
             raise InvalidInputError(f'Data type "{name}" is not supported by current DVID server')
         return self.registry[name]
 
@@ -76,7 +77,9 @@ class Catalog(OpenStore):
         """
         self.become_writer()
         with self.names.lock:
-            if root is not None and (not root or set(root) & set("/:~\0") or len(root) > 128):
+            if root is not None and (
+                not check_text(root, "a UUID") or set(root) & set("/:~\0") or len(root) > 128
+            ):
                 raise InvalidInputError(
                     f"{root[:80]!r} is no UUID of a repo: 1 to 128 characters without '/', ':', '~' or NUL"
                 )
@@ -131,8 +134,8 @@ class Catalog(OpenStore):
         InvalidInputError
             Several versions have UUIDs that begin so, or it is no reference.
         """
+        prefix, *rest = check_text(ref, "a reference to a version").split(":")
         self.refresh()
-        prefix, *rest = ref.split(":")
         if len(rest) > 1:
             raise InvalidInputError(f'bad UUID specification "{ref}"')
         if prefix:

@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.texts import check_text
 from dvidzarr.wire.gotext import go_text
 
 RESERVED_NAMES = frozenset({"log", "branch", "note", "commit", "newversion"})
 """Words of the node API, which an instance of that name would hide."""
+
+COMMON_SETTINGS = ("Versioned", "Compression", "Checksum", "Tags")
+"""What every instance takes, whatever its type."""
 
 _PLAIN = frozenset({"none", "snappy", "lz4", "gzip", "jpeg"})
 _GZIP_LEVELS = range(1, 10)
@@ -33,6 +37,13 @@ def text_setting(config: Mapping[str, object], name: str, default: str) -> str:
     if not isinstance(value, str):
         raise InvalidInputError(f"Setting for '{name}' was not a string: {go_text(value)}")
     return value
+
+
+def lowered(config: Mapping[str, object] | None) -> dict[str, object]:
+    """Return the settings with lower-case keys; raise unless it is a mapping whose keys are texts."""
+    if not isinstance(config, Mapping | None):
+        raise InvalidInputError(f"settings are a mapping, not {type(config).__name__}: {str(config)[:80]}")
+    return {check_text(key, "the name of a setting").lower(): value for key, value in (config or {}).items()}
 
 
 def parse_common(config: Mapping[str, object]) -> CommonConfig:
@@ -99,7 +110,7 @@ def _tags(config: Mapping[str, object]) -> dict[str, str] | None:
 
 def check_name(name: str) -> str:
     """Return an instance name; raise unless it can be one."""
-    if name in RESERVED_NAMES:
+    if check_text(name, "the name of a data instance") in RESERVED_NAMES:
         raise InvalidInputError(f'cannot use reserved name "{name}"')
     if not name or len(name.encode("utf-8", "surrogatepass")) > _NAME_LIMIT or "/" in name or "\0" in name:
         raise InvalidInputError(

@@ -9,6 +9,7 @@ from immutables import Map
 from dvidzarr.core.errors import ConflictError, InvalidInputError, NotFoundError
 from dvidzarr.core.ids import is_uuid
 from dvidzarr.core.lineage import Lineage
+from dvidzarr.core.texts import check_text
 
 MASTER = ""
 """The default branch; "master" in URLs."""
@@ -207,7 +208,7 @@ def branch_name(text: str) -> str:
 
 def check_uuid(text: str) -> str:
     """Return an explicit version UUID; raise unless it is 32 hex digits."""
-    if not is_uuid(text):
+    if not is_uuid(check_text(text, "a UUID")):
         wrong = len(text) != 32
         why = (
             "UUID must be 32 character hexadecimal string"

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
+from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.ids import Author
+from dvidzarr.core.texts import check_list
 from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.merging import Groups
@@ -54,6 +56,14 @@ class Conflicts:
         ]
         keys = [{"Key": utf8_text(key), "Parents": groups} for key, groups in self.keys[:PLACES]]
         return {"BlockCount": len(self.chunks), "Blocks": blocks, "KeyCount": len(self.keys), "Keys": keys}
+
+
+def to_merge(repo: "Repo", parents: "Sequence[str | Version]") -> "list[Version]":
+    """Return the versions that are to be merged; raise unless they are several, each once."""
+    above = [repo.version(parent) for parent in check_list(parents, "versions")]
+    if len({version.ordinal for version in above}) != len(above) or len(above) < 2:
+        raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field, each once")
+    return above
 
 
 def conflicts(instance: "Instance", parents: "Sequence[Version]") -> Conflicts:

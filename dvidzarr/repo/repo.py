@@ -6,12 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from dvidzarr.core.errors import ConflictError, InvalidInputError, VersionLockedError
-from dvidzarr.core.ids import NO_AUTHOR, Author, new_id, now_in_seconds
+from dvidzarr.core.ids import NO_AUTHOR, Author, new_id
+from dvidzarr.core.texts import check_list, check_text
 from dvidzarr.repo.base import RepoBase
-from dvidzarr.repo.config import check_name, log_text, parse_common
+from dvidzarr.repo.config import check_name, log_text, lowered, parse_common
 from dvidzarr.repo.dag import Version, branch_name, check_uuid
 from dvidzarr.repo.instance import Instance
-from dvidzarr.repo.merging import Conflicts, conflicts, resolve
+from dvidzarr.repo.merging import Conflicts, conflicts, resolve, to_merge
+from dvidzarr.repo.records import stamped
+from dvidzarr.repo.seals import seals
 from dvidzarr.storage.frames import Kind
 
 
@@ -48,7 +51,12 @@ class Repo(RepoBase):
                 if instance.versioned:
                     instance.completed(target)
             with self._lock:
-                header = {"v": target.id, "note": note, "log": _stamped(log), "seals": self._seals()}
+                header = {
+                    "v": target.id,
+                    "note": note,
+                    "log": stamped(log),
+                    "seals": seals(self._instances.values()),
+                }
                 self.append(Kind.COMMIT, author, header)
         for instance in self._instances.values():
             if instance.opened:
@@ -87,7 +95,7 @@ class Repo(RepoBase):
         """
         if uuid is not None:
             check_uuid(uuid)
-        if not branch_name(name):
+        if not branch_name(check_text(name, "a branch")):
             raise InvalidInputError("Cannot create a master branch")
         return self._add([self.version(parent)], name, note, uuid, author)
 
@@ -96,7 +104,7 @@ class Repo(RepoBase):
 
         Raises as `new_version` and `commit`; `InvalidInputError` if the tag is empty or has "/" or ":".
         """
-        if not tag or "/" in tag or ":" in tag:
+        if not check_text(tag, "a tag") or "/" in tag or ":" in tag:
             raise InvalidInputError(f"{tag!r} is no tag: it must not be empty or contain '/' or ':'")
         above = self.version(parent)
         words = f'Tag of version {above.uuid} with "{tag}"'
@@ -121,17 +129,11 @@ class Repo(RepoBase):
         ConflictError, NotFoundError
             As `new_version`.
         """
-        return self._add(self._to_merge(parents), "", note, uuid, author)
-
-    def _to_merge(self, parents: "Sequence[str | Version]") -> list[Version]:
-        above = [self.version(parent) for parent in parents]
-        if len({version.ordinal for version in above}) != len(above) or len(above) < 2:
-            raise InvalidInputError("Must specify at least two parent UUIDs using 'parents' field, each once")
-        return above
+        return self._add(to_merge(self, parents), "", note, uuid, author)
 
     def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
         """Return what a merge of these versions would leave in conflict, per instance that has any. Raises as `merge`."""
-        above = self._to_merge(parents)
+        above = to_merge(self, parents)
         return [found for each in self._instances.values() if (found := conflicts(each, above))]
 
     def resolve_merge(
@@ -146,9 +148,10 @@ class Repo(RepoBase):
         A conflict of an earlier merge stays if no parent shows a value that was not written before it.
         Raises as `merge`; `NotFoundError` for an instance that the repo lacks, too.
         """
-        above = self._to_merge(parents)
+        names = check_list(instances, "names of data instances")
+        above = to_merge(self, parents)
         self.dag.check_child(above, "")
-        return resolve(self, above, [self.instance(name) for name in instances], note, author)
+        return resolve(self, above, [self.instance(name) for name in names], note, author)
 
     def _add(
         self,
@@ -187,7 +190,7 @@ class Repo(RepoBase):
     ) -> None:
         """Add lines to the log of an open version, as `set_note`."""
         with self._open_version(version, overrule=overrule) as target:
-            self.append(Kind.REPO_LOG, author, {"v": target.id, "lines": _stamped(lines)})
+            self.append(Kind.REPO_LOG, author, {"v": target.id, "lines": stamped(lines)})
 
     @contextmanager
     def _open_version(self, ref: "str | Version", *, overrule: bool) -> Iterator[Version]:
@@ -211,7 +214,7 @@ class Repo(RepoBase):
     def append_log(self, lines: Sequence[str], author: Author = NO_AUTHOR) -> None:
         """Add lines to the repo log."""
         self.catalog.become_writer()
-        self.append(Kind.REPO_LOG, author, {"lines": _stamped(lines)})
+        self.append(Kind.REPO_LOG, author, {"lines": stamped(lines)})
 
     # --- instances -------------------------------------------------------------------------------------------
 
@@ -247,7 +250,7 @@ class Repo(RepoBase):
         """
         self.catalog.become_writer()
         datatype = self.catalog.datatype(type_name)
-        given = {key.lower(): value for key, value in (config or {}).items()}
+        given = lowered(config)
         common = parse_common(given)
         parsed = datatype.instance.parse_config(given)
         with self._lock:
@@ -259,7 +262,7 @@ class Repo(RepoBase):
                 raise ConflictError(f'Data named "{name}" already exists in repo (root {self.root})')
             header: dict[str, Any] = {"id": new_id(), "name": name, "type": type_name, "v": at.id}
             header |= {"config": parsed, **asdict(common)}
-            header["line"] = _stamped([log_text(given, type_name, name)])[0]
+            header["line"] = stamped([log_text(given, type_name, name)])[0]
             self.append(Kind.INSTANCE, author, header)
             return self.instance(name)
 
@@ -270,7 +273,7 @@ class Repo(RepoBase):
             instance = self.instance(old)
             if check_name(new) in self._instances:
                 raise ConflictError(f'Data named "{new}" already exists in repo (root {self.root})')
-            line = _stamped([f'Renamed data instance "{old}" to "{new}"'])[0]
+            line = stamped([f'Renamed data instance "{old}" to "{new}"'])[0]
             self.append(Kind.RENAME, author, {"id": instance.id, "name": new, "line": line})
             return instance
 
@@ -284,7 +287,7 @@ class Repo(RepoBase):
         with self._alone(instance):
             with self._lock:
                 self.check_instance(instance)
-                line = _stamped([f'Deleted data instance "{instance.name}"'])[0]
+                line = stamped([f'Deleted data instance "{instance.name}"'])[0]
                 self.append(Kind.DELETE_INSTANCE, author, {"id": instance.id, "line": line})
             instance.close()
             self.context.backend.trash(instance.prefix)
@@ -301,8 +304,3 @@ class Repo(RepoBase):
     def _alone(self, instance: Instance) -> AbstractContextManager[None]:
         timeout = self.catalog.settings.storage.drain_timeout_s
         return self.gates.exclusive(("instance", instance.id), timeout, f"data instance {instance.name!r}")
-
-
-def _stamped(lines: Sequence[str]) -> list[str]:
-    time = now_in_seconds()
-    return [f"{time}  {line}" for line in lines]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -89,6 +89,90 @@ def test_what_a_repo_cannot_do(catalog: Catalog, name: str) -> None:
     with pytest.raises(error):
         action(catalog.repos[0])
     assert sum(1 for _ in catalog.repos[0].records()) == before, "nothing was changed"
+
+
+NO_TEXT = (3, None, b"a", ["a"], 2.5, ("a",), {"a": 1})
+TAKE_TEXT: dict[str, Callable[[Repo, Any], object]] = {
+    "catalog.resolve": lambda repo, value: repo.catalog.resolve(value),
+    "catalog.repo": lambda repo, value: repo.catalog.repo(value),
+    "catalog.datatype": lambda repo, value: repo.catalog.datatype(value),
+    "catalog.delete_repo": lambda repo, value: repo.catalog.delete_repo(value),
+    "catalog.create_repo": lambda repo, value: repo.catalog.create_repo(alias=value),
+    "repo.version": lambda repo, value: repo.version(value),
+    "repo.instance": lambda repo, value: repo.instance(value),
+    "repo.commit": lambda repo, value: repo.commit(value),
+    "repo.commit, lines": lambda repo, value: repo.commit("b", log=[value]),
+    "repo.commit, note": lambda repo, value: repo.commit("b", note=value),
+    "repo.new_version": lambda repo, value: repo.new_version(value),
+    "repo.branch": lambda repo, value: repo.branch("a", value),
+    "repo.branch, UUID": lambda repo, value: repo.branch("a", "side", uuid=value or 0),
+    "repo.branch_versions": lambda repo, value: repo.branch_versions(value),
+    "repo.tag": lambda repo, value: repo.tag("a", value),
+    "repo.merge": lambda repo, value: repo.merge(["a", value]),
+    "repo.set_note": lambda repo, value: repo.set_note("b", value),
+    "repo.append_log": lambda repo, value: repo.append_log([value]),
+    "repo.create_instance, type": lambda repo, value: repo.create_instance(value, "y"),
+    "repo.create_instance, name": lambda repo, value: repo.create_instance("roi", value),
+    "repo.rename_instance": lambda repo, value: repo.rename_instance("gray", value),
+    "repo.delete_instance": lambda repo, value: repo.delete_instance(value),
+    "instance.at": lambda repo, value: repo.instance("gray").at(0 if value is None else value),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_TEXT)
+def test_what_is_no_text_is_refused_where_one_is_meant(catalog: Catalog, tmp_path: Path, name: str) -> None:
+    """Also where it would be recorded: a branch that was a tuple made the repo unreadable for ever."""
+    repo = catalog.repos[0]
+    before = sum(1 for _ in repo.records())
+    for value in NO_TEXT:
+        with pytest.raises(InvalidInputError, match="is a text, not"):
+            TAKE_TEXT[name](repo, value)
+    assert sum(1 for _ in repo.records()) == before, "nothing was changed"
+    with dvidzarr.open(tmp_path / "store", "r") as again:
+        assert len(again.repos) == 1
+
+
+@pytest.mark.parametrize("given", ["ab", 3, None])
+def test_what_is_no_list_is_refused_where_one_is_meant(catalog: Catalog, given: object) -> None:
+    """The characters of one text are nobody's parents, nor lines of a log."""
+    repo, value = catalog.repos[0], cast("Any", given)
+    for action in (
+        lambda: repo.merge(value),
+        lambda: repo.conflicts(value),
+        lambda: repo.resolve_merge(["a", "b"], value),
+        lambda: repo.append_log(value),
+        lambda: repo.append_version_log("b", value),
+        lambda: repo.commit("b", log=value),
+    ):
+        with pytest.raises(InvalidInputError, match=r"are a list, not (str|int|NoneType): (ab|3|None)"):
+            action()
+
+
+def test_settings_are_a_mapping_of_texts(catalog: Catalog) -> None:
+    settings: Any
+    for settings in ("BlockSize", ["BlockSize"], 3, {3: "4,4,4"}, {None: "x"}):
+        with pytest.raises(InvalidInputError, match=r"settings are a mapping, not|setting is a text, not"):
+            catalog.repos[0].create_instance("uint8blk", "y", settings)
+
+
+def test_a_version_of_another_repo_is_none_of_this_one(catalog: Catalog) -> None:
+    """It was taken for the one of the same number."""
+    here, there = catalog.repo(ROOT), catalog.create_repo("other")
+    for action in (
+        lambda: here.version(there.dag.root),
+        lambda: here.instance("gray").at(there.dag.root),
+        lambda: here.new_version(there.dag.root),
+        lambda: here.version(there.root),
+    ):
+        with pytest.raises(NotFoundError, match=f"{there.root}' is not one of repo {ROOT}"):
+            action()
+
+
+def test_a_version_that_a_reader_has_not_read_yet_is_looked_up(catalog: Catalog, tmp_path: Path) -> None:
+    with dvidzarr.open(tmp_path / "store", "r") as reader:
+        gray = reader.repos[0].instance("gray")
+        made = catalog.repos[0].branch("a", "side")
+        assert gray.at(made).version == made
 
 
 def test_what_keys_and_values_cannot_be(catalog: Catalog) -> None:

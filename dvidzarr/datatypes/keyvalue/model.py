@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.ids import NO_AUTHOR, Author
+from dvidzarr.core.texts import check_text
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.view import View
@@ -37,10 +38,8 @@ def key_bytes(key: str) -> bytes:
     InvalidInputError
         It is no text, empty, longer than `MAX_KEY`, or holds a NUL (DVID loses neighbours of such keys).
     """
-    if not isinstance(key, str):
-        raise InvalidInputError(f"a key is a text, not {type(key).__name__}: {str(key)[:80]}")
     try:
-        raw = key.encode("utf-8", "surrogateescape")
+        raw = check_text(key, "a key").encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise InvalidInputError(f"{key[:80]!r} is no key: {error.reason}") from None
     return check_key(raw)
