@@ -1,9 +1,9 @@
 """What commands ask a store before they change it: DVID's own messages name neither the version nor the instance."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dvidzarr.cli.target import Target
-from dvidzarr.core.errors import ConflictError, NotFoundError
+from dvidzarr.core.errors import ConflictError, InvalidInputError, NotFoundError
 
 
 def check_locked(target: Target, refs: Sequence[str]) -> None:
@@ -21,3 +21,20 @@ def check_instances(target: Target, ref: str, names: Sequence[str]) -> None:
     for name in names:
         if not target.has_instance(ref, name):
             raise NotFoundError(f"the repo of {ref} has no instance {name!r}")
+
+
+def check_settings(type_name: str, names: Iterable[str]) -> None:
+    """Raise if a type does not know a setting: DVID passes over it in silence, and so do servers for its clients.
+
+    Types that are not ours, of a DVID, may know any.
+    """
+    from dvidzarr.datatypes import BUILTIN  # noqa: PLC0415 - loads numpy, not needed for help
+    from dvidzarr.repo.config import COMMON_SETTINGS  # noqa: PLC0415
+
+    if type_name not in BUILTIN:
+        return
+    known = (*BUILTIN[type_name].settings, *COMMON_SETTINGS)
+    lowered = {name.lower() for name in known}
+    for name in names:
+        if name.lower() not in lowered:
+            raise InvalidInputError(f"{type_name} knows no setting {name!r}, but {', '.join(known)}")

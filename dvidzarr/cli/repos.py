@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 import orjson
 
-from dvidzarr.cli.checks import check_instances, check_locked
+from dvidzarr.cli.checks import check_instances, check_locked, check_settings
 from dvidzarr.cli.options import box_text, pair, printable, reference
 from dvidzarr.cli.target import RepoInfo, StoreKind, VersionInfo, open_target
 
@@ -118,6 +118,7 @@ def new_instance(
     dvidzarr new instance my-store 3f8c uint8blk grayscale --set BlockSize=64,64,64 --set VoxelSize=8,8,8
     """
     where = ref or (repo if ":" in repo else f"{repo}:master")
+    check_settings(type_name, (key for key, _ in settings))
     config = dict(settings) | ({"versioned": "false"} if unversioned else {})
     with open_target(store, WRITE) as target:
         target.create_instance(where, type_name, name, config)

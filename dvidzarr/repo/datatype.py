@@ -22,6 +22,8 @@ class DataType:
         "module:NAME" of its HTTP table, imported by the server when first needed.
     help : str
         Package resource of its help text.
+    settings : tuple of str
+        The settings that it knows beside those of every instance (`COMMON_SETTINGS`), as DVID spells them.
     """
 
     name: str
@@ -30,6 +32,7 @@ class DataType:
     instance: "type[Instance]"
     endpoints: str
     help: str
+    settings: tuple[str, ...] = ()
 
 
 Registry = Mapping[str, DataType]

@@ -14,6 +14,7 @@ from dvidzarr.datatypes.labelblk.following import Tickets, follow
 from dvidzarr.datatypes.labelblk.gaps import Gap, Gaps
 from dvidzarr.datatypes.labelblk.view import LabelView
 from dvidzarr.datatypes.voxels.model import VoxelInstance
+from dvidzarr.datatypes.voxels.settings import VOXEL_SETTINGS
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.codecs import LABELS
@@ -285,4 +286,5 @@ LABELBLK = DataType(
     instance=LabelInstance,
     endpoints="dvidzarr.datatypes.labelblk.http:ENDPOINTS",
     help="datatypes/labelblk/help.md",
+    settings=VOXEL_SETTINGS,
 )

@@ -223,4 +223,5 @@ ROI = DataType(
     instance=RoiInstance,
     endpoints="dvidzarr.datatypes.roi.http:ENDPOINTS",
     help="datatypes/roi/help.md",
+    settings=("BlockSize",),
 )

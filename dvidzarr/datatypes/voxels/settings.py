@@ -13,6 +13,18 @@ from dvidzarr.repo.config import text_setting
 
 XYZ = tuple[int, int, int]
 
+VOXEL_SETTINGS = (
+    "BlockSize",
+    "VoxelSize",
+    "VoxelUnits",
+    "Background",
+    "MinPoint",
+    "MaxPoint",
+    "GridStore",
+    "ScaleLevel",
+)
+"""What `parse_settings` knows."""
+
 _INT = re.compile(r"[+-]?[0-9]{1,10}")
 _UINT = re.compile(r"[0-9]{1,10}")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvidzarr.datatypes.voxels.model import VoxelInstance
+from dvidzarr.datatypes.voxels.settings import VOXEL_SETTINGS
 from dvidzarr.repo.datatype import DataType
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _imageblk(name: str, version: str, instance: type[VoxelInstance]) -> DataTyp
         instance=instance,
         endpoints="dvidzarr.datatypes.voxels.http:ENDPOINTS",
         help="datatypes/voxels/help.md",
+        settings=VOXEL_SETTINGS,
     )
 
 
