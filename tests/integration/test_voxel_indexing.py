@@ -117,3 +117,37 @@ def test_an_empty_box_is_not_written(repo: Repo, box: Box) -> None:
     with pytest.raises(InvalidInputError, match="not positive"):
         view[tuple(map(slice, box.start, box.stop))] = 1
     assert (view.extents, view.shape) == (None, (0, 0, 0))
+
+
+def test_numpy_sees_the_whole_volume(gray: VoxelView) -> None:
+    """Not one object, whose mean or sum is an error at best."""
+    voxels = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(SHAPE)
+    np.testing.assert_array_equal(np.asarray(gray), voxels)
+    assert np.asarray(gray, np.float32).dtype == np.float32
+    assert np.mean(gray) == voxels.mean()
+    with pytest.raises(ValueError, match="without a copy"):
+        np.array(gray, copy=False)
+
+
+def test_a_volume_has_no_end_to_iterate_to(gray: VoxelView) -> None:
+    """All coordinates can be read: `for plane in view` would never end."""
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(gray)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="not a container"):
+        assert 3 in gray  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("typename", ["uint16blk", "uint32blk", "uint64blk", "float32blk"])
+def test_numbers_in_the_byte_order_of_other_machines_are_the_same_numbers(repo: Repo, typename: str) -> None:
+    view = volume(repo, typename)
+    voxels = (np.arange(5 * 6 * 7) * 200).reshape(SHAPE).astype(view.instance.dtype.newbyteorder(">"))
+    view[0:5, 0:6, 0:7] = voxels
+    view.write(Box((5, 0, 0), (10, 6, 7)), voxels)
+    np.testing.assert_array_equal(view[0:5], voxels)
+    np.testing.assert_array_equal(view[5:10], voxels)
+
+
+@pytest.mark.parametrize("region", [3, None, b"roi"])
+def test_a_region_is_a_view_or_a_name(gray: VoxelView, region: object) -> None:
+    with pytest.raises(InvalidInputError, match="a region is a view of it or its name, not"):
+        gray.masked(region)  # type: ignore[arg-type]

@@ -62,6 +62,12 @@ def voxels_of(value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np
         raise InvalidInputError(f"voxels of shape {given.shape} do not fit a box of shape {shape}") from None
 
 
+def native(voxels: object) -> np.ndarray:
+    """Return an array whose numbers have this machine's byte order: files of others hold them the other way round."""
+    given = np.asarray(voxels)
+    return given if given.dtype.isnative else given.astype(given.dtype.newbyteorder("="))
+
+
 def _number(given: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     if given.dtype.kind in "buif":
         with np.errstate(invalid="ignore", over="ignore"):

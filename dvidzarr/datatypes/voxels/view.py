@@ -10,7 +10,7 @@ from dvidzarr.compute.write import BoxWrite, chunks_of_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import NO_AUTHOR, Author
-from dvidzarr.datatypes.voxels.indexing import box_of_index, voxels_of
+from dvidzarr.datatypes.voxels.indexing import box_of_index, native, voxels_of
 from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.view import View
 from dvidzarr.storage.chunkkeys import pack_one
@@ -47,6 +47,8 @@ class VoxelView(View):
         Background (types of one byte) or 0 outside; writes leave what is outside as it is. `NotFoundError` if there is
         no instance of that name; one that is no region raises `InvalidInputError` when it is used.
         """
+        if not isinstance(roi, View | str):
+            raise InvalidInputError(f"a region is a view of it or its name, not {type(roi).__name__}")
         view = type(self)(self.instance, self.version)
         view.overrule = self.overrule
         repo = self.instance.repo
@@ -150,7 +152,7 @@ class VoxelView(View):
         StorageError
             It could not be made durable (`NoSpaceError` if there is no room): nothing was changed.
         """
-        self.write_all([BoxWrite(box, np.asarray(voxels), author)])
+        self.write_all([BoxWrite(box, native(voxels), author)])
 
     def write_all(self, writes: Sequence[BoxWrite]) -> None:
         """Write what several requests want, in order, one log record each, at the price of one. Raises as `write`.
@@ -254,6 +256,16 @@ class VoxelView(View):
         box.check()
         shape = tuple(size for size, drop in zip(box.shape, dropped, strict=True) if not drop)
         self.write(box, voxels_of(voxels, self.instance.dtype, shape).reshape(box.shape))
+
+    __iter__ = __contains__ = (
+        None  # else Python asks for view[0], view[1], … without end: all coordinates can be read
+    )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401 - numpy's
+        """Return `view[...]`, for `np.asarray(view)`; `ValueError` for `copy=False`, since it is always read."""
+        if copy is False:
+            raise ValueError("a volume is read from its store: there is no array of it without a copy")
+        return np.asarray(self[...], dtype=dtype)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.roi is None:
