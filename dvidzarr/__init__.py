@@ -57,7 +57,7 @@ def open(
     BusyError
         Another process writes to the store (mode "w", or at the first change).
     ForbiddenError
-        At the first change, in mode "r".
+        At the first change, in mode "r", or in a fork of the process: open it anew there to read.
     """
     from dvidzarr.core.errors import InvalidInputError  # noqa: PLC0415 - `import dvidzarr` loads nothing heavy
     from dvidzarr.core.settings import Settings  # noqa: PLC0415

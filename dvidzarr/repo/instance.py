@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from dvidzarr.core.errors import ForbiddenError
 from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
@@ -166,8 +165,7 @@ class Instance:
     def _open(self) -> Dataset:
         with self.repo.catalog.opening, self._opening:
             if self._dataset is None:
-                if self.repo.catalog.closed:
-                    raise ForbiddenError(f"the store {self.repo.url} is closed")
+                self.repo.catalog.check_usable()
                 self.repo.check_instance(self)
                 dataset = Dataset(self.repo.context, self.prefix, self.id, self.versions, self)
                 self.declare(dataset)

@@ -130,8 +130,10 @@ class OpenStore:
         BusyError
             Another process writes; the message names it and the way to go.
         ForbiddenError
-            The store was opened for reading.
+            The store was opened for reading, or by the process of which this one is a fork.
         """
+        if self._lock.forked:
+            raise self._in_a_fork()
         if self._ready:
             return
         if self.read_only or self._closed:
@@ -154,6 +156,19 @@ class OpenStore:
                 raise
         if not self._lock.was_clean:
             self.context.housekeeper.schedule(0.5, "look after", self._look_after, at_close=False)
+
+    def check_usable(self) -> None:
+        """Raise unless instances can be opened: the store is closed, or a fork would recover what its parent is writing."""
+        if self._closed:
+            raise ForbiddenError(f"the store {self.url} is closed")
+        if self.writing and self._lock.forked:
+            raise self._in_a_fork()
+
+    def _in_a_fork(self) -> ForbiddenError:
+        return ForbiddenError(
+            f"the store {self.url} was opened by another process, of which this one is a fork: "
+            f"open it anew here to read, and leave all writing to one process"
+        )
 
     def _follow_again(self) -> None:
         """Be a follower as before, then let go of the lock: other processes may write from then on."""
@@ -205,6 +220,8 @@ class OpenStore:
             if self._closed:
                 return
             self._closed, self._ready = True, False
+        if self._lock.forked:  # caches, logs and lock are the parent's, and so are the threads
+            return
         self.context.housekeeper.close()
         for repo in self._repos.values():
             repo.close()

@@ -132,6 +132,7 @@ class WriterLock:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._process = os.getpid()
         self._fd: int | None = None
         self.was_clean = True
         """Whether the previous writer closed the store."""
@@ -140,6 +141,11 @@ class WriterLock:
     def held(self) -> bool:
         """Whether this object holds the lock."""
         return self._fd is not None
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that made the object: then it is not the one that holds the lock."""
+        return os.getpid() != self._process
 
     def acquire(self) -> None:
         """Take the lock; `BusyError` names the process that has it."""
@@ -197,5 +203,6 @@ class WriterLock:
         """Let go of the lock."""
         if self._fd is not None:
             self.announce("", clean=clean)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # to close is not enough while a fork has the file open too
             os.close(self._fd)
             self._fd = None
