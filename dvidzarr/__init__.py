@@ -69,7 +69,14 @@ def open(
     return Catalog(path, mode, settings or Settings(), BUILTIN, _reader, full_write=full_write)
 
 
-@lru_cache(maxsize=16)
 def _reader(url: str) -> "Catalog":
-    """Return the store opened for reading, once per process: what unpickled views use."""
+    """Return the store opened for reading, once per process: what unpickled views use. One made anew is another one."""
+    from dvidzarr.repo.storefile import read_store  # noqa: PLC0415
+    from dvidzarr.storage.local import LocalBackend  # noqa: PLC0415
+
+    return _opened(url, read_store(LocalBackend(url)))
+
+
+@lru_cache(maxsize=16)
+def _opened(url: str, store_id: str | None) -> "Catalog":  # the id is a part of the key
     return open(url, "r")
