@@ -3,27 +3,18 @@
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
 from dvidzarr.compute.schedule import Scheduler
-from dvidzarr.core.errors import (
-    CorruptionError,
-    DvidzarrError,
-    ForbiddenError,
-    InvalidInputError,
-    StorageError,
-)
+from dvidzarr.core.errors import DvidzarrError, ForbiddenError, InvalidInputError
 from dvidzarr.core.settings import Settings
-from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.blobstore import BlobStore
 from dvidzarr.repo.datatype import Registry
 from dvidzarr.repo.generation import Generation
-from dvidzarr.repo.names import VersionNames
-from dvidzarr.repo.repo import Repo
+from dvidzarr.repo.repotable import RepoTable
 from dvidzarr.repo.storefile import create_store, read_store
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.context import StoreContext
@@ -34,19 +25,15 @@ from dvidzarr.storage.locks import WriterLock
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
 
-_SETTLED_NS = 1_000_000_000
-"""A folder whose time is older than this shows every later change as another time."""
-
 _logger = logging.getLogger("dvidzarr.repo")
 
 Opener = Callable[[str], "Catalog"]
 
 
-class OpenStore:
+class OpenStore(RepoTable):
     """The owner of what a store shares, and of its repos; `Catalog` adds what users do with them.
 
-    `opening` guards the change from following to writing and the opening of instances, `_refreshing` the table of repos
-    of a follower; `names.lock` guards the choice of UUIDs and numbers of versions.
+    `opening` guards the change from following to writing and the opening of instances.
 
     Parameters
     ----------
@@ -80,17 +67,11 @@ class OpenStore:
         self.opener = opener
         self.read_only = mode == "r"
         self.full_write = full_write
-        self.writing = False
+        super().__init__()
         self._ready = False  # writing, and all logs are recovered: only then may other threads write
         self.opening = threading.RLock()
-        self._refreshing = threading.RLock()
         self.scheduler = Scheduler(settings.compute.thread_count)
         self._closed = False
-        self.names = VersionNames()
-        self._repos: dict[str, Repo] = {}
-        self.broken: dict[str, str] = {}
-        """Folders of repos that cannot be opened → why. The others are served."""
-        self._listed = 0
         backend = LocalBackend(path)
         self._lock = WriterLock(f"{backend.root}/lock")
         self.generation = Generation(backend)
@@ -236,85 +217,3 @@ class OpenStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # --- its repos -------------------------------------------------------------------------------------------
-
-    @property
-    def behind(self) -> bool:
-        """Whether another process may have done something that `refresh` has not seen yet."""
-        return not self.writing and self.generation.passed
-
-    def refresh(self) -> None:
-        """See what another process did (nothing to do for the writer)."""
-        if not self.behind:
-            return
-        with self._refreshing:
-            if self.writing:  # since a moment ago
-                return
-            number = self.generation.current
-            self._discover(told=number is not None)
-            for repo in list(self._repos.values()):
-                self._follow(repo)
-            self.generation.look_at(number)
-
-    def _follow(self, repo: Repo) -> None:
-        try:
-            repo.follow()
-        except StorageError:
-            if repo.id in self.context.backend.folders("repos"):
-                raise
-            self._drop(repo)  # deleted by the writer meanwhile
-        else:
-            if not repo.exists:
-                self._drop(repo)
-
-    def _discover(self, *, told: bool = False) -> None:
-        """Open repos that appeared. A folder without a whole first record is no repo.
-
-        The time of the folder tells whether to look, unless the writer said so (`told`).
-        """
-        changed = self.context.backend.changed("repos")
-        if changed is None or (changed == self._listed and not self.writing and not told):
-            return
-        present = self.context.backend.folders("repos")
-        for repo_id in present:
-            if repo_id not in self._repos:
-                self._open_repo(Repo(cast("Catalog", self), repo_id))
-        for repo_id in self.broken.keys() - present:
-            del self.broken[repo_id]
-        # else a repo may be half made, or two made within one tick
-        if time.time_ns() - changed > _SETTLED_NS:
-            self._listed = changed
-
-    def _open_repo(self, repo: Repo) -> None:
-        """Take in a repo; one whose log is damaged is named in `broken`, and the others are served."""
-        try:
-            repo.open()
-            if not repo.exists and not repo.state.gone and self._has_instances(repo):
-                raise CorruptionError(
-                    f"{repo.prefix}/log has no records, but {repo.prefix}/data has instances"
-                )
-        except StorageError as error:
-            if self.broken.get(repo.id) != str(error):
-                _logger.error("repo %s cannot be opened: %s", repo.id, error)  # noqa: TRY400 - no traceback
-            self.broken[repo.id] = str(error)
-            self._drop(repo)
-            return
-        self.broken.pop(repo.id, None)
-        if repo.exists:
-            self._repos[repo.id] = repo
-        elif self.writing:  # its creation or its deletion was interrupted
-            self._drop(repo)
-            self.context.backend.trash(repo.prefix)
-
-    def _has_instances(self, repo: Repo) -> bool:
-        return bool(self.context.backend.folders(f"{repo.prefix}/data"))
-
-    def holds(self, repo: RepoBase) -> bool:
-        """Tell whether this object is the one that reads and writes the repo's logs: a repo may be opened anew."""
-        return self._repos.get(repo.id) is repo
-
-    def _drop(self, repo: Repo) -> None:
-        self._repos.pop(repo.id, None)
-        self.names.forget(repo)
-        repo.close()
