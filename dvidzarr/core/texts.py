@@ -1,6 +1,6 @@
 """Values that must be texts, and lists that must not be one text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from dvidzarr.core.errors import InvalidInputError
@@ -20,3 +20,13 @@ def check_list(values: Iterable[T], what: str) -> list[T]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidInputError(f"{what} are a list, not {type(values).__name__}: {str(values)[:80]}")
     return list(values)
+
+
+def texts_by_name(values: Mapping[str, str], what: str) -> dict[str, str]:
+    """Return a mapping of texts to texts; raise `InvalidInputError` for anything else."""
+    if not isinstance(values, Mapping):
+        raise InvalidInputError(f"{what} are a mapping, not {type(values).__name__}: {str(values)[:80]}")
+    return {
+        check_text(name, f"a name of {what}"): check_text(text, f"each of {what}")
+        for name, text in values.items()
+    }

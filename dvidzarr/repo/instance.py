@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from dvidzarr.core.ids import NO_AUTHOR, Author
+from dvidzarr.core.texts import texts_by_name
 from dvidzarr.repo.dag import Version
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.dataset import Dataset
@@ -83,8 +84,9 @@ class Instance:
 
     def set_tags(self, tags: Mapping[str, str], author: Author = NO_AUTHOR, *, replace: bool = False) -> None:
         """Add tags (unversioned), or replace all; raise `ForbiddenError` or `BusyError` where the store takes no writes."""
+        given = texts_by_name(tags, "tags")
         with self.repo.writing_unversioned(self), self._tagging:
-            merged = dict(tags) if replace else {**(self.tags or {}), **tags}
+            merged = given if replace else {**(self.tags or {}), **given}
             self.dataset.append(Kind.SETTINGS, None, author, {"tags": merged})
 
     @property

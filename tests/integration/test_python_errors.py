@@ -155,6 +155,19 @@ def test_settings_are_a_mapping_of_texts(catalog: Catalog) -> None:
             catalog.repos[0].create_instance("uint8blk", "y", settings)
 
 
+def test_tags_are_texts_and_syncs_a_list(catalog: Catalog) -> None:
+    repo = catalog.repos[0]
+    gray, labels = repo.instance("gray"), cast("Any", repo.create_instance("labelblk", "labels"))
+    tags: Any
+    for tags in ({"a": 3}, {3: "a"}, {"a": None}, "ab", None, ["a"]):
+        with pytest.raises(InvalidInputError, match=r"is a text, not|are a mapping, not"):
+            gray.set_tags(tags)
+    assert gray.tags is None
+    for names in ("gray", None, 3, [3]):
+        with pytest.raises(InvalidInputError, match=r"are a list, not|is a text, not"):
+            labels.set_syncs(names)
+
+
 def test_a_version_of_another_repo_is_none_of_this_one(catalog: Catalog) -> None:
     """It was taken for the one of the same number."""
     here, there = catalog.repo(ROOT), catalog.create_repo("other")

@@ -151,3 +151,12 @@ def test_numbers_in_the_byte_order_of_other_machines_are_the_same_numbers(repo: 
 def test_a_region_is_a_view_or_a_name(gray: VoxelView, region: object) -> None:
     with pytest.raises(InvalidInputError, match="a region is a view of it or its name, not"):
         gray.masked(region)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("coords", [[[0.0, 0, 0.5]], [[0, 0]], [0, 0, 0], 3, None, [["a", "b", "c"]]])
+def test_coordinates_of_blocks_are_whole_numbers(gray: VoxelView, coords: object) -> None:
+    blocks = np.ones((1, 4, 4, 4), np.uint8)
+    with pytest.raises(InvalidInputError, match=r"must be integers of shape \(n, 3\)"):
+        gray.write_blocks(coords, blocks)  # type: ignore[arg-type]
+    gray.write_blocks([[-1, 0, 0]], [blocks[0]])  # type: ignore[arg-type]  # lists will do
+    assert (gray[-4:0, 0:4, 0:4] == 1).all()

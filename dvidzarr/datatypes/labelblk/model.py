@@ -9,6 +9,7 @@ import numpy as np
 
 from dvidzarr.core.errors import DvidzarrError, InvalidInputError, NotFoundError
 from dvidzarr.core.ids import NO_AUTHOR, Author
+from dvidzarr.core.texts import check_list
 from dvidzarr.datatypes.labelblk.complaints import Complaints
 from dvidzarr.datatypes.labelblk.following import Tickets, follow
 from dvidzarr.datatypes.labelblk.gaps import Gap, Gaps
@@ -95,7 +96,7 @@ class LabelInstance(VoxelInstance):
 
         What they hold already is not downsampled, as in DVID: only what is written from now on.
         """
-        chosen = [self._syncable(name) for name in names]
+        chosen = [self._syncable(name) for name in check_list(names, "names of data instances")]
         with self.repo.writing_unversioned(self):
             kept = {} if replace else self.sources
             fresh = {each.id: each.dataset.log.tail.sequence for each in chosen}

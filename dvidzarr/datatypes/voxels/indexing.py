@@ -62,6 +62,16 @@ def voxels_of(value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np
         raise InvalidInputError(f"voxels of shape {given.shape} do not fit a box of shape {shape}") from None
 
 
+def coordinates(coords: object) -> np.ndarray:
+    """Return coordinates of chunks (n, 3) as an array; raise `InvalidInputError` unless they are whole numbers."""
+    given = np.asarray(coords)
+    if given.ndim != 2 or given.shape[1] != 3 or given.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"coordinates of chunks must be integers of shape (n, 3), not {given.dtype} {given.shape}"
+        )
+    return given
+
+
 def native(voxels: object) -> np.ndarray:
     """Return an array whose numbers have this machine's byte order: files of others hold them the other way round."""
     given = np.asarray(voxels)

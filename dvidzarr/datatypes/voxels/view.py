@@ -10,7 +10,7 @@ from dvidzarr.compute.write import BoxWrite, chunks_of_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import NO_AUTHOR, Author
-from dvidzarr.datatypes.voxels.indexing import box_of_index, native, voxels_of
+from dvidzarr.datatypes.voxels.indexing import box_of_index, coordinates, native, voxels_of
 from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.view import View
 from dvidzarr.storage.chunkkeys import pack_one
@@ -195,6 +195,7 @@ class VoxelView(View):
 
         Raises as `write`.
         """
+        coords, blocks = coordinates(coords), native(blocks)
         if self.roi is not None and len(coords):
             inside = self._inside(coords, self.roi)
             coords, blocks = coords[inside], blocks[inside]
