@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from dvidzarr.core.errors import BusyError, DvidzarrError, NoDescriptorError, NoSpaceError, StorageError
+from dvidzarr.core.interrupts import interrupts_later
 from dvidzarr.storage.frames import (
     HEADER_SIZE,
     START,
@@ -90,7 +91,10 @@ class LocalLog(LogRecovery):
                 item.done = threading.Event()
             self._leading = True
         if item.done is None or self._wait(item, item.done):
-            self._write_queue()
+            with (
+                interrupts_later()
+            ):  # else nobody knows whether the frame is there, and the log takes no more
+                self._write_queue()
         if item.error is not None:
             raise item.error
         return item.position

@@ -1,0 +1,83 @@
+"""Ctrl-C in the middle of a write, as in a notebook: it is raised, and the next write goes on."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dvidzarr
+from dvidzarr.storage.log import LocalLog
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Any]:
+    assert threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with dvidzarr.open(tmp_path / "store", "w") as catalog:
+        repo = catalog.create_repo()
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"}).at()[0, 0, 0] = 1
+        repo.create_instance("keyvalue", "notes").at()["a"] = b"1"
+        yield catalog
+    signal.signal(signal.SIGINT, before)
+
+
+def press_while_it_writes(monkeypatch: pytest.MonkeyPatch, early: bool, late: bool) -> None:
+    """Let each frame of a log be written with a Ctrl-C before or after it."""
+    put: Callable[..., None] = LocalLog._put_frame
+
+    def put_and_press(log: LocalLog, frame: bytes) -> None:
+        if early:
+            signal.raise_signal(signal.SIGINT)
+        put(log, frame)
+        if late:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LocalLog, "_put_frame", put_and_press)
+
+
+@pytest.mark.parametrize(("early", "late"), [(True, False), (False, True), (True, True)])
+def test_ctrl_c_comes_when_the_record_is_whole(
+    catalog: Any,  # noqa: ANN401 - the views of its instances are of several types
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    early: bool,
+    late: bool,
+) -> None:
+    """The log did not know whether it was, and took no more until the store was opened again."""
+    repo = catalog.repos[0]
+    gray, notes = repo.instance("gray").at(), repo.instance("notes").at()
+    with monkeypatch.context() as patch:
+        press_while_it_writes(patch, early, late)
+        with pytest.raises(KeyboardInterrupt):
+            gray[0, 0, 0] = 2
+        with pytest.raises(KeyboardInterrupt):
+            notes["a"] = b"2"
+        with pytest.raises(KeyboardInterrupt):
+            repo.append_log(["interrupted"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (gray[0, 0, 0], notes["a"], len(repo.log)) == (2, b"2", 3)
+    gray[0, 0, 0], notes["a"] = 3, b"3"
+    repo.commit(repo.root)
+    with dvidzarr.open(tmp_path / "store", "r") as again:
+        view: Any = again.repos[0].instance("gray").at()
+        assert view[0, 0, 0] == 3
+        assert not [found for found in again.verify(deep=True) if found.severity == "error"]
+
+
+def test_a_handler_of_ones_own_is_called_at_once(
+    catalog: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pressed: list[int] = []
+
+    def press(number: int, _: object) -> None:
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, press)
+    press_while_it_writes(monkeypatch, early=True, late=False)
+    catalog.repos[0].instance("gray").at()[0, 0, 0] = 2
+    assert pressed
+    assert signal.getsignal(signal.SIGINT) is press
