@@ -1,92 +1,41 @@
-"""The entry point: a lazy table of commands, and the place where failures become a line and an exit code."""
+"""The entry point, and the place where failures become a line and an exit code.
 
-import importlib
+It imports next to nothing: until `main` runs, Ctrl-C shows a traceback.
+"""
+
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-import click
-
-from dvidzarr.core.errors import DvidzarrError
-
-COMMANDS: dict[str, tuple[str, str]] = {
-    "serve": ("dvidzarr.cli.serve:serve", "Serve a store over DVID's HTTP API."),
-    "demo": ("dvidzarr.cli.demo:demo", "Make a store with generated EM-like data and three versions."),
-    "repos": ("dvidzarr.cli.repos:repos", "Show the repos, their versions as a tree, and their instances."),
-    "new": ("dvidzarr.cli.repos:new", "Create a repo or an instance."),
-    "commit": ("dvidzarr.cli.repos:commit", "Lock a version for good."),
-    "newversion": ("dvidzarr.cli.repos:newversion", "Make a child of a locked version, on its branch."),
-    "branch": ("dvidzarr.cli.repos:branch", "Make a child of a locked version, on a new branch."),
-    "conflicts": ("dvidzarr.cli.merges:conflicts", "Show what a merge of versions would leave in conflict."),
-    "merge": ("dvidzarr.cli.merges:merge", "Make a version below several locked ones."),
-    "resolve": ("dvidzarr.cli.merges:resolve", "Merge, where the first version wins what is in conflict."),
-    "rename": ("dvidzarr.cli.repos:rename", "Rename an instance."),
-    "delete": ("dvidzarr.cli.repos:delete", "Delete an instance, or a whole repo."),
-    "ingest": ("dvidzarr.cli.ingest:ingest", "Copy images, HDF5, NumPy, Zarr or a DVID into an instance."),
-    "export": (
-        "dvidzarr.cli.export:export",
-        "Copy a box or all of an instance to TIFF, HDF5, NumPy or Zarr.",
-    ),
-    "kv": ("dvidzarr.cli.kv:kv", "Read, write, import and export the values of a key-value instance."),
-    "log": ("dvidzarr.cli.logs:log", "Read the history of a repo or an instance."),
-    "verify": ("dvidzarr.cli.logs:verify", "Check the logs and chunks of a store, and close gaps in logs."),
-    "gc": ("dvidzarr.cli.gc:gc", "Collect objects that no record names; purge the trash."),
-    "config": ("dvidzarr.cli.config:config", "Show the settings and where each comes from."),
-}
-"""Name: (where it lives, its line in `--help`). Imported when asked for, so that `serve` starts fast."""
-
-INTERRUPTED = 128 + signal.SIGINT
-
-
-class LazyGroup(click.Group):
-    """A click group that imports a command's module only to run it or to show its help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the table, which is the order of a day's work."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command, None if there is none of that name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{module}:{attribute} is not a command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table alone."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
-@click.version_option(package_name="dvidzarr", prog_name="dvidzarr")
-def cli() -> None:
-    """Keep, version and serve image volumes: DVID's HTTP API over plain Zarr.
-
-    STORE is the path of a store, or the URL of a running server (http://host:port); most commands take
-    either. REF names a version: the start of its UUID ("3f8c"), a branch head (":master", "3f8c:fixes"), or
-    an ancestor of it (":master~2"). Coordinates are x,y,z.
-    """
+from dvidzarr.cli.interrupts import ending, leaving_at_once, unwinding
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     sys.excepthook = report_bug
-    _hold_standard_files()
+    try:
+        with leaving_at_once():
+            _hold_standard_files()
+            import dvidzarr.cli.commands  # noqa: PLC0415, F401 - click takes a tenth of a second
+        with unwinding():
+            return _run(args)
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
+
+
+def _run(args: Sequence[str] | None) -> int:
+    import click  # noqa: PLC0415
+
+    from dvidzarr.cli.commands import cli  # noqa: PLC0415
+    from dvidzarr.core.errors import DvidzarrError  # noqa: PLC0415
+
     try:
         code = cli.main(
             args=None if args is None else list(args), prog_name="dvidzarr", standalone_mode=False
         )
-    except click.exceptions.Abort:
-        click.echo("dvidzarr: interrupted", err=True)
-        return INTERRUPTED
+    except click.exceptions.Abort as error:
+        return _interrupted(error.__cause__)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -94,9 +43,21 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return 1
     except (DvidzarrError, OSError, MemoryError) as error:
-        click.echo(f"dvidzarr: error: {describe(error)}", err=True)
+        _say(f"error: {describe(error)}")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _interrupted(error: BaseException | None) -> int:
+    name, code = ending(error)
+    _say(name)
+    return code
+
+
+def _say(line: str) -> None:
+    import click  # noqa: PLC0415
+
+    click.echo(f"dvidzarr: {line}", err=True)
 
 
 def _hold_standard_files() -> None:
@@ -123,10 +84,7 @@ def report_bug(kind: type[BaseException], error: BaseException, trace: Traceback
     if os.environ.get("DVID_TRACEBACK"):
         sys.__excepthook__(kind, error, trace)
         return
-    click.echo(
-        f"dvidzarr: internal error: {kind.__name__}: {describe(error)} (set DVID_TRACEBACK=1 and report it)",
-        err=True,
-    )
+    _say(f"internal error: {kind.__name__}: {describe(error)} (set DVID_TRACEBACK=1 and report it)")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dvidzarr.cli.main import COMMANDS, main
+from dvidzarr.cli.commands import COMMANDS
+from dvidzarr.cli.main import main
 from dvidzarr.datatypes import BUILTIN
 from tests.integration.cli_process import Shell
 
