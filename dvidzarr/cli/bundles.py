@@ -6,7 +6,6 @@ UTF-8 as %XX; files in subfolders are keys with slashes. In an archive the names
 
 import os
 import re
-import secrets
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,13 @@ from urllib.parse import unquote_to_bytes
 
 import click
 
+from dvidzarr.cli.unfinished import is_workplace, workplace
 from dvidzarr.core.errors import FormatError, InvalidInputError
 
 ARCHIVES = {".tar": "w", ".tgz": "w:gz", ".tar.gz": "w:gz"}
 _OTHER_ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z")
 _LONGEST_NAME = 255
+_KEYS = "keys"
 _ESCAPED = re.compile(rb"[%/\\\x00-\x1f\x7f-\xff]|^\.")
 
 
@@ -35,7 +36,7 @@ class Sink(Protocol):
 def pairs(source: Path) -> tuple[int, Iterator[tuple[str, bytes]]]:
     """Return how many keys a folder or an archive holds, and an iterator over them with their values."""
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.is_file())
+        files = sorted(path for path in source.rglob("*") if path.is_file() and not _is_left(path, source))
         return len(files), ((_key_of(path.relative_to(source)), path.read_bytes()) for path in files)
     try:
         with tarfile.open(source) as archive:
@@ -43,6 +44,11 @@ def pairs(source: Path) -> tuple[int, Iterator[tuple[str, bytes]]]:
     except tarfile.TarError as error:
         raise FormatError(f"{source} is no folder and no tar archive: {str(error).splitlines()[0]}") from None
     return count, _members(source)
+
+
+def _is_left(path: Path, source: Path) -> bool:
+    """Tell whether an export that was killed left this file: no key."""
+    return is_workplace(path.relative_to(source).parts[0])
 
 
 def _members(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -66,25 +72,19 @@ def sink(target: Path, *, force: bool) -> Iterator[Sink]:
         raise InvalidInputError(f"{target}: archives that can be written end in {', '.join(ARCHIVES)}")
     if mode is None:
         target.mkdir(parents=True, exist_ok=True)
-        folder = _Folder(target)
-        try:
-            yield folder
-        finally:
-            folder.part.unlink(missing_ok=True)
+        with workplace(target, _KEYS) as place:
+            yield _Folder(target, place / "value")
         return
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with tarfile.open(part, mode, format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+    with workplace(target.parent, target.name) as place:
+        with tarfile.open(place / "archive", mode, format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
             yield _Archive(archive)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+        os.replace(place / "archive", target)
 
 
 class _Folder:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, part: Path) -> None:
         self._path = path
-        self.part = path / f".{secrets.token_hex(4)}"  # no key's: those have their dot escaped
+        self._part = part
 
     def add(self, key: str, value: bytes) -> None:
         name = _name_of(key)
@@ -92,8 +92,8 @@ class _Folder:
             raise click.ClickException(
                 f"the key {key[:80]!r}… is too long for the name of a file: export to a .tar instead"
             )
-        self.part.write_bytes(value)
-        self.part.replace(self._path / name)
+        self._part.write_bytes(value)
+        self._part.replace(self._path / name)
 
 
 class _Archive:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import orjson
 
 from dvidzarr.cli.bricks import bricks
 from dvidzarr.cli.target import VolumeInfo
+from dvidzarr.cli.unfinished import workplace
 from dvidzarr.core.errors import ConflictError, InvalidInputError, StorageError
 from dvidzarr.core.geometry import ZYX, Box
 
@@ -189,41 +189,42 @@ def writer_for(path: Path) -> Callable[[Path, Export, Read], None]:
 
 @contextmanager
 def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary name beside `path`; move it there when the block ends well, else remove it."""
-    if path.exists() and not overwrite:
-        raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
+    """Give a temporary name; move what is there to `path` when the block ends well, else remove it."""
     if not path.parent.is_dir():
         raise InvalidInputError(f"there is no folder {path.parent}")
-    partial = _beside(path, "unfinished")
-    try:
-        yield partial
-        if path.is_dir():
-            _exchange(partial, path)
-        else:
-            partial.rename(path)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+    with workplace(path.parent, path.name, lambda left: _put_back(left, path)) as place:
+        if path.exists() and not overwrite:
+            raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
+        partial = place / f"unfinished{path.suffix}"
+        try:
+            yield partial
+            if path.is_dir():
+                _exchange(partial, path, place / _REPLACED)
+            else:
+                partial.rename(path)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _beside(path: Path, state: str) -> Path:
-    """Return a name for a hidden neighbour; what a killed run left is not in the way."""
-    return path.with_name(f".{path.stem}.{state}-{secrets.token_hex(4)}{path.suffix}")
+_REPLACED = "replaced"
 
 
-def _exchange(partial: Path, path: Path) -> None:
+def _exchange(partial: Path, path: Path, replaced: Path) -> None:
     """Put a folder or file where a folder is: moved away whole, since a part of it would look like zeros after a kill."""
-    replaced = _beside(path, "replaced")
     path.rename(replaced)
     try:
         partial.rename(path)
     except BaseException:
         replaced.rename(path)
         raise
-    shutil.rmtree(replaced)
+    if not replaced.is_symlink():  # what it leads to is somebody else's
+        shutil.rmtree(replaced)
+
+
+def _put_back(left: Path, path: Path) -> None:
+    """Give an older export its name again, if a run was killed between moving it away and putting the new one in place."""
+    replaced = left / _REPLACED
+    if os.path.lexists(replaced) and not os.path.lexists(path):
+        replaced.rename(path)

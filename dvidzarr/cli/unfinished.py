@@ -1,0 +1,68 @@
+"""Hidden folders for what gets its name when it is complete; those of runs that were killed are cleared by the next run."""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_MARK = ".unfinished-"
+_NAME = re.compile(rf"\..*{re.escape(_MARK)}[0-9a-f]{{8}}", re.DOTALL)
+
+
+def is_workplace(name: str) -> bool:
+    """Tell whether a folder of this name holds what is not complete."""
+    return _NAME.fullmatch(name) is not None
+
+
+@contextmanager
+def workplace(parent: Path, name: str, rescue: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Give a hidden folder in `parent` that is gone afterwards.
+
+    Parameters
+    ----------
+    name
+        What it is for: the folders that killed runs left for the same are removed first.
+    rescue
+        Called with each of those, to take out of it what must not be lost.
+    """
+    for left in [each for each in parent.iterdir() if _is_for(each.name, name)]:
+        with _alone(left) as alone:
+            if alone:
+                if rescue:
+                    rescue(left)
+                shutil.rmtree(left)
+    folder = parent / f".{name}{_MARK}{secrets.token_hex(4)}"
+    folder.mkdir()
+    with _alone(folder):
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # the next run tries again; what went wrong before is what matters
+                shutil.rmtree(folder)
+
+
+def _is_for(found: str, name: str) -> bool:
+    return found[: -len(secrets.token_hex(4))] == f".{name}{_MARK}" and is_workplace(found)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the process ends or is killed; False if another one has it, or nothing can be locked here."""
+    try:
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(number)

@@ -1,0 +1,86 @@
+"""An export that is killed loses nothing older, leaves nothing that looks like data, and the next one clears up behind it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.integration.cli_process import PATIENCE, Shell
+
+PLACE = ":master/gray"
+VOXELS = np.random.default_rng(1).integers(0, 256, (70, 80, 90), np.uint8)
+
+
+@pytest.fixture
+def store(shell: Shell, tmp_path: Path) -> Path:
+    np.save(tmp_path / "source.npy", VOXELS)
+    shell.ok("new", "repo", tmp_path / "store")
+    shell.ok("ingest", tmp_path / "store", PLACE, tmp_path / "source.npy")
+    (tmp_path / "out").mkdir()
+    return tmp_path / "store"
+
+
+def kill(shell: Shell, place: str, number: int, *words: object) -> None:
+    """Kill a command before so many-th call of a method."""
+    with shell.held(place, number, *words) as process:
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.h5", "x.npy", "x.zarr"])
+def test_what_a_killed_export_left_is_cleared_by_the_next(shell: Shell, store: Path, name: str) -> None:
+    target = store.parent / "out" / name
+    words = ("export", store, PLACE, target)
+    kill(shell, "dvidzarr.cli.progress:Meter.advance", 1, *words)
+    assert not target.exists()
+    assert list(target.parent.iterdir())
+    with shell.held("dvidzarr.cli.progress:Meter.advance", 1, *words) as other:  # which goes on, and is left alone
+        shell.ok(*words)
+        assert len(list(target.parent.iterdir())) == 2
+        other.kill()
+        other.communicate(timeout=PATIENCE)
+    shell.ok(*words, "--overwrite")
+    assert list(target.parent.iterdir()) == [target]
+    shell.ok("ingest", store, ":master/again", target)
+    shell.ok("export", store, ":master/again", store.parent / "again.npy")
+    assert np.array_equal(np.load(store.parent / "again.npy"), VOXELS)
+
+
+def test_an_older_export_comes_back_if_the_new_one_was_not_put_in_place(shell: Shell, store: Path) -> None:
+    target = store.parent / "out/x.zarr"
+    zarr.save_array(target, VOXELS[:10])
+    words = ("export", store, PLACE, target)
+    kill(shell, "pathlib:Path.rename", 2, *words, "--overwrite")
+    assert not target.exists()
+    assert "exists" in shell.fails(*words)
+    assert list(target.parent.iterdir()) == [target]
+    assert np.array_equal(zarr.open_array(target, mode="r")[:], VOXELS[:10])
+    shell.ok(*words, "--overwrite")
+    assert list(target.parent.iterdir()) == [target]
+    assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], VOXELS)
+
+
+def test_an_export_in_place_of_a_link_leaves_what_it_leads_to(shell: Shell, store: Path) -> None:
+    target, other = store.parent / "out/x.zarr", store.parent / "other.zarr"
+    zarr.save_array(other, VOXELS[:10])
+    target.symlink_to(other)
+    shell.ok("export", store, PLACE, target, "--overwrite")
+    assert np.array_equal(zarr.open_array(other, mode="r")[:], VOXELS[:10])
+    assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], VOXELS)
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["", "x.tar"])
+def test_half_a_value_is_no_key(shell: Shell, store: Path, name: str) -> None:
+    out = store.parent / "out"
+    for instance in ("kv", "other"):
+        shell.ok("new", "instance", store, ":master", "keyvalue", instance)
+    for key in ("a", "b", "c"):
+        shell.ok("kv", "put", store, ":master/kv", key, store.parent / "source.npy")
+    words = ("kv", "export", store, ":master/kv", out / name)
+    kill(shell, "dvidzarr.cli.bundles:_Archive.add" if name else "pathlib:Path.replace", 2, *words)
+    shell.ok("kv", "import", store, ":master/other", out)
+    assert shell.ok("kv", "ls", store, ":master/other") == ("" if name else "a")
+    shell.ok(*words, "--force")
+    assert {path.name for path in out.iterdir()} == ({name} if name else {"a", "b", "c"})
