@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from dvidzarr.cli.bricks import CopyPlan, Journal
-from dvidzarr.cli.copying import absolute, work_off
+from dvidzarr.cli.copying import absolute, extents_after, work_off
 from dvidzarr.cli.options import box_text
 from dvidzarr.cli.target import Volume
 from dvidzarr.core.errors import InvalidInputError
@@ -82,20 +82,21 @@ def copy_volume(source: Volume, target: Volume, plan: CopyPlan, options: CopyOpt
             target.write_blocks(list(changed), np.stack(list(changed.values())))
 
     summary = work_off(journal, target, source.info.dtype.itemsize, options.workers, copy)
-    _take_extents(source, target, journal.plan.extents, options)
+    _take_extents(source, target, journal.plan, options)
     journal.finish()
     shown = box_text(options.box or source.info.extents)
     click.echo(f"{target.info.name} at {target.info.version}: {shown}, {summary}", err=True)
 
 
-def _take_extents(source: Volume, target: Volume, before: Box | None, options: CopyOptions) -> None:
+def _take_extents(source: Volume, target: Volume, plan: CopyPlan, options: CopyOptions) -> None:
     extents = source.info.extents
     if extents is not None and options.box is not None:
         extents = extents.intersect(options.box)
     if extents is None:
         return
-    wanted = extents if options.mirror or before is None else extents.union(before)
-    if wanted != before:
+    now = target.extents()
+    wanted = extents if options.mirror else extents_after(extents, plan, now)
+    if wanted != now:
         target.set_extents(wanted)
 
 

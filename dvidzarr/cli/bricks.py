@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -137,12 +138,10 @@ class Journal:
         self._file = self.path.open("ab")
         if not lines:
             self._file.truncate(0)
-            box = plan.extents and [plan.extents.start, plan.extents.stop]
-            self._append(
-                orjson.dumps({"brick_voxels": plan.brick_voxels, "extents": box, "source": plan.source[:200]})
-            )
+            self._append(_head(plan))
         elif self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
             self._file.write(b"\n")  # a line torn by a crash: closed, and skipped when read
+        self._overrule()
 
     @staticmethod
     def place(plan: CopyPlan) -> Path:
@@ -164,9 +163,28 @@ class Journal:
         """Keep the file for a later run."""
         self._file.close()
 
+    def _overrule(self) -> None:
+        """Let interrupted copies to the same place begin anew: what they have written, this one writes over."""
+        for path in self.path.parent.glob("*.journal"):
+            if path == self.path:
+                continue
+            with suppress(FileNotFoundError), path.open("r+b") as file:  # finished meanwhile
+                line = file.readline()
+                head = orjson.loads(line) if line.endswith(b"\n") else {}
+                box = head.get("target") == self.plan.target and Box.of(*head["box"])
+                if box and box.intersect(self.plan.box):
+                    file.truncate(len(line))
+
     def _append(self, line: bytes) -> None:
         self._file.write(line + b"\n")
         self._file.flush()
+
+
+def _head(plan: CopyPlan) -> bytes:
+    """Return the first line of a journal."""
+    before = plan.extents and (plan.extents.start, plan.extents.stop)
+    head = {"brick_voxels": plan.brick_voxels, "extents": before, "source": plan.source[:200]}
+    return orjson.dumps(head | {"target": plan.target, "box": (plan.box.start, plan.box.stop)})
 
 
 def _parsed(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import click
 
-from dvidzarr.cli.bricks import Journal, bricks, copy_bricks
+from dvidzarr.cli.bricks import CopyPlan, Journal, bricks, copy_bricks
 from dvidzarr.cli.progress import Meter
 from dvidzarr.cli.target import Volume, is_url
 from dvidzarr.core.geometry import Box
@@ -40,6 +40,28 @@ def work_off(
     finally:
         journal.close()
     return meter.summary()
+
+
+def extents_after(copied: Box, plan: CopyPlan, now: Box | None) -> Box:
+    """Return what a version spans after a copy: what it did before, the box, and what others wrote meanwhile.
+
+    Writing whole blocks has grown the extents to whole blocks, which is taken back; a side that lies beyond those is
+    somebody else's: another copy, at the same time or while this one was interrupted.
+    """
+    wanted = copied.union(plan.extents) if plan.extents else copied
+    if now is None:
+        return wanted
+    mine = wanted.union(plan.box.aligned(plan.chunk))
+    return Box.of(
+        [
+            at if at < low else exact
+            for at, low, exact in zip(now.start, mine.start, wanted.start, strict=True)
+        ],
+        [
+            at if at > high else exact
+            for at, high, exact in zip(now.stop, mine.stop, wanted.stop, strict=True)
+        ],
+    )
 
 
 def absolute(where: str) -> str:

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from dvidzarr.cli.blockcopy import MIB, CopyOptions
 from dvidzarr.cli.bricks import CopyPlan, Journal, cores
-from dvidzarr.cli.copying import absolute, work_off
+from dvidzarr.cli.copying import absolute, extents_after, work_off
 from dvidzarr.cli.options import XYZ, box_text, integers, sizes
 from dvidzarr.cli.options import box as box_option
 from dvidzarr.cli.source import Source
@@ -189,8 +189,7 @@ def run(target: Target, place: Place, source: Source, options: IngestOptions) ->
         volume.write(brick, voxels.astype(volume.info.dtype, copy=False))
 
     summary = work_off(journal, volume, itemsize, options.workers, copy)
-    before = journal.plan.extents
-    volume.set_extents(box.union(before) if before else box)
+    volume.set_extents(extents_after(box, journal.plan, volume.extents()))
     journal.finish()
     click.echo(f"{volume.info.name} at {volume.info.version}: {box_text(box)}, {summary}", err=True)
 

@@ -63,6 +63,10 @@ class LocalVolume:
         """Store whole blocks, as one request."""
         self._view.write_blocks(np.array(coords), blocks, author=self._author)
 
+    def extents(self) -> Box | None:
+        """Return the extents as they are now."""
+        return self._view.extents
+
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version."""
         self._view.set_extents(box, author=self._author)

@@ -100,6 +100,13 @@ class RemoteVolume:
             box = Box(_scaled(first, self.info.chunk), _scaled([at + 1 for at in last], self.info.chunk))
             self.write(box, np.concatenate([blocks[at] for at in run], axis=2))
 
+    def extents(self) -> Box | None:
+        """Return the extents as they are now; of labels as they were, which have none to set."""
+        if self.info.type_name in _STREAMS:
+            return self.info.extents
+        info = self._session.json("GET", "node", self.info.version, self.info.name, "info")
+        return extents_of(info["Extended"])
+
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version; DVID's points are inclusive. Labels have none to set."""
         if self.info.type_name in _STREAMS:

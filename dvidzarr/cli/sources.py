@@ -207,8 +207,17 @@ def open_zarr(url: str, dataset: str | None) -> Source:
         raise InvalidInputError(
             f"{url} is stored as x, y, z; volumes are read as z, y, x: rewrite it transposed"
         )
-    identity = f"zarr {url} {name} {node.shape} {node.dtype}"
+    identity = f"zarr {_zarr_stamp(url, node)} {name} {node.shape} {node.dtype}"
     return from_array(node, identity, f"{url} {name}".strip(), nothing, voxel_size)
+
+
+def _zarr_stamp(url: str, array: "zarr.Array[Any]") -> str:
+    """Return what tells an array in a folder or a zip from another one that lay or lies at a path of the same words."""
+    if "://" in url:
+        return url
+    path = Path(url)
+    metadata = (path / array.path / file for file in ("zarr.json", ".zarray"))
+    return "".join(_stamp(file) for file in (path, *metadata) if file.is_file()) or str(path.resolve())
 
 
 OPENERS: tuple[tuple[tuple[str, ...], Callable[[Path, str | None], Source]], ...] = (

@@ -99,6 +99,9 @@ class Volume(Protocol):
     def write_blocks(self, coords: Sequence[ZYX], blocks: "np.ndarray") -> None:
         """Store whole blocks (n, z, y, x), at distinct coordinates."""
 
+    def extents(self) -> Box | None:
+        """Return the extents as they are now; those in `info` are as they were."""
+
     def set_extents(self, box: Box) -> None:
         """Replace the extents of this version."""
 
