@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import click
 
-from dvidzarr.cli.unfinished import is_workplace, workplace
+from dvidzarr.cli.unfinished import is_workplace, naming, workplace
 from dvidzarr.core.errors import FormatError, InvalidInputError
 
 ARCHIVES = {".tar": "w", ".tgz": "w:gz", ".tar.gz": "w:gz"}
@@ -72,10 +72,10 @@ def sink(target: Path, *, force: bool) -> Iterator[Sink]:
         raise InvalidInputError(f"{target}: archives that can be written end in {', '.join(ARCHIVES)}")
     if mode is None:
         target.mkdir(parents=True, exist_ok=True)
-        with workplace(target, _KEYS) as place:
+        with naming(target), workplace(target, _KEYS) as place:
             yield _Folder(target, place / "value")
         return
-    with workplace(target.parent, target.name) as place:
+    with naming(target), workplace(target.parent, target.name) as place:
         with tarfile.open(place / "archive", mode, format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
             yield _Archive(archive)
         os.replace(place / "archive", target)

@@ -14,8 +14,8 @@ import orjson
 
 from dvidzarr.cli.bricks import bricks
 from dvidzarr.cli.target import VolumeInfo
-from dvidzarr.cli.unfinished import workplace
-from dvidzarr.core.errors import ConflictError, InvalidInputError, StorageError
+from dvidzarr.cli.unfinished import naming, workplace
+from dvidzarr.core.errors import ConflictError, InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
 
 NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
@@ -196,16 +196,12 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if path.exists() and not overwrite:
             raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
         partial = place / f"unfinished{path.suffix}"
-        try:
+        with naming(path):
             yield partial
             if path.is_dir():
                 _exchange(partial, path, place / _REPLACED)
             else:
                 partial.rename(path)
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 _REPLACED = "replaced"

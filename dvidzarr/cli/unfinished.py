@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dvidzarr.core.errors import StorageError
+
 _MARK = ".unfinished-"
 _NAME = re.compile(rf"\..*{re.escape(_MARK)}[0-9a-f]{{8}}", re.DOTALL)
 
@@ -43,6 +45,17 @@ def workplace(parent: Path, name: str, rescue: Callable[[Path], None] | None = N
         finally:
             with suppress(OSError):  # the next run tries again; what went wrong before is what matters
                 shutil.rmtree(folder)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add what was to be written to an error that names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _is_for(found: str, name: str) -> bool:

@@ -42,6 +42,7 @@ def copy_to_zarr(path: Path, export: Export, read: Read) -> None:
     """Write an OME-Zarr 0.5 group (Zarr v3) with the voxels as array `0`."""
     spool = SpooledStore(LocalStore(path))
     group = zarr.open_group(spool, mode="w-", zarr_format=3, attributes=_ome(export))
+    spool.check()
     array = group.create_array(
         "0",
         shape=export.box.shape,
@@ -51,6 +52,7 @@ def copy_to_zarr(path: Path, export: Export, read: Read) -> None:
         compressors=BloscCodec(cname="lz4", shuffle="noshuffle"),
         fill_value=0,
     )
+    spool.check()
 
     def copy(brick: Box) -> None:
         array[export.place(brick)] = read(brick)

@@ -1,4 +1,4 @@
-"""An export that is killed loses nothing older, leaves nothing that looks like data, and the next one clears up behind it."""
+"""An export that is killed loses nothing older and leaves nothing that looks like data; the next one clears up."""
 
 from pathlib import Path
 
@@ -35,7 +35,9 @@ def test_what_a_killed_export_left_is_cleared_by_the_next(shell: Shell, store: P
     kill(shell, "dvidzarr.cli.progress:Meter.advance", 1, *words)
     assert not target.exists()
     assert list(target.parent.iterdir())
-    with shell.held("dvidzarr.cli.progress:Meter.advance", 1, *words) as other:  # which goes on, and is left alone
+    with shell.held(
+        "dvidzarr.cli.progress:Meter.advance", 1, *words
+    ) as other:  # which goes on, and is left alone
         shell.ok(*words)
         assert len(list(target.parent.iterdir())) == 2
         other.kill()

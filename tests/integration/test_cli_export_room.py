@@ -20,7 +20,7 @@ PLACE = ":master/gray"
 
 @pytest.fixture
 def store(shell: Shell, tmp_path: Path) -> Path:
-    voxels = np.random.default_rng(1).integers(0, 256, (128, 128, 128), np.uint8)
+    voxels = np.random.default_rng(1).integers(0, 256, (128, 256, 256), np.uint8)
     np.save(tmp_path / "source.npy", voxels)
     shell.ok("new", "repo", tmp_path / "store")
     shell.ok("ingest", tmp_path / "store", PLACE, tmp_path / "source.npy")
@@ -29,12 +29,26 @@ def store(shell: Shell, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("x.tif", MOST), ("x.h5", MOST), ("x.npy", MOST), ("x.zarr", SMALL), ("x.zarr", 0)]
+    ("name", "most"),
+    [
+        ("x.tif", MOST),
+        ("x.h5", MOST),
+        ("x.npy", MOST),
+        ("x.zarr", 1 << 16),
+        ("x.zarr", SMALL),
+        ("x.zarr", 0),
+        ("x.tar", 1 << 16),
+    ],
 )
 def test_no_room_is_said_in_one_line(shell: Shell, store: Path, name: str, most: int) -> None:
     target = store.parent / "out" / name
+    words = ("export", str(store), PLACE)
+    if name == "x.tar":
+        words = ("kv", "export", str(store), ":master/kv")
+        shell.ok("new", "instance", store, ":master", "keyvalue", "kv")
+        shell.ok("kv", "put", store, ":master/kv", "key", store.parent / "source.npy")
     outcome = subprocess.run(
-        [*COMMAND, "export", str(store), PLACE, str(target)],
+        [*COMMAND, *words, str(target)],
         env=shell.env,
         capture_output=True,
         text=True,

@@ -28,7 +28,17 @@ sys.exit(main(sys.argv[3:]))
 @pytest.mark.parametrize("module", ["click", "dvidzarr.cli.commands", "dvidzarr.cli.export", "numpy"])
 def test_a_signal_during_an_import(shell: Shell, tmp_path: Path, module: str, number: signal.Signals) -> None:
     outcome = subprocess.run(
-        [sys.executable, "-c", STRUCK, module, str(int(number)), "export", tmp_path, "a/b", tmp_path / "x.h5"],
+        [
+            sys.executable,
+            "-c",
+            STRUCK,
+            module,
+            str(int(number)),
+            "export",
+            tmp_path,
+            "a/b",
+            tmp_path / "x.h5",
+        ],
         env=shell.env,
         capture_output=True,
         text=True,
