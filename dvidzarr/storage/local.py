@@ -3,16 +3,19 @@
 All file system calls of the engine are here, in `openfiles`, `stretches` and `locks`, so that a simulated disk can stand in.
 """
 
+import logging
 import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dvidzarr.core.errors import StorageError
+from dvidzarr.core.errors import NoSpaceError, StorageError
 from dvidzarr.storage.backend import Part, RunAll, check_key, in_turn
 from dvidzarr.storage.openfiles import CREATE, AppendFile, SharedWord, fail, sync_path, write_all
 from dvidzarr.storage.stretches import begin_writing, drop_pages, for_each, joined, punch
+
+_logger = logging.getLogger(__name__)
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -263,22 +266,30 @@ class LocalBackend:
             fail(key, error)
 
     def trash(self, prefix: str) -> None:
-        """Move a folder into `trash/` under a new name."""
-        path = f"{self.root}/{check_key(prefix)}"
-        if not os.path.isdir(path):
-            return
-        self.make_folder("trash")
-        target = f"{self.root}/trash/{prefix.replace('/', '-')}-{secrets.token_hex(4)}"
+        """Move a folder into `trash/` under a new name; where there is no room for that, opening the store does it."""
         try:
-            os.rename(path, target)
-        except FileNotFoundError:  # another thread was faster
+            if not self._move_away(prefix):
+                return
+        except NoSpaceError as error:
+            _logger.warning("%s is deleted, and stays in its place for now: %s", prefix, error)
             return
-        except OSError as error:
-            fail(prefix, error)
         self._checked = {each for each in tuple(self._checked) if not f"{each}/".startswith(f"{prefix}/")}
         self._durable = {each for each in tuple(self._durable) if not f"{each}/".startswith(f"{prefix}/")}
         self.sync_folder("trash")
         self.sync_folder(prefix.rpartition("/")[0])
+
+    def _move_away(self, prefix: str) -> bool:
+        path = f"{self.root}/{check_key(prefix)}"
+        if not os.path.isdir(path):
+            return False
+        self.make_folder("trash")
+        try:
+            os.rename(path, f"{self.root}/trash/{prefix.replace('/', '-')}-{secrets.token_hex(4)}")
+        except FileNotFoundError:  # another thread was faster
+            return False
+        except OSError as error:
+            fail(prefix, error)
+        return True
 
     def open_append(self, key: str, *, create: bool) -> AppendFile:
         """Open a growing file; with `create` it must not exist yet."""
