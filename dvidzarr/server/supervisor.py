@@ -52,6 +52,7 @@ LOG = logging.getLogger("dvidzarr.server")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.2, 30.0, 60.0
 """Before a process is started again; the pause doubles unless it lived long enough."""
 
+_LOOK_S = 1.0
 _TOLD_S = 0.5
 _STDERR = 2
 
@@ -114,6 +115,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         end_with_signals(loop, self._stop)
         host, port = self._reception.listen(self._settings.server.host, self._settings.server.port)
+        self._spawn(self._watch())
         try:
             self._url = url_of(host, port)
             await self._start_all()
@@ -170,7 +172,7 @@ class Supervisor:
         process.channel.listen(
             lambda report: self._heard(process, report),
             lambda connection: self._take_home(connection, process),
-            lambda: self._spawn(self._buried(process)),
+            lambda: self._bury(process),
         )
         return process
 
@@ -214,6 +216,19 @@ class Supervisor:
         """Let a process end that was told to; if all were told, they end in order instead."""
         if not self._stopping and not process.ended.is_set():
             process.channel.tell(FINISH)
+
+    async def _watch(self) -> None:
+        """Notice who ended with words unread: uvloop takes the reset of its channel for no event at all."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for process in list(self._processes.values()):
+                if process.child.poll() is not None:
+                    self._bury(process)
+
+    def _bury(self, process: WorkerProcess) -> None:
+        if not process.buried:
+            process.buried = True
+            self._spawn(self._buried(process))
 
     async def _buried(self, process: WorkerProcess) -> None:
         """See to the end of a process: replace it, or stop the service."""

@@ -40,6 +40,8 @@ class WorkerProcess:
     """Whether it was told what to do."""
     sent: int = 0
     leaving: bool = False
+    buried: bool = False
+    """Whether its end was noticed."""
     failure: DvidzarrError | None = None
     begun: float = field(default_factory=time.monotonic)
 
