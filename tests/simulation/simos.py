@@ -283,10 +283,10 @@ class SimMmap:
 class SimFcntl:
     """`fcntl` where no other process ever holds a lock."""
 
-    LOCK_EX, LOCK_NB = 0, 0
+    LOCK_EX, LOCK_NB, LOCK_UN = 0, 0, 0
 
     def flock(self, fd: int, operation: int) -> None:
-        """Take the lock."""
+        """Take the lock, or let go of it."""
 
 
 @contextmanager
