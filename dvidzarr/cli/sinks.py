@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,6 +186,10 @@ def writer_for(path: Path) -> Callable[[Path, Export, Read], None]:
     raise InvalidInputError(f"cannot tell the format of {path.name!r}: the name must end in one of {known}")
 
 
+_REPLACED = "replaced"
+"""The name of the older export while the new one gets its place."""
+
+
 @contextmanager
 def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary name; move what is there to `path` when the block ends well, else remove it."""
@@ -198,29 +201,13 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
         partial = place / f"unfinished{path.suffix}"
         with naming(path):
             yield partial
-            if path.is_dir():
-                _exchange(partial, path, place / _REPLACED)
-            else:
-                partial.rename(path)
-
-
-_REPLACED = "replaced"
-
-
-def _exchange(partial: Path, path: Path, replaced: Path) -> None:
-    """Put a folder or file where a folder is: moved away whole, since a part of it would look like zeros after a kill."""
-    path.rename(replaced)
-    try:
-        partial.rename(path)
-    except BaseException:
-        replaced.rename(path)
-        raise
-    if not replaced.is_symlink():  # what it leads to is somebody else's
-        shutil.rmtree(replaced)
+            if path.is_dir():  # moved away whole, since a part of it would look like zeros after a kill
+                path.rename(place / _REPLACED)
+            partial.rename(path)
 
 
 def _put_back(left: Path, path: Path) -> None:
-    """Give an older export its name again, if a run was killed between moving it away and putting the new one in place."""
+    """Give an older export its name again, if a run ended between moving it away and putting the new one in place."""
     replaced = left / _REPLACED
     if os.path.lexists(replaced) and not os.path.lexists(path):
         replaced.rename(path)

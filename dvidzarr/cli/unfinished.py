@@ -29,13 +29,13 @@ def workplace(parent: Path, name: str, rescue: Callable[[Path], None] | None = N
     name
         What it is for: the folders that killed runs left for the same are removed first.
     rescue
-        Called with each of those, to take out of it what must not be lost.
+        Called with each folder before it is removed, those and this one, to take out of it what must not be lost.
     """
+    rescue = rescue or (lambda _folder: None)
     for left in [each for each in parent.iterdir() if _is_for(each.name, name)]:
         with _alone(left) as alone:
             if alone:
-                if rescue:
-                    rescue(left)
+                rescue(left)
                 shutil.rmtree(left)
     folder = parent / f".{name}{_MARK}{secrets.token_hex(4)}"
     folder.mkdir()
@@ -44,6 +44,7 @@ def workplace(parent: Path, name: str, rescue: Callable[[Path], None] | None = N
             yield folder
         finally:
             with suppress(OSError):  # the next run tries again; what went wrong before is what matters
+                rescue(folder)
                 shutil.rmtree(folder)
 
 

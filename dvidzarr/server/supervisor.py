@@ -53,6 +53,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.2, 30.0, 60.0
 """Before a process is started again; the pause doubles unless it lived long enough."""
 
 _LOOK_S = 1.0
+"""So often it looks whether all processes live."""
 _TOLD_S = 0.5
 _STDERR = 2
 

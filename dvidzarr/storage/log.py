@@ -91,9 +91,8 @@ class LocalLog(LogRecovery):
                 item.done = threading.Event()
             self._leading = True
         if item.done is None or self._wait(item, item.done):
-            with (
-                interrupts_later()
-            ):  # else nobody knows whether the frame is there, and the log takes no more
+            # else nobody knows whether the frame is there, and the log takes no more
+            with interrupts_later():
                 self._write_queue()
         if item.error is not None:
             raise item.error

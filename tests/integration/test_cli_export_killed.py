@@ -1,5 +1,6 @@
 """An export that is killed loses nothing older and leaves nothing that looks like data; the next one clears up."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,28 @@ def test_an_older_export_comes_back_if_the_new_one_was_not_put_in_place(shell: S
     shell.ok(*words, "--overwrite")
     assert list(target.parent.iterdir()) == [target]
     assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], VOXELS)
+
+
+def test_an_older_export_is_never_removed_while_it_has_no_name(
+    shell: Shell, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the new one nor, at first, the old one can be put in place."""
+    target, rename = store.parent / "out/x.zarr", Path.rename
+    zarr.save_array(target, VOXELS[:10])
+    words = ("export", store, PLACE, target)
+
+    def stuck(path: Path, to: Path) -> Path:
+        if to == target:
+            raise OSError(errno.EIO, "no luck", str(path))
+        return rename(path, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stuck)
+        assert "no luck" in shell.fails(*words, "--overwrite")
+    assert not target.exists()
+    assert "exists" in shell.fails(*words)
+    assert list(target.parent.iterdir()) == [target]
+    assert np.array_equal(zarr.open_array(target, mode="r")[:], VOXELS[:10])
 
 
 def test_an_export_in_place_of_a_link_leaves_what_it_leads_to(shell: Shell, store: Path) -> None:

@@ -258,9 +258,8 @@ class VoxelView(View):
         shape = tuple(size for size, drop in zip(box.shape, dropped, strict=True) if not drop)
         self.write(box, voxels_of(voxels, self.instance.dtype, shape).reshape(box.shape))
 
-    __iter__ = __contains__ = (
-        None  # else Python asks for view[0], view[1], … without end: all coordinates can be read
-    )
+    # else Python asks for view[0], view[1], … without end: all coordinates can be read
+    __iter__ = __contains__ = None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401 - numpy's
         """Return `view[...]`, for `np.asarray(view)`; `ValueError` for `copy=False`, since it is always read."""
