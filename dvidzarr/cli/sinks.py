@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -198,12 +199,14 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
     with workplace(path.parent, path.name, lambda left: _put_back(left, path)) as place:
         if path.exists() and not overwrite:
             raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
-        partial = place / f"unfinished{path.suffix}"
+        partial, replaced = place / f"unfinished{path.suffix}", place / _REPLACED
         with naming(path):
             yield partial
             if path.is_dir():  # moved away whole, since a part of it would look like zeros after a kill
-                path.rename(place / _REPLACED)
+                path.rename(replaced)
             partial.rename(path)
+            if replaced.is_dir() and not replaced.is_symlink():  # what that leads to is somebody else's
+                shutil.rmtree(replaced)
 
 
 def _put_back(left: Path, path: Path) -> None:
