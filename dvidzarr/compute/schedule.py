@@ -14,7 +14,7 @@ _INLINE = 4  # as many chunks are encoded sooner than a second thread wakes up
 _WORTH_THREADS, _ALONE_INLINE = 256 << 10, 8 << 20
 """Bytes of a chunk, and of so many as are decoded sooner than a second thread wakes up. Of smaller chunks each is decoded in
 less time than threads need to hand each other the interpreter: with two of them, 512³ is read in 1.03 to 1.4 times the time
-that one needs from chunks of 48³ uint8, in 0.87 to 1.37 times from 56³, in 0.66 to 1.0 from 64³, in 0.6 from 128³ (measured).
+that one needs from chunks of 48³ uint8, in 0.87 to 1.37 times from 56³, 0.66 to 1.0 from 64³, 0.6 from 128³ (measured).
 """
 _ALWAYS_WORTH_THREADS, _ALWAYS_INLINE = 512 << 10, 2 << 20
 """The same for chunks that are worth threads even where others need the processors too. With 64³ uint8, who reads beside
