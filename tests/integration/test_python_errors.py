@@ -247,6 +247,18 @@ def test_what_volumes_cannot_do(catalog: Catalog) -> None:
         masked.array()
 
 
+@pytest.mark.parametrize("box", [[0, 1], (slice(0, 1), slice(0, 1), slice(0, 1)), None, np.zeros(3)])
+def test_what_is_no_box_is_refused_where_one_is_meant(catalog: Catalog, box: object) -> None:
+    view: Any = catalog.repos[0].instance("gray").at()
+    for action in (
+        lambda: view.read(box),
+        lambda: view.masked("notes").read(box),
+        lambda: view.write(box, np.zeros((1, 1, 1), np.uint8)),
+    ):
+        with pytest.raises(InvalidInputError, match="a box is"):
+            action()
+
+
 def test_a_store_that_is_open_for_reading(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="mode"):
         dvidzarr.open(tmp_path / "store", "x")

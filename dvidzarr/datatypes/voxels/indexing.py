@@ -62,6 +62,15 @@ def voxels_of(value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np
         raise InvalidInputError(f"voxels of shape {given.shape} do not fit a box of shape {shape}") from None
 
 
+def given_box(box: object) -> Box:
+    """Return a box; raise `InvalidInputError` for anything else, such as an index."""
+    if isinstance(box, Box):
+        return box
+    raise InvalidInputError(
+        f"a box is a dvidzarr.core.geometry.Box, not {type(box).__name__}; an index goes into view[...]"
+    )
+
+
 def coordinates(coords: object) -> np.ndarray:
     """Return coordinates of chunks (n, 3) as an array; raise `InvalidInputError` unless they are whole numbers."""
     given = np.asarray(coords)

@@ -10,7 +10,7 @@ from dvidzarr.compute.write import BoxWrite, chunks_of_box, write_chunk_arrays
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box, ChunkSpan
 from dvidzarr.core.ids import NO_AUTHOR, Author
-from dvidzarr.datatypes.voxels.indexing import box_of_index, coordinates, native, voxels_of
+from dvidzarr.datatypes.voxels.indexing import box_of_index, coordinates, given_box, native, voxels_of
 from dvidzarr.datatypes.voxels.masking import MaskedReader
 from dvidzarr.repo.view import View
 from dvidzarr.storage.chunkkeys import pack_one
@@ -64,7 +64,7 @@ class VoxelView(View):
 
     def reader(self, box: Box) -> Reader:
         """Return a reader of one state of a box: for answers that are sent slab by slab."""
-        mask = None if self.roi is None else self.roi.block_mask(box)
+        mask = None if self.roi is None else self.roi.block_mask(given_box(box))
         lineage, scheduler = self.lineage(), self.instance.repo.catalog.scheduler
         if mask is None:
             return Reader(self.chunks, box, lineage, scheduler)
@@ -87,7 +87,7 @@ class VoxelView(View):
         """
         # `is None`, since an empty view is false: a key-value instance without keys is no region all the same
         view = self if roi is None else self.masked(roi)
-        coord = None if view.roi is not None else box.only_chunk(self.instance.chunk)
+        coord = None if view.roi is not None else given_box(box).only_chunk(self.instance.chunk)
         if coord is None:
             return view.reader(box).read()
         return read_inside(self.chunks, coord, box, self.lineage(), shared=shared)
@@ -152,7 +152,7 @@ class VoxelView(View):
         StorageError
             It could not be made durable (`NoSpaceError` if there is no room): nothing was changed.
         """
-        self.write_all([BoxWrite(box, native(voxels), author)])
+        self.write_all([BoxWrite(given_box(box), native(voxels), author)])
 
     def write_all(self, writes: Sequence[BoxWrite]) -> None:
         """Write what several requests want, in order, one log record each, at the price of one. Raises as `write`.
