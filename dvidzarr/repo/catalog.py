@@ -120,7 +120,7 @@ class Catalog(OpenStore):
                 for instance in instances:
                     instance.close()
                 self._drop(repo)
-                self.context.backend.trash(repo.prefix)
+                self.context.trash(repo.prefix)
 
     # --- names of versions -----------------------------------------------------------------------------------
 

@@ -43,11 +43,9 @@ class Overlays:
         except StorageError:
             if not self._is_deleted(instance):
                 raise
-        if self._is_deleted(instance):  # meanwhile: what was written after its folder left follows it
-            self._repo.context.backend.trash(instance.prefix)
 
     def _is_deleted(self, instance: "Instance") -> bool:
-        return instance.id in self._repo.state.deleted
+        return self._repo.state.record_of(instance.id) is None
 
     def _finish_all(self, instance: "Instance") -> None:
         dataset = instance.dataset

@@ -11,6 +11,7 @@ from dvidzarr.repo.generation import Generation
 from dvidzarr.repo.names import VersionNames
 from dvidzarr.repo.repo import Repo
 from dvidzarr.storage.context import StoreContext
+from dvidzarr.storage.trash import Trash
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
@@ -61,7 +62,7 @@ class RepoTable:
         try:
             repo.follow()
         except StorageError:
-            if repo.id in self.context.backend.folders("repos"):
+            if "log" in self.context.backend.folders(repo.prefix):
                 raise
             self._drop(repo)  # deleted by the writer meanwhile
         else:
@@ -90,7 +91,7 @@ class RepoTable:
         """Take in a repo; one whose log is damaged is named in `broken`, and the others are served."""
         try:
             repo.open()
-            if not repo.exists and not repo.state.gone and self._has_instances(repo):
+            if not repo.exists and not repo.state.gone and self._has_lost_its_log(repo):
                 raise CorruptionError(
                     f"{repo.prefix}/log has no records, but {repo.prefix}/data has instances"
                 )
@@ -103,12 +104,15 @@ class RepoTable:
         self.broken.pop(repo.id, None)
         if repo.exists:
             self._repos[repo.id] = repo
-        elif self.writing:  # its creation or its deletion was interrupted
-            self._drop(repo)
+            return
+        self._drop(repo)
+        if self.writing:  # its creation or its deletion was interrupted
             self.context.backend.trash(repo.prefix)
 
-    def _has_instances(self, repo: Repo) -> bool:
-        return bool(self.context.backend.folders(f"{repo.prefix}/data"))
+    def _has_lost_its_log(self, repo: Repo) -> bool:
+        """Tell whether there are instances that are not just what a background task wrote after the repo was deleted."""
+        backend = self.context.backend
+        return bool(backend.folders(f"{repo.prefix}/data")) and not Trash(backend).holds(repo.prefix)
 
     def holds(self, repo: RepoBase) -> bool:
         """Tell whether this object is the one that reads and writes the repo's logs: a repo may be opened anew."""

@@ -26,6 +26,14 @@ class StoreContext:
     run_all: RunAll
     open_packs: OpenPacks = field(default_factory=OpenPacks)
 
+    def trash(self, prefix: str) -> None:
+        """Move what was deleted into the trash.
+
+        A background task that runs meanwhile may write a file of it, and so make its folder anew: that one follows.
+        """
+        self.backend.trash(prefix)
+        self.housekeeper.schedule(0, ("trash", prefix), lambda: self.backend.trash(prefix))
+
 
 class Model(Protocol):
     """What a datatype keeps besides chunks and documents. `snapshot` is JSON that `restore` takes back."""

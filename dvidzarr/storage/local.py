@@ -278,13 +278,18 @@ class LocalBackend:
         self.sync_folder("trash")
         self.sync_folder(prefix.rpartition("/")[0])
 
+    @staticmethod
+    def trash_name(prefix: str) -> str:
+        """Return what the name of a folder in `trash/` begins with; "-" and what makes it unique follow."""
+        return prefix.replace("/", "-")
+
     def _move_away(self, prefix: str) -> bool:
         path = f"{self.root}/{check_key(prefix)}"
         if not os.path.isdir(path):
             return False
         self.make_folder("trash")
         try:
-            os.rename(path, f"{self.root}/trash/{prefix.replace('/', '-')}-{secrets.token_hex(4)}")
+            os.rename(path, f"{self.root}/trash/{self.trash_name(prefix)}-{secrets.token_hex(4)}")
         except FileNotFoundError:  # another thread was faster
             return False
         except OSError as error:

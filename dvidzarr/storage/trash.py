@@ -24,6 +24,11 @@ class Trash:
         except OSError as error:
             raise StorageError(f"{FOLDER}: {error.strerror or error}") from error
 
+    def holds(self, prefix: str) -> bool:
+        """Tell whether the folder of an instance or a repo was moved here."""
+        name = f"{FOLDER}/{LocalBackend.trash_name(prefix)}"
+        return any(entry.rpartition("-")[0] == name for entry in self.entries())
+
     def since(self, entry: str) -> float:
         """Return when an entry came here, or something came into it, in seconds since 1970."""
         try:

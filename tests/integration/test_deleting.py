@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import dvidzarr
 from dvidzarr.core.geometry import Box
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage.local import LocalBackend
 
 
 @pytest.fixture
@@ -38,6 +40,55 @@ def test_deleting_an_instance_while_a_version_is_finished(
         assert catalog.context.housekeeper.settle(120)
         assert not (Path(catalog.url) / instance.prefix).exists()
     assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.parametrize("is_repo", [False, True])
+def test_a_file_that_the_background_writes_behind_a_deletion_brings_nothing_back(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, is_repo: bool
+) -> None:
+    """The metadata of a version, written a moment after the folder of it left; readers look just then."""
+    doomed = catalog.create_repo("doomed")
+    instance = doomed.create_instance("uint8blk", "gray", {"BlockSize": "8,8,8"})
+    instance.at().write(Box((0, 0, 0), (8, 8, 8)), np.full((8, 8, 8), 7, np.uint8))  # type: ignore[attr-defined]
+    is_written, is_gone = threading.Event(), threading.Event()
+    replace = LocalBackend.replace
+
+    def late(backend: LocalBackend, key: str, data: bytes) -> None:
+        is_written.set()
+        assert is_gone.wait(60)
+        replace(backend, key, data)
+
+    with dvidzarr.open(catalog.url, "r") as follower:
+        assert len(follower.repos) == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalBackend, "replace", late)
+            doomed.commit(doomed.dag.root)
+            assert is_written.wait(60)
+            catalog.delete_repo(doomed.root) if is_repo else doomed.delete_instance("gray")
+            is_gone.set()
+            assert catalog.context.housekeeper.settle(120)
+        assert not (Path(catalog.url) / instance.prefix).exists()
+        assert (doomed.root in [repo.root for repo in follower.repos]) != is_repo
+
+
+def test_what_a_killed_process_wrote_behind_a_deletion_is_no_repo(catalog: Catalog) -> None:
+    doomed = catalog.create_repo("doomed")
+    instance = doomed.create_instance("uint8blk", "gray", {"BlockSize": "8,8,8"})
+    instance.at().write(Box((0, 0, 0), (8, 8, 8)), np.full((8, 8, 8), 7, np.uint8))  # type: ignore[attr-defined]
+    with dvidzarr.open(catalog.url, "r") as follower:
+        assert len(follower.repos) == 2
+        catalog.delete_repo(doomed.root)
+        catalog.close()
+        left = Path(catalog.url) / instance.prefix / "versions" / doomed.root / "zarr.json"
+        left.parent.mkdir(parents=True)
+        left.write_text("{}")
+        with dvidzarr.open(catalog.url, "r") as reader:
+            for each in (follower, reader):
+                assert [repo.alias for repo in each.repos] == ["deleting"]
+                assert each.broken == {}
+    with dvidzarr.open(catalog.url, "w") as again:
+        assert not (Path(catalog.url) / doomed.prefix).exists()
+        assert [each for each in again.verify(deep=True) if each.severity == "error"] == []
 
 
 def test_what_is_deleted_on_a_full_disk_is_gone(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

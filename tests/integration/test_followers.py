@@ -48,6 +48,27 @@ def test_a_deleted_repo_is_gone(writer: Catalog, follower: Catalog) -> None:
     assert follower.resolve(":master")[0].root == kept.root  # the only one
 
 
+def test_a_follower_that_looks_often_while_a_repo_is_deleted_forgets_it(
+    writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks when the record of the deletion is there, and again before the folder has left."""
+    gone = writer.create_repo("gone")
+    trash = LocalBackend.trash
+
+    def look_first(backend: LocalBackend, prefix: str) -> None:
+        for _ in range(2):
+            assert follower.repos == ()
+            writer.generation.advance()  # as for any other repo
+        trash(backend, prefix)
+
+    assert len(follower.repos) == 1
+    monkeypatch.setattr(LocalBackend, "trash", look_first)
+    writer.delete_repo(gone.root)
+    for catalog in (writer, follower):
+        with pytest.raises(NotFoundError):
+            catalog.resolve(gone.root)
+
+
 def test_a_repo_made_again_under_the_same_root_is_the_new_one(writer: Catalog, follower: Catalog) -> None:
     root = "a" * 32
     for round_ in range(3):
