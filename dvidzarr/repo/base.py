@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dvidzarr.core.errors import NotFoundError, StorageError, VersionLockedError
@@ -165,7 +166,14 @@ class RepoBase:
 
     def follow(self) -> None:
         """Apply what another process wrote to the repo log (nothing to do for the writer)."""
-        self._log.follow()
+        try:
+            self._log.follow()
+        except StorageError:
+            if "log" in self.context.backend.folders(self.prefix):
+                raise
+            # deleted: the log left before the record that says so was read
+            self.state = replace(self.state, gone=True, instances={})
+            self._match_instances()
 
     def records(self) -> Iterator[Entry]:
         """Yield the records of the repo log."""

@@ -7,11 +7,12 @@ go into the trash, under the path that they had. The trash is purged on its own.
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.storage.chunkkeys import unpack
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
@@ -93,7 +94,8 @@ def collect(
 def _datasets(catalog: "Catalog") -> Iterator[Dataset]:
     for repo in catalog.repos:
         for instance in repo.instances.values():
-            yield instance.dataset
+            with suppress(NotFoundError):  # deleted meanwhile, by another process
+                yield instance.dataset
     if catalog.context.backend.folders("blobstore"):
         yield catalog.blobs.dataset
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
+from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.core.texts import texts_by_name
 from dvidzarr.repo.dag import Version
@@ -143,9 +144,14 @@ class Instance:
         """The instance on the store, opened if it was not; a follower of the store has read on in its log."""
         dataset = self._dataset
         if dataset is None:
-            return self._open()
+            return self._open_existing()
         dataset.follow()
         return dataset
+
+    def check_exists(self) -> None:
+        """Raise `NotFoundError` if it was deleted, also by the process that is followed."""
+        self.repo.catalog.refresh()
+        self.repo.check_instance(self)
 
     @property
     def opened(self) -> bool:
@@ -164,6 +170,17 @@ class Instance:
         """Open the dataset; as a follower read on in its log."""
         _ = self.dataset
 
+    def _open_existing(self) -> Dataset:
+        """Open the dataset. One that another process deletes looks damaged or empty."""
+        try:
+            dataset = self._open()
+        except StorageError:
+            self.check_exists()
+            raise
+        if not dataset.writable:
+            self.check_exists()
+        return dataset
+
     def _open(self) -> Dataset:
         with self.repo.catalog.opening, self._opening:
             if self._dataset is None:
@@ -173,6 +190,7 @@ class Instance:
                 self.declare(dataset)
                 writable = self.repo.writable
                 dataset.log.sealed = self.sealed_upto
+                dataset.check_exists = self.check_exists
                 self.restore({})  # it may have been open before
                 try:
                     dataset.open(writable=writable)

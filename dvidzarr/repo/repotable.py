@@ -59,15 +59,9 @@ class RepoTable:
             self.generation.look_at(number)
 
     def _follow(self, repo: Repo) -> None:
-        try:
-            repo.follow()
-        except StorageError:
-            if "log" in self.context.backend.folders(repo.prefix):
-                raise
-            self._drop(repo)  # deleted by the writer meanwhile
-        else:
-            if not repo.exists:
-                self._drop(repo)
+        repo.follow()
+        if not repo.exists:
+            self._drop(repo)
 
     def _discover(self, *, told: bool = False) -> None:
         """Open repos that appeared. A folder without a whole first record is no repo.
@@ -96,9 +90,10 @@ class RepoTable:
                     f"{repo.prefix}/log has no records, but {repo.prefix}/data has instances"
                 )
         except StorageError as error:
-            if self.broken.get(repo.id) != str(error):
-                _logger.error("repo %s cannot be opened: %s", repo.id, error)  # noqa: TRY400 - no traceback
-            self.broken[repo.id] = str(error)
+            if repo.id in self.context.backend.folders("repos"):  # else it was deleted meanwhile
+                if self.broken.get(repo.id) != str(error):
+                    _logger.error("repo %s cannot be opened: %s", repo.id, error)  # noqa: TRY400 - no traceback
+                self.broken[repo.id] = str(error)
             self._drop(repo)
             return
         self.broken.pop(repo.id, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvidzarr.core.errors import BusyError, DvidzarrError, StorageError
+from dvidzarr.core.errors import BusyError, DvidzarrError, NotFoundError, StorageError
 from dvidzarr.repo.garbage import orphans
 from dvidzarr.storage.backend import Part
 from dvidzarr.storage.chunkkeys import unpack_one
@@ -82,10 +82,7 @@ def verify(catalog: "Catalog", *, deep: bool = False, repair: bool = False) -> I
             needs = f"record {sequence} of its log needs version {version}, which was given up"
             yield Finding("warning", repo.prefix, f"{needs}: it is lost too")
         for instance in repo.instances.values():
-            try:
-                yield from _instance(instance, deep=deep, repair=repair)
-            except DvidzarrError as error:
-                yield Finding("error", instance.prefix, str(error))
+            yield from _unless_deleted(instance, _whole_instance(instance, deep=deep, repair=repair))
     if catalog.context.backend.folders("blobstore"):
         yield from _blobs(catalog, deep=deep)
 
@@ -101,11 +98,17 @@ def _blobs(catalog: "Catalog", *, deep: bool) -> Iterator[Finding]:
 
 def _log_findings(catalog: "Catalog") -> Iterator[Finding]:
     for prefix, sealed in _logs(catalog).items():
-        try:
-            for gap in gaps(catalog.context.backend, prefix, sealed):
-                yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap))
-        except StorageError as error:  # such as a link in its place: the others are looked at all the same
-            yield Finding("error", prefix, str(error))
+        found = list(_gaps(catalog, prefix, sealed))
+        if found and prefix in _logs(catalog):  # else it was deleted meanwhile
+            yield from found
+
+
+def _gaps(catalog: "Catalog", prefix: str, sealed: int) -> Iterator[Finding]:
+    try:
+        for gap in gaps(catalog.context.backend, prefix, sealed):
+            yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap))
+    except StorageError as error:  # such as a link in its place: the others are looked at all the same
+        yield Finding("error", prefix, str(error))
 
 
 def _logs(catalog: "Catalog") -> dict[str, int]:
@@ -137,6 +140,26 @@ def _repair_logs(catalog: "Catalog") -> Iterator[Finding]:
                 close_gap(context.backend, gap, (context.store_id, log_id))
                 yield Finding("note" if gap.is_torn_tail else "error", prefix, str(gap), repaired=True)
     catalog.become_writer()
+
+
+def _unless_deleted(instance: "Instance", findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Pass on what was found, up to the moment when a writer deletes the instance."""
+    for finding in findings:
+        if finding.severity != "note":
+            try:
+                instance.check_exists()
+            except NotFoundError:
+                return
+            except DvidzarrError:  # of another repo
+                pass
+        yield finding
+
+
+def _whole_instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Finding]:
+    try:
+        yield from _instance(instance, deep=deep, repair=repair)
+    except DvidzarrError as error:
+        yield Finding("error", instance.prefix, str(error))
 
 
 def _instance(instance: "Instance", *, deep: bool, repair: bool) -> Iterator[Finding]:

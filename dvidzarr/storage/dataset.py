@@ -63,6 +63,8 @@ class Dataset:
         self.flush_soon: Callable[[], None] = lambda: None
         """Durability `fast`: called after each record that is not synced."""
         self.voided: frozenset[int] = frozenset()
+        self.check_exists: Callable[[], None] = lambda: None
+        """Raises if it was deleted: what cannot be read then is no damage."""
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
         self.caches.later = self._soon("index")
         self._model = model
@@ -137,8 +139,13 @@ class Dataset:
 
     def follow(self) -> None:
         """Apply what the writing process published since (nothing to do for the writer itself)."""
-        if not self.writable:
+        if self.writable:
+            return
+        try:
             self.log.follow()
+        except StorageError:
+            self.check_exists()
+            raise
 
     def promote(self) -> None:
         """Become the writer after having followed; the caller holds the writer lock."""
@@ -288,6 +295,7 @@ class Dataset:
 
     def failure(self, sequence: int, what: str) -> DvidzarrError:
         """Return the error to raise when what a record names is not whole: damage, unless a power loss explains it."""
+        self.check_exists()
         if self.writable or self.log.unflushed_after is None or sequence <= self.flushed:
             return CorruptionError(what)
         return BusyError(

@@ -197,8 +197,8 @@ class LogReader:
 
     def _awaits_recovery(self, word: int) -> bool:
         """Tell whether a power loss may have taken the rest, so that the log ends here until a writer recovers it."""
-        if self.unflushed_after is None:
-            return False
+        if self.unflushed_after is None or self._backend.size(self._key(self._segment)) is None:
+            return False  # a log that was read and is not there any more was deleted
         at = (word, self._tail.sequence)
         if at != self._ends_at:
             if self._flushed_later():

@@ -254,13 +254,21 @@ def read_place(dataset: Dataset, key: bytes, place: Place) -> bytes:
     elif place.value is not None:
         value = place.value
     else:
-        value = dataset.log.value(place.segment, place.start, place.length)
+        value = _in_log(dataset, place)
     if len(value) != place.length or crc32c(value) != place.checksum:
         raise dataset.failure(
             place.sequence,
             f"the value of {key!r} is not the one recorded ({len(value)} of {place.length} bytes)",
         )
     return value
+
+
+def _in_log(dataset: Dataset, place: Place) -> bytes:
+    try:
+        return dataset.log.value(place.segment, place.start, place.length)
+    except StorageError:
+        dataset.check_exists()
+        raise
 
 
 def read_slice(dataset: Dataset, key: bytes, place: Place, start: int, stop: int) -> bytes:

@@ -165,6 +165,18 @@ def test_collecting_while_others_write(store: Path) -> None:
         assert [f for f in catalog.verify(deep=True) if f.severity == "error"] == []
 
 
+def test_what_another_process_deletes_meanwhile_is_passed_over(store: Path) -> None:
+    leave_objects(store)
+    age(store)
+    with dvidzarr.open(store, "w", SETTINGS) as writer, dvidzarr.open(store, "r", SETTINGS) as reader:
+        (repo,) = writer.repos
+        repo.create_instance("uint8blk", "last")
+        found = collect(reader)
+        first = next(found)
+        repo.delete_instance("last")
+        assert {garbage.place for garbage in (first, *found)} == {gray(writer).instance.prefix}
+
+
 def test_old_trash_is_purged(store: Path) -> None:
     leave_objects(store)
     age(store)

@@ -9,9 +9,11 @@ import pytest
 import dvidzarr
 from dvidzarr.core.ids import NO_AUTHOR
 from dvidzarr.core.settings import Settings
+from dvidzarr.repo import verify
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunks import ChunkStore
+from dvidzarr.storage.repair import gaps
 from dvidzarr.storage.writing import write_chunks
 
 SETTINGS = Settings.load(env={}, overrides={"storage.rewrite_grace_s": 0})
@@ -71,6 +73,36 @@ def test_what_moves_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
         before_the_first_look(monkeypatch, move)
         assert [found for found in catalog.verify(deep=True) if found.severity != "note"] == []
+
+
+@pytest.mark.parametrize("is_repo", [False, True])
+@pytest.mark.parametrize("when", ["logs", "chunks"])
+def test_what_another_process_deletes_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, is_repo: bool
+) -> None:
+    with dvidzarr.open(tmp_path / "store", settings=SETTINGS) as writer:
+        gray = world(writer)
+        gray.repo.commit(gray.repo.root)
+        kept: Any = writer.create_repo("kept").create_instance("uint8blk", "gray")
+        kept.at()[0:EDGE, 0:EDGE, 0:EDGE] = 1
+        assert writer.context.housekeeper.settle(120)
+
+        def delete_it() -> None:
+            writer.delete_repo(gray.repo.root) if is_repo else gray.repo.delete_instance("gray")
+
+        def gaps_then(*words: Any) -> Any:  # noqa: ANN401
+            monkeypatch.setattr(verify, "gaps", gaps)
+            delete_it()
+            return gaps(*words)
+
+        with dvidzarr.open(writer.url, "r") as reader:
+            if when == "logs":
+                monkeypatch.setattr(verify, "gaps", gaps_then)
+            else:
+                before_the_first_look(monkeypatch, delete_it)
+            found = list(reader.verify(deep=True))
+            assert [each for each in found if each.severity != "note"] == []
+            assert any(kept.repo.root in each.message for each in found)
 
 
 def test_what_does_not_move_is_damage(tmp_path: Path) -> None:
