@@ -154,7 +154,7 @@ class RepoBase:
                 f"the log of repo {self.id} is damaged: {self._log.damage[0]}; `dvidzarr verify` tells more"
             )
         for instance_id in self.state.deleted:
-            self.context.backend.trash(f"{self.prefix}/data/{instance_id}")
+            self.context.trash_now(f"{self.prefix}/data/{instance_id}", [instance_id])
         for instance in self._instances.values():
             instance.promote()
 

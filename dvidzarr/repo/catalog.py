@@ -120,7 +120,7 @@ class Catalog(OpenStore):
                 for instance in instances:
                     instance.close()
                 self._drop(repo)
-                self.context.trash(repo.prefix)
+                self.context.trash(repo.prefix, [instance.id for instance in instances])
 
     # --- names of versions -----------------------------------------------------------------------------------
 

@@ -290,7 +290,7 @@ class Repo(RepoBase):
                 line = stamped([f'Deleted data instance "{instance.name}"'])[0]
                 self.append(Kind.DELETE_INSTANCE, author, {"id": instance.id, "line": line})
             instance.close()
-            self.context.trash(instance.prefix)
+            self.context.trash(instance.prefix, [instance.id])
 
     @contextmanager
     def without_writers(self) -> Iterator[list[Instance]]:

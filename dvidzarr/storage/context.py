@@ -1,7 +1,9 @@
 """What a dataset is given: what everything in one store shares, and what its datatype keeps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Protocol, Self
 
 from dvidzarr.core.settings import Settings
@@ -26,13 +28,19 @@ class StoreContext:
     run_all: RunAll
     open_packs: OpenPacks = field(default_factory=OpenPacks)
 
-    def trash(self, prefix: str) -> None:
-        """Move what was deleted into the trash.
+    def trash(self, prefix: str, data_ids: Sequence[str]) -> None:
+        """Move the folder of something deleted into the trash, and remove the caches of its instances.
 
         A background task that runs meanwhile may write a file of it, and so make its folder anew: that one follows.
         """
+        self.trash_now(prefix, data_ids)
+        self.housekeeper.schedule(0, ("trash", prefix), lambda: self.trash_now(prefix, data_ids))
+
+    def trash_now(self, prefix: str, data_ids: Sequence[str]) -> None:
+        """Do so where no background task can know of it."""
         self.backend.trash(prefix)
-        self.housekeeper.schedule(0, ("trash", prefix), lambda: self.backend.trash(prefix))
+        for data_id in data_ids:
+            rmtree(self.cache_dir / data_id, ignore_errors=True)
 
 
 class Model(Protocol):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,30 @@ def test_what_a_killed_process_wrote_behind_a_deletion_is_no_repo(catalog: Catal
     with dvidzarr.open(catalog.url, "w") as again:
         assert not (Path(catalog.url) / doomed.prefix).exists()
         assert [each for each in again.verify(deep=True) if each.severity == "error"] == []
+
+
+@pytest.mark.parametrize("when", ["open", "closed", "killed"])
+@pytest.mark.parametrize("is_repo", [False, True])
+def test_caches_of_what_is_deleted_are_removed(catalog: Catalog, is_repo: bool, when: str) -> None:
+    doomed = catalog.create_repo("doomed")
+    instance = doomed.create_instance("keyvalue", "keys")
+    instance.at()["a"] = b"1"  # type: ignore[attr-defined, index]
+    instance.dataset.save_caches()
+    folder = catalog.context.cache_dir / instance.id
+    assert list(folder.iterdir())
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    catalog.close()
+    with dvidzarr.open(catalog.url, "w") as again:
+        repo = again.repo(doomed.root)
+        _ = repo.instance("keys").dataset if when == "open" else None
+        again.delete_repo(repo.root) if is_repo else repo.delete_instance("keys")
+        assert again.context.housekeeper.settle(120)
+        assert not folder.exists()
+    if when == "killed" and not is_repo:  # before they were removed
+        copy.rename(folder)
+        dvidzarr.open(catalog.url, "w").close()
+        assert not folder.exists()
 
 
 def test_what_is_deleted_on_a_full_disk_is_gone(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
