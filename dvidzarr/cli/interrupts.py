@@ -5,25 +5,25 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+from dvidzarr.core.interrupts import Handler, Terminated, Unwinding, handled, unwinds
 
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: unwinds as Ctrl-C does, so that no unfinished file stays behind."""
-
-
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Let a signal end the process with one line: raised in the midst of an import it would hit any library anywhere."""
-    with _handled(_leave, signal.SIGINT, signal.SIGTERM):
+    """Let a signal end the process with one line."""
+    with handled(signal.SIGINT, _leave, _is_usual), handled(signal.SIGTERM, _leave, _is_usual):
         yield
 
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Let SIGTERM raise, as Ctrl-C does; a server puts handlers of its own in its place."""
-    with _handled(_unwind, signal.SIGTERM):
+    """Let SIGTERM raise, as Ctrl-C does, but for imports; a server puts handlers of its own in their place."""
+    handler = Unwinding(_leave)
+    with handled(signal.SIGINT, handler, _is_usual), handled(signal.SIGTERM, handler, _is_usual):
         yield
 
 
@@ -33,30 +33,10 @@ def ending(error: BaseException | None) -> tuple[str, int]:
     return ENDINGS[number], 128 + number
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _leave(number: int, _frame: FrameType | None = None) -> NoReturn:
     os.write(2, f"dvidzarr: {ENDINGS[signal.Signals(number)]}\n".encode())
     os._exit(128 + number)
 
 
-def _unwind(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
-
-
-_USUAL = (signal.SIG_DFL, signal.default_int_handler, _unwind)
-"""What may be replaced: who ignores a signal, or handles it, has reasons."""
-
-
-@contextmanager
-def _handled(handler: "signal._HANDLER", *numbers: signal.Signals) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        changed = [number for number in numbers if before[number] in _USUAL]
-        for number in changed:
-            signal.signal(number, handler)
-    except ValueError:  # not the main thread: no signal is handled here
-        changed = []
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, before[number])
+def _is_usual(handler: Handler) -> bool:
+    return handler == signal.SIG_DFL or unwinds(handler)

@@ -1,26 +1,78 @@
-"""Ctrl-C, where half done is worse than a moment later."""
+"""Ctrl-C and SIGTERM: by unwinding, but later where half done is worse, and at once where nothing could unwind."""
 
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: unwinds as Ctrl-C does, so that no unfinished file stays behind."""
+
+
+class Unwinding:
+    """A handler of SIGINT and SIGTERM that raises, but leaves the process while the main thread imports a module.
+
+    What is raised there hits any library anywhere: C code takes it for a module that is missing or goes on without it,
+    callbacks pass over it, so that the signal is lost, and modules stay half made for those who use them later.
+    """
+
+    def __init__(self, leave: Callable[[int], NoReturn]) -> None:
+        self._leave = leave
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        """Handle a signal."""
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                self._leave(number)
+            frame = frame.f_back
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+Handler = Callable[[int, FrameType | None], object] | int | None
+"""As `signal.getsignal` returns it."""
+
+
+def unwinds(handler: Handler) -> bool:
+    """Tell whether a handler raises: who handles a signal in another way has reasons."""
+    return handler is signal.default_int_handler or isinstance(handler, Unwinding)
+
+
+@contextmanager
+def handled(
+    number: signal.Signals,
+    handler: Callable[[int, FrameType | None], object],
+    instead_of: Callable[[Handler], bool],
+) -> Iterator[None]:
+    """Handle a signal in another way if `instead_of` says so of how it is handled now; in the main thread alone."""
+    before = signal.getsignal(number)
+    changed = instead_of(before)
+    if changed:
+        try:
+            signal.signal(number, handler)
+        except ValueError:  # not the main thread: no signal is handled here
+            changed = False
+    try:
+        yield
+    finally:
+        if changed:
+            signal.signal(number, before)
 
 
 @contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Raise the `KeyboardInterrupt` of a Ctrl-C when the block has ended, not in the middle.
+    """Raise when the block has ended, not in the middle, what a Ctrl-C (or SIGTERM in a command) raises in this thread."""
+    with _later(signal.SIGTERM), _later(signal.SIGINT):
+        yield
 
-    Only where Python would raise it: in the main thread, and unless the program handles the signal itself.
-    """
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+
+@contextmanager
+def _later(number: signal.Signals) -> Iterator[None]:
     came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        yield
+        with handled(number, lambda number, _: came.append(number), unwinds):
+            yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         if came:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)

@@ -84,15 +84,15 @@ class LocalLog(LogRecovery):
     def append_all(self, records: Sequence[Record]) -> Position:
         """Append records in one frame: all of them become durable, or none. Returns the position of the last."""
         item = _Pending([encode_record(*record) for record in records])
-        with self._lock:
-            self.check_writable()
-            self._queue.append(item)
-            if self._leading:
-                item.done = threading.Event()
-            self._leading = True
-        if item.done is None or self._wait(item, item.done):
-            # else nobody knows whether the frame is there, and the log takes no more
-            with interrupts_later():
+        # else nobody knows whether the frame is there, or nobody writes it: the log takes no more, or others wait for ever
+        with interrupts_later():
+            with self._lock:
+                self.check_writable()
+                self._queue.append(item)
+                if self._leading:
+                    item.done = threading.Event()
+                self._leading = True
+            if item.done is None or self._wait(item, item.done):
                 self._write_queue()
         if item.error is not None:
             raise item.error

@@ -49,6 +49,41 @@ def test_a_signal_during_an_import(shell: Shell, tmp_path: Path, module: str, nu
     assert (outcome.returncode, outcome.stderr) == (code, f"dvidzarr: {name}\n")
 
 
+SWALLOWED = """
+import signal, sys, weakref
+from dvidzarr.cli.main import main
+
+class Strike:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            thing = Strike()
+            reference = weakref.ref(thing, lambda _: signal.raise_signal(int(sys.argv[2])))
+            del thing  # Python passes over what is raised in there
+
+sys.meta_path.insert(0, Strike())
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("module", ["dvidzarr.server.app", "uvloop"])
+def test_a_signal_is_not_lost_in_an_import(
+    shell: Shell, tmp_path: Path, module: str, number: signal.Signals
+) -> None:
+    """A server that was told to end while it began served on."""
+    words = ["serve", tmp_path / "store", "--port", "0", "--workers", "1"]
+    outcome = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, module, str(int(number)), *words],
+        env=shell.env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    name, code = ENDS[number]
+    assert (outcome.returncode, outcome.stderr) == (code, f"dvidzarr: {name}\n")
+
+
 @pytest.mark.parametrize("number", ENDS)
 def test_a_signal_leaves_no_unfinished_file(shell: Shell, tmp_path: Path, number: signal.Signals) -> None:
     store, out = tmp_path / "store", tmp_path / "out"

@@ -67,6 +67,35 @@ def test_ctrl_c_comes_when_the_record_is_whole(
         assert not [found for found in again.verify(deep=True) if found.severity == "error"]
 
 
+class PressedLock:
+    """A lock with a Ctrl-C as soon as somebody lets go of it."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_between_queueing_a_record_and_writing_it(
+    catalog: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody wrote the record then, and whoever wrote next waited for ever."""
+    view = catalog.repos[0].instance("gray").at()
+    log = view.instance.dataset.log
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_lock", PressedLock(log._lock))
+        with pytest.raises(KeyboardInterrupt):
+            view[0, 0, 0] = 2
+    assert view[0, 0, 0] == 2
+    view[0, 0, 0] = 3
+
+
 def test_a_handler_of_ones_own_is_called_at_once(
     catalog: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
