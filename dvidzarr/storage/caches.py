@@ -4,6 +4,7 @@ A stamp that does not fit the store, the instance, the versions or the log means
 """
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import orjson
 from crc32c import crc32c
 
-from dvidzarr.core.errors import StorageError
+from dvidzarr.core.errors import ForbiddenError, StorageError
 from dvidzarr.storage.cache import StateFile, remove_file
 from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.logreader import Cursor
@@ -38,6 +39,7 @@ class DatasetCaches:
         self.later: Callable[[Callable[[], None]], None] = lambda task: task()
         """As of `DocumentIndex`."""
         self.owner = False
+        self._process = os.getpid()
         self._replaying = True
 
     def stamp(self, cursor: Cursor) -> dict[str, Any]:
@@ -133,7 +135,17 @@ class DatasetCaches:
 
     @property
     def documents(self) -> Documents:
-        """The index of the documents, opened when first needed."""
+        """The index of the documents, opened when first needed.
+
+        In a fork of the owner its SQLite would take what the owner writes for damage, or write into its midst.
+        """
+        if self.owner and os.getpid() != self._process:
+            if self._documents is None:  # there are none
+                return self._in_memory()
+            raise ForbiddenError(
+                f"the keys in {self._folder} were opened by another process, of which this one is a fork: "
+                f"open the store anew here to read"
+            )
         with self._opening:
             if self._documents is None:
                 self._documents = self._open() if self.owner else self._in_memory()

@@ -18,6 +18,8 @@ store = dvidzarr.open(sys.argv[1])
 repo = store.create_repo()
 gray = repo.create_instance("uint8blk", "gray", {"BlockSize": "64,64,64"})
 other = repo.create_instance("uint8blk", "other")
+notes = repo.create_instance("keyvalue", "notes").at()
+notes["a"] = b"1"
 view = gray.at()
 voxels = np.random.default_rng(1).integers(1, 255, (256, 256, 128), np.uint8)
 view[0:256, 0:256, 0:128] = voxels
@@ -36,6 +38,7 @@ def child():
         lambda: other.at()[0, 0, 0],
         lambda: store.create_repo(),
         lambda: store.blobs.put(b"abc"),
+        lambda: notes["a"],  # the parent goes on writing into the pages that its SQLite would look at here
     ):
         try:
             action()
@@ -45,6 +48,7 @@ def child():
             raise AssertionError("it was done")
     with dvidzarr.open(sys.argv[1], "r") as anew:
         assert (anew.repos[0].instance("gray").at()[...] == voxels).all()
+        assert anew.repos[0].instance("notes").at()["a"] == b"1"
     store.close()
 
 if not (pid := os.fork()):
