@@ -197,20 +197,28 @@ def finished(path: Path, *, overwrite: bool) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise InvalidInputError(f"there is no folder {path.parent}")
     with workplace(path.parent, path.name, lambda left: _put_back(left, path)) as place:
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise ConflictError(f"{path} exists: choose another name, or say --overwrite")
-        partial, replaced = place / f"unfinished{path.suffix}", place / _REPLACED
+        partial, replaced = _partial(place, path), place / _REPLACED
         with naming(path):
             yield partial
-            if path.is_dir():  # moved away whole, since a part of it would look like zeros after a kill
+            # moved away whole, since a part of it would look like zeros after a kill
+            if path.is_dir() or (partial.is_dir() and os.path.lexists(path)):
                 path.rename(replaced)
             partial.rename(path)
             if replaced.is_dir() and not replaced.is_symlink():  # what that leads to is somebody else's
                 shutil.rmtree(replaced)
 
 
+def _partial(place: Path, path: Path) -> Path:
+    return place / f"unfinished{path.suffix}"
+
+
 def _put_back(left: Path, path: Path) -> None:
-    """Give an older export its name again, if a run ended between moving it away and putting the new one in place."""
+    """Give an older export its name again, if a run ended between moving it away and putting the new one in place.
+
+    Not if the new one was put in place, and is somewhere else now: the older one may be half removed.
+    """
     replaced = left / _REPLACED
-    if os.path.lexists(replaced) and not os.path.lexists(path):
+    if os.path.lexists(replaced) and _partial(left, path).exists() and not os.path.lexists(path):
         replaced.rename(path)

@@ -64,6 +64,37 @@ def test_an_older_export_comes_back_if_the_new_one_was_not_put_in_place(shell: S
     assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], VOXELS)
 
 
+def test_an_older_export_that_was_replaced_does_not_come_back(shell: Shell, store: Path) -> None:
+    """It may be half removed, and would look like a whole one."""
+    target, aside = store.parent / "out/x.zarr", store.parent / "aside.zarr"
+    zarr.save_array(target, VOXELS[:10])
+    words = ("export", store, PLACE, target)
+    kill(shell, "dvidzarr.cli.sinks:shutil.rmtree", 1, *words, "--overwrite")
+    target.rename(aside)
+    shell.ok(*words)
+    assert list(target.parent.iterdir()) == [target]
+    for path in (target, aside):
+        assert np.array_equal(zarr.open_array(path, path="0", mode="r")[:], VOXELS)
+
+
+def test_an_export_of_a_folder_in_place_of_a_file(shell: Shell, store: Path) -> None:
+    """It was refused when all was copied."""
+    target = store.parent / "out/x.zarr"
+    target.write_bytes(b"no zarr")
+    assert "exists" in shell.fails("export", store, PLACE, target)
+    assert target.read_bytes() == b"no zarr"
+    shell.ok("export", store, PLACE, target, "--overwrite")
+    assert list(target.parent.iterdir()) == [target]
+    assert np.array_equal(zarr.open_array(target, path="0", mode="r")[:], VOXELS)
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced_unasked(shell: Shell, store: Path) -> None:
+    target = store.parent / "out/x.npy"
+    target.symlink_to(store.parent / "not mounted")
+    assert "exists" in shell.fails("export", store, PLACE, target)
+    assert target.is_symlink()
+
+
 def test_an_older_export_is_never_removed_while_it_has_no_name(
     shell: Shell, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
