@@ -14,7 +14,7 @@ from dvidzarr.repo.dag import Version, VersionDAG
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.overlays import Overlays
 from dvidzarr.repo.records import signed
-from dvidzarr.repo.state import RepoState
+from dvidzarr.repo.state import IDS_AT_ONCE, RepoState
 from dvidzarr.repo.versions import RepoVersions
 from dvidzarr.storage.context import StoreContext
 from dvidzarr.storage.durability import flush
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from dvidzarr.repo.repo import Repo
 
 _logger = logging.getLogger("dvidzarr.repo")
-_IDS_AT_ONCE = 1000
 
 
 class RepoBase:
@@ -233,7 +232,7 @@ class RepoBase:
         with self._lock:
             if not self._next_id or self._next_id >= self.state.ids_upto:
                 self._next_id = self._next_id or self.state.ids_upto
-                self.append(Kind.IDS, NO_AUTHOR, {"upto": self._next_id + _IDS_AT_ONCE})
+                self.append(Kind.IDS, NO_AUTHOR, {"upto": self._next_id + IDS_AT_ONCE})
             self._next_id += 1
             return self._next_id - 1
 

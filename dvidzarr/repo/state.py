@@ -12,7 +12,8 @@ from dvidzarr.storage.frames import Entry, Kind
 
 FIRST_MUTATION = 1_000_000_000
 """DVID counts mutations from here."""
-
+IDS_AT_ONCE = 1000
+"""So many ids of mutations a record reserves."""
 
 Changes = dict[str, Any]
 """Members of a `RepoState` that a record changes, and their new values."""
@@ -120,8 +121,8 @@ def _version(state: RepoState, header: dict[str, Any]) -> Changes:
         note=header.get("note", ""),
     )
     dag = dag.with_version(version)
-    for parent in version.parents:
-        dag = dag.with_change(parent, updated=header["t"])
+    for parent in version.parents:  # locked, also if the record of its commit was given up
+        dag = dag.with_change(parent, locked=True, updated=header["t"])
     return {"dag": dag}
 
 
@@ -200,7 +201,7 @@ def _ids(state: RepoState, header: dict[str, Any]) -> Changes:
 
 
 def _lost(state: RepoState, header: dict[str, Any]) -> Changes:
-    return {"incomplete": True}
+    return {"incomplete": True, "ids_upto": state.ids_upto + IDS_AT_ONCE}  # it may have reserved so many
 
 
 def _gone(state: RepoState, header: dict[str, Any]) -> Changes:

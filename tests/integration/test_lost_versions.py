@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dvidzarr
+from dvidzarr.core.errors import VersionLockedError
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage.frames import Entry, Kind
 from tests.integration import gray_store
@@ -19,11 +20,11 @@ def store(tmp_path: Path) -> Path:
     return new_store(tmp_path / "store")
 
 
-def damage_version(store: Path, number: int) -> Entry:
-    """Damage the record that made a version; return what it was."""
+def damage_version(store: Path, number: int, kind: Kind = Kind.VERSION) -> Entry:
+    """Damage the record that made a version, or another one; return what it was."""
     with dvidzarr.open(store, "r", SETTINGS) as catalog:
         repo = catalog.repos[0]
-        record = [entry for entry in repo.records() if entry.kind == Kind.VERSION][number]
+        record = [entry for entry in repo.records() if entry.kind == kind][number]
     path = store / repo.prefix / "log/00000001.log"
     data = bytearray(path.read_bytes())
     data[record.offset - 1] ^= 255
@@ -105,3 +106,34 @@ def test_a_repo_without_its_root_is_not_taken_for_one_that_was_never_made(store:
     with dvidzarr.open(store, "w", SETTINGS) as catalog:
         assert len(catalog.broken) == 1
     assert [path.name for path in store.glob("repos/*")] == list(catalog.broken)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_version_with_children_stays_locked_when_its_commit_is_given_up(
+    store: Path, shell: Shell, number: int
+) -> None:
+    """It could be written again, which changed what the locked versions below it showed."""
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        before = views(catalog)
+    damage_version(store, number, Kind.COMMIT)
+    assert shell.run("verify", store, "--repair").code == 0
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        assert [version.locked for version in catalog.repos[0].dag] == [True, True, False]
+        view = gray_store.gray(catalog).instance.at(list(catalog.repos[0].dag)[number])
+        with pytest.raises(VersionLockedError):
+            view.write(WORLD, noise(9))
+        assert catalog.context.housekeeper.settle(120)
+        np.testing.assert_array_equal(views(catalog), before)
+    for mode in ("r", "w"):
+        with dvidzarr.open(store, mode, SETTINGS) as catalog:
+            np.testing.assert_array_equal(views(catalog), before)
+    assert shell.run("verify", store, "--deep").code == 0
+
+
+def test_ids_whose_reservation_is_given_up_are_not_given_again(store: Path, shell: Shell) -> None:
+    with dvidzarr.open(store, "r", SETTINGS) as catalog:
+        reserved = catalog.repos[0].saved_mutation_id
+    damage_version(store, -1, Kind.IDS)
+    assert shell.run("verify", store, "--repair").code == 0
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        assert catalog.repos[0].next_mutation() >= reserved
