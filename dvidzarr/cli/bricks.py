@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -133,6 +134,8 @@ class Journal:
         self._lock = threading.Lock()
         self.plan, self.done = plan, frozenset[ZYX]()
         lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        if lines and not _known(lines[0]):  # damaged: it says nothing about what is done
+            lines = []
         if lines:
             self.plan, self.done = _parsed(plan, lines, kept)
         self._file = self.path.open("ab")
@@ -170,7 +173,7 @@ class Journal:
                 continue
             with suppress(FileNotFoundError), path.open("r+b") as file:  # finished meanwhile
                 line = file.readline()
-                head = orjson.loads(line) if line.endswith(b"\n") else {}
+                head = _known(line)
                 box = head.get("target") == self.plan.target and Box.of(*head["box"])
                 if box and box.intersect(self.plan.box):
                     file.truncate(len(line))
@@ -185,6 +188,15 @@ def _head(plan: CopyPlan) -> bytes:
     before = plan.extents and (plan.extents.start, plan.extents.stop)
     head = {"brick_voxels": plan.brick_voxels, "extents": before, "source": plan.source[:200]}
     return orjson.dumps(head | {"target": plan.target, "box": (plan.box.start, plan.box.stop)})
+
+
+def _known(line: bytes) -> dict[str, Any]:
+    """Return what the first line of a journal says, {} if a power loss left something else."""
+    try:
+        head = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return {}
+    return head if isinstance(head, dict) else {}
 
 
 def _parsed(

@@ -173,16 +173,28 @@ def _instance(state: RepoState, header: dict[str, Any]) -> Changes:
         tags=header["tags"],
         config=header["config"],
     )
-    return {"instances": {**state.instances, record.name: record}, "log": (*state.log, header["line"])}
+    return {"instances": _with(state.instances, record), "log": (*state.log, header["line"])}
+
+
+def _with(instances: Mapping[str, InstanceRecord], record: InstanceRecord) -> dict[str, InstanceRecord]:
+    """Return instances with one more, or with its new name.
+
+    Another one of that name gets one with its id: the record by which it lost its name was given up, not its data.
+    """
+    others = {name: other for name, other in instances.items() if other.id != record.id}
+    older = others.pop(record.name, None)
+    if older is not None:
+        name = f"{older.name}-{older.id[:8]}"
+        others[name] = replace(older, name=name)
+    return {**others, record.name: record}
 
 
 def _rename(state: RepoState, header: dict[str, Any]) -> Changes:
     record = state.record_of(header["id"])
     if record is None:
         return {}
-    others = {name: other for name, other in state.instances.items() if other.id != record.id}
-    others[header["name"]] = replace(record, name=header["name"])
-    return {"instances": others, "log": (*state.log, header["line"])}
+    renamed = replace(record, name=header["name"])
+    return {"instances": _with(state.instances, renamed), "log": (*state.log, header["line"])}
 
 
 def _delete_instance(state: RepoState, header: dict[str, Any]) -> Changes:

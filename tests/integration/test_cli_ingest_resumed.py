@@ -84,3 +84,22 @@ def test_a_zarr_is_not_taken_for_another_of_the_same_name(
     shell.ok("ingest", store, PLACE, "x.zarr", *SMALL_BRICKS)
     with dvidzarr.open(store, "r") as catalog:
         assert np.array_equal(catalog.repos[0].instance("gray").at().read(Box((0, 0, 0), ONE.shape)), OTHER)
+
+
+def test_a_journal_that_was_damaged_is_begun_anew_and_in_nobodys_way(
+    shell: Shell, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    """It is not synced: after a power loss there may be zeros. Every ingest ended with an internal error."""
+    store = tmp_path / "store"
+    shell.ok("new", "repo", store)
+    np.save(tmp_path / "one.npy", ONE)
+    words = (store, PLACE, tmp_path / "one.npy", *SMALL_BRICKS)
+    interrupt(*words)
+    (journal,) = (shell.state / "dvidzarr/ingest").glob("*.journal")
+    head, _, lines = journal.read_bytes().partition(b"\n")
+    journal.write_bytes(bytes(len(head)) + b"\n" + lines)
+    journal.with_name("other.journal").write_bytes(b"[1]\n0 0 0 done\n")
+    shell.ok("ingest", *words)
+    assert not journal.exists()
+    with dvidzarr.open(store, "r") as catalog:
+        assert np.array_equal(catalog.repos[0].instance("gray").at().read(Box((0, 0, 0), ONE.shape)), ONE)

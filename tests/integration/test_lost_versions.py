@@ -137,3 +137,24 @@ def test_ids_whose_reservation_is_given_up_are_not_given_again(store: Path, shel
     assert shell.run("verify", store, "--repair").code == 0
     with dvidzarr.open(store, "w", SETTINGS) as catalog:
         assert catalog.repos[0].next_mutation() >= reserved
+
+
+def test_an_instance_whose_renaming_is_given_up_is_not_taken_for_its_successor(
+    store: Path, shell: Shell
+) -> None:
+    """The one that took its old name hid it, and all its data with it."""
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        repo = catalog.repos[0]
+        gray = repo.rename_instance("gray", "old")
+        repo.create_instance("uint8blk", "gray", {"BlockSize": "4,4,4"})
+        before = gray.at().read(WORLD)
+        repo.rename_instance("other", "third")
+    damage_version(store, 0, Kind.RENAME)
+    assert shell.run("verify", store, "--repair").code == 0
+    for mode in ("r", "w"):
+        with dvidzarr.open(store, mode, SETTINGS) as catalog:
+            repo = catalog.repos[0]
+            name = f"gray-{gray.id[:8]}"
+            assert sorted(repo.instances) == ["gray", name, "third"]
+            np.testing.assert_array_equal(repo.instance(name).at().read(WORLD), before)
+            assert not repo.instance("gray").at().read(WORLD).any()
