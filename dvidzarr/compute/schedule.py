@@ -96,9 +96,14 @@ class Scheduler:
                     deque(indices, 0)
                     raise
 
-        futures = [self._pool(name, size).submit(drain) for _ in range(threads - 1)]
+        futures: list[Future[None]] = []
         try:
+            for _ in range(threads - 1):
+                futures.append(self._pool(name, size).submit(drain))  # noqa: PERF401 - Ctrl-C keeps what there is
             drain()
+        except BaseException:
+            deque(indices, 0)
+            raise
         finally:  # whoever has not begun yet would find nothing left
             running = [future for future in futures if not future.cancel()]
             _wait_through(running, indices)

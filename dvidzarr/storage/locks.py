@@ -4,9 +4,11 @@ import fcntl
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from operator import methodcaller
 from pathlib import Path
 
 import orjson
@@ -36,19 +38,24 @@ class _Held(AbstractContextManager[None]):
         self._locks = locks
 
     def __enter__(self) -> None:
-        held = 0
+        held: list[bool] = []
         try:
-            for lock in self._locks:
-                lock.acquire()
-                held += 1
-        except BaseException:  # Ctrl-C while it waits
-            for lock in self._locks[:held]:
-                lock.release()
+            held.extend(
+                map(_acquire, self._locks)
+            )  # no Ctrl-C comes between a lock and the note that it is held
+        except BaseException:  # while it waited
+            _release_all(self._locks[: len(held)])
             raise
 
     def __exit__(self, *_: object) -> None:
-        for lock in self._locks:
-            lock.release()
+        _release_all(self._locks)
+
+
+_acquire, _release = methodcaller("acquire"), methodcaller("release")
+
+
+def _release_all(locks: Iterable[threading.Lock]) -> None:
+    deque(map(_release, locks), 0)  # as above: no loop of Python, which Ctrl-C could end early
 
 
 class Gates:

@@ -1,14 +1,19 @@
 """Ctrl-C in the middle of a write, as in a notebook: it is raised, and the next write goes on."""
 
+import itertools
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import dvidzarr
+from dvidzarr.storage import locks
+from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
 
 
@@ -110,3 +115,27 @@ def test_a_handler_of_ones_own_is_called_at_once(
     catalog.repos[0].instance("gray").at()[0, 0, 0] = 2
     assert pressed
     assert signal.getsignal(signal.SIGINT) is press
+
+
+def test_ctrl_c_while_locks_are_taken_leaves_none_held() -> None:
+    """Whoever needed it waited for ever. Python looks for signals after each call of a function that is written in C."""
+    stripes = Stripes(4)
+    for number in itertools.count(1):
+        calls = itertools.count(1)
+
+        def press(frame: FrameType, event: str, _: object) -> None:
+            here = frame.f_code.co_filename == locks.__file__ and event == "c_return"
+            if here and next(calls) == number:  # noqa: B023 - called in this turn alone
+                raise KeyboardInterrupt
+
+        sys.setprofile(press)
+        try:
+            with stripes.hold(range(8)):
+                pass
+        except KeyboardInterrupt:
+            assert not any(lock.locked() for lock in stripes._locks)
+        else:
+            assert number > 1
+            return
+        finally:
+            sys.setprofile(None)

@@ -182,3 +182,35 @@ def test_an_interrupt_is_raised_when_nothing_runs_any_more(
         scheduler.write(work, 1000)
     assert not running
     assert not interrupts
+
+
+def test_an_interrupt_while_threads_are_put_to_work(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They worked on when the call had ended."""
+    begun, go, ended = threading.Event(), threading.Event(), list[int]()
+    submit = ThreadPoolExecutor.submit
+
+    def work(index: int) -> None:
+        begun.set()
+        assert go.wait(120)
+        ended.append(index)
+
+    def submit_and_interrupt(pool: ThreadPoolExecutor, task: Callable[[], None]) -> Future[None]:
+        if begun.is_set():
+            raise KeyboardInterrupt
+        future = submit(pool, task)
+        assert begun.wait(120)
+        return future
+
+    def let_go(futures: Iterable[Future[None]]) -> None:
+        go.set()
+        wait(futures)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_and_interrupt)
+    monkeypatch.setattr(schedule, "wait", let_go)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.write(work, 1000)
+    seen = list(ended)
+    go.set()
+    assert seen == [0]
