@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dvidzarr.core.errors import FormatError
-from dvidzarr.wire.protobuf import bytes_head, fields, text
+from dvidzarr.wire.protobuf import BYTES, VARINT, bytes_head, fields, text
+
+
+_KEYS = {1: BYTES, 2: BYTES}
+_KEY_RANGE = {1: BYTES, 2: VARINT, 3: VARINT}
+_KEY_VALUES = {1: BYTES}
+_KEY_VALUE = {1: BYTES, 2: BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,47 +25,38 @@ def decode_keys(body: bytes) -> list[KeySlice]:
     """Decode `Keys`: first all `keys`, then all `key_ranges`."""
     whole: list[KeySlice] = []
     parts: list[KeySlice] = []
-    for number, value in fields(memoryview(body)):
+    for number, value in fields(memoryview(body), _KEYS):
         if number == 1:
-            whole.append(KeySlice(text(_bytes(value))))
-        elif number == 2:
-            parts.append(_decode_range(_bytes(value)))
+            whole.append(KeySlice(text(value)))
+        else:
+            parts.append(_decode_range(value))
     return whole + parts
 
 
 def _decode_range(message: memoryview) -> KeySlice:
     key, start, end = b"", 0, 0
-    for number, value in fields(message):
+    for number, value in fields(message, _KEY_RANGE):
         if number == 1:
-            key = text(_bytes(value))
-        elif number in (2, 3):
-            if not isinstance(value, int):
-                raise FormatError("proto: cannot parse invalid wire-format data")
+            key = text(value)
+        else:
             start, end = (value, end) if number == 2 else (start, value)
     return KeySlice(key, start, end + 1)
 
 
 def decode_key_values(body: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Decode `KeyValues`; the values point into the body."""
-    for number, value in fields(body):
-        if number == 1:
-            yield _decode_key_value(_bytes(value))
+    for _, value in fields(body, _KEY_VALUES):
+        yield _decode_key_value(value)
 
 
 def _decode_key_value(message: memoryview) -> tuple[bytes, memoryview]:
     key, content = b"", message[:0]
-    for number, value in fields(message):
+    for number, value in fields(message, _KEY_VALUE):
         if number == 1:
-            key = text(_bytes(value))
-        elif number == 2:
-            content = _bytes(value)
+            key = text(value)
+        else:
+            content = value
     return key, content
-
-
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise FormatError("proto: cannot parse invalid wire-format data")
-    return value
 
 
 def key_value_head(key: bytes, size: int) -> bytes:

@@ -4,7 +4,8 @@ Generated code would hold each message whole in memory twice; here answers are s
 into. Source: https://protobuf.dev/programming-guides/encoding
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dvidzarr.core.errors import FormatError
 
@@ -16,8 +17,13 @@ _MAX_SHIFT = 63
 _MALFORMED = "proto: cannot parse invalid wire-format data"
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (number, value) of the fields of a message: a memoryview for bytes, else an integer.
+def fields(message: memoryview, kinds: Mapping[int, int]) -> Iterator[tuple[int, Any]]:
+    """Yield (number, value) of the known fields of a message: a memoryview for `BYTES`, else an integer.
+
+    Parameters
+    ----------
+    kinds
+        The numbers that are known, and the kind of each. A field of another kind is an unknown one, to Go as well.
 
     Raises
     ------
@@ -35,7 +41,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             _nest(groups, number, kind)
             continue
         value, at = _value(message, at, kind)
-        if not groups:  # groups are of the past: their fields are unknown ones
+        # groups are of the past: their fields are unknown ones
+        if not groups and kinds.get(number) == kind:
             yield number, value
     if groups:
         raise FormatError(_MALFORMED)

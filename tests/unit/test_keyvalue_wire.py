@@ -63,11 +63,27 @@ def test_unknown_fields_are_skipped_groups_included() -> None:
 
 
 @pytest.mark.parametrize(
+    "unknown",
+    [b"\x08\x01", b"\x09" + bytes(8), b"\x0d" + bytes(4), b"\x0b\x0c", b"\x10\x05", b"\x15" + bytes(4)],
+    ids=["number", "fixed64", "fixed32", "group", "number for a range", "fixed32 for a range"],
+)
+def test_a_known_number_of_another_kind_is_an_unknown_field(unknown: bytes) -> None:
+    assert decode_keys(unknown + bytes_head(1, 1) + b"k") == [KeySlice(b"k")]
+
+
+def test_bounds_and_values_of_another_kind_are_unknown_fields() -> None:
+    part = bytes_head(1, 1) + b"p" + varint(2 << 3 | 1) + bytes([7] * 8) + bytes_head(3, 1) + b"9"
+    assert decode_keys(bytes_head(2, len(part)) + part) == [KeySlice(b"p", 0, 1)]
+    pair = bytes_head(1, 1) + b"k" + varint(2 << 3) + varint(5)
+    message = memoryview(b"\x08\x01" + bytes_head(1, len(pair)) + pair)
+    assert [(key, bytes(value)) for key, value in decode_key_values(message)] == [(b"k", b"")]
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"\nPabc",  # longer than the message
         b'["a"]',
-        b"\x08\x01",  # a number where text must be
         b"\x00\x01",  # field 0
         b"\x80" * 11,
         b"\x0a\x02\xff\xfe",  # no UTF-8
