@@ -284,6 +284,9 @@ def test_protobuf_keys_and_values(node: Node) -> None:
     found = [(key, bytes(value)) for key, value in decode_key_values(memoryview(answer.content))]
     assert found == [(b"a/b", b"1"), (b"none", b""), (b"plain", b"bcd")]
     assert node("GET", "keyvalues", b"").content == b""
+    turned = bytes_head(1, 4) + b"none" + varint(2 << 3) + varint(5) + varint(3 << 3) + varint(2)
+    answer = node("GET", "keyvalues", bytes_head(2, len(turned)) + turned)
+    refused(answer, 'GET /keyvalues on 0 keys, data "kv": byte_start 5 must be <= byte_end 2 for key "none"')
     refused(node("POST", "keyvalues", b'{"a": 1}'), "proto: cannot parse invalid wire-format data")
     refused(node("POST", "keyvalues", body + key_value_head(b"", 1) + b"x"), "is no key")
     assert node("POST", "keyvalues", b"").status_code == 200

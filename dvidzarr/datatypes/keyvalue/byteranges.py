@@ -62,13 +62,18 @@ def _uint64(digits: str) -> int | None:
 
 def slice_of(start: int, end: int, key: str, length: int) -> Wanted:
     """Return the bytes from `start` to `end`, both inclusive, of a value; raise unless they lie in it."""
+    check_order(start, end, key)
     shown = go_quote(key)
-    if start > end:
-        raise InvalidInputError(f"byte_start {start} must be <= byte_end {end} for key {shown}")
     for name, place in (("byte_start", start), ("byte_end", end)):
         if place >= length:
             raise InvalidInputError(f"{name} {place} is outside value for key {shown} with {length} bytes")
     return Wanted(start, end + 1)
+
+
+def check_order(start: int, end: int, key: str) -> None:
+    """Raise `InvalidInputError` if a range ends before it starts, whatever the value."""
+    if start > end:
+        raise InvalidInputError(f"byte_start {start} must be <= byte_end {end} for key {go_quote(key)}")
 
 
 def wanted_by_header(header: str, length: int) -> Wanted | Unsatisfiable | None:

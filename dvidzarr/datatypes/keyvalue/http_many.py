@@ -15,7 +15,7 @@ from dvidzarr.datatypes.keyvalue.formats import (
     as_tar,
 )
 from dvidzarr.datatypes.keyvalue.http_key import keyvalue_view
-from dvidzarr.datatypes.keyvalue.keyrequests import parse_key_requests
+from dvidzarr.datatypes.keyvalue.keyrequests import decode_key_requests, parse_key_requests
 from dvidzarr.datatypes.keyvalue.model import check_key, key_text
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
@@ -25,7 +25,7 @@ from dvidzarr.http.response import Response
 from dvidzarr.http.responses import empty
 from dvidzarr.wire.gotext import go_json
 from dvidzarr.wire.jsontext import is_json
-from dvidzarr.wire.keyvalues import KeySlice, decode_key_values, decode_keys
+from dvidzarr.wire.keyvalues import KeySlice, decode_key_values
 
 if TYPE_CHECKING:
     from dvidzarr.datatypes.keyvalue.model import KeyValueView
@@ -85,7 +85,7 @@ async def get_values(call: Call) -> Response:
     try:
         form, media_type = _format(call)
         body = await receive_small(call)
-        decode = decode_keys if media_type == "application/octet-stream" else parse_key_requests
+        decode = decode_key_requests if media_type == "application/octet-stream" else parse_key_requests
 
         def look_up() -> list[Item]:
             nonlocal count

@@ -1,17 +1,31 @@
-"""The JSON body of `GET keyvalues`: keys, or objects that also say which bytes of the values (spec-keyvalue §2.5)."""
+"""The body of `GET keyvalues`: keys, and which bytes of their values are meant (spec-keyvalue §2.5).
+
+What is wrong with a range is said whether the key exists or not, as in DVID: only the values are looked up later.
+"""
 
 import orjson
 
 from dvidzarr.core.errors import InvalidInputError
+from dvidzarr.datatypes.keyvalue.byteranges import check_order
+from dvidzarr.datatypes.keyvalue.model import key_text
 from dvidzarr.wire.gotext import go_quote
 from dvidzarr.wire.jsontext import load_json
-from dvidzarr.wire.keyvalues import KeySlice
+from dvidzarr.wire.keyvalues import KeySlice, decode_keys
 
 _UINT64 = 1 << 64
 
 
+def decode_key_requests(body: bytes) -> list[KeySlice]:
+    """Return the keys of a `Keys` message; raise if it is none, or a range ends before it starts."""
+    asked = decode_keys(body)
+    for each in asked:
+        if each.start is not None and each.stop is not None:
+            check_order(each.start, each.stop - 1, key_text(each.key))
+    return asked
+
+
 def parse_key_requests(body: bytes) -> list[KeySlice]:
-    """Return the keys in the order of the body; raise unless all are texts or all are objects."""
+    """Return the keys of a JSON body in its order; raise unless all are texts or all are objects."""
     if not body.strip():
         raise InvalidInputError("unexpected end of JSON input")
     try:
@@ -40,8 +54,7 @@ def _parse_object(item: object) -> KeySlice:
         return KeySlice(key.encode())
     if start is None or end is None:
         raise InvalidInputError(f"range read for key {go_quote(key)} requires both byte_start and byte_end")
-    if start > end:
-        raise InvalidInputError(f"byte_start {start} must be <= byte_end {end} for key {go_quote(key)}")
+    check_order(start, end, key)
     return KeySlice(key.encode(), start, end + 1)
 
 
