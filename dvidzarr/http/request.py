@@ -1,5 +1,6 @@
 """A request as it came off the wire."""
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "X-Request-Id"
 """Header by which one process of a server tells another how it calls a request in its logs."""
+
+_BAD_PAIR = re.compile(r";|%(?![0-9a-fA-F]{2})")
+"""What Go does not take in a pair of a query: it leaves the pair out."""
 
 
 class Request:
@@ -110,11 +114,13 @@ class Request:
 
     @property
     def query(self) -> dict[str, str]:
-        """The decoded query; of a repeated name the first value. What is no UTF-8 shows as U+FFFD, as in Go's JSON."""
+        """The decoded query; of a repeated name the first value. What is no UTF-8 shows as U+FFFD, as in Go's JSON.
+
+        Pairs with a semicolon or a broken escape are left out, as Go does.
+        """
         if self._query is None:
-            pairs = parse_qsl(self.query_string, keep_blank_values=True) if self.query_string else ()
             self._query = {}
-            for name, value in pairs:
+            for name, value in _pairs(self.query_string):
                 self._query.setdefault(name, value)
         return self._query
 
@@ -127,3 +133,9 @@ class Request:
     def abort(self) -> None:
         """Reset the connection."""
         self.writer.abort()
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    if _BAD_PAIR.search(query):
+        query = "&".join(pair for pair in query.split("&") if not _BAD_PAIR.search(pair))
+    return parse_qsl(query, keep_blank_values=True) if query else []
