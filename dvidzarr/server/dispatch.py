@@ -35,7 +35,7 @@ FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
 
 _FIXED = by_first_word(FIXED_ENDPOINTS)
 
-ROOT_ENDPOINTS = {f"/{row.words[0]}": row for row in routes_probes.ENDPOINTS}
+ROOT_ENDPOINTS = {"/" + "/".join(row.words): row for row in routes_probes.ENDPOINTS}
 """Routes beside `/api/` by their path."""
 
 _MUTATING = ("POST", "PUT", "DELETE")

@@ -1,4 +1,5 @@
-"""Routes beside `/api/`: what operators' programs ask (alive? ready? how does it do?), and who opens the bare address."""
+"""Routes beside `/api/`: what operators' programs ask (alive? ready? how does it do?), who opens the bare address, and
+who asks which interface is spoken (spec-server §1.1)."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +12,18 @@ from dvidzarr.server import gathering, metrics
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
     from dvidzarr.server.runtime import Runtime
+
+INTERFACE = """\
+#%RAML 0.8
+title: DVID HTTP API
+version: v1
+baseUri: /api
+mediaType: application/json
+documentation:
+  - title: Endpoints
+    content: GET /api/help lists them; GET /api/help/{type} tells those of a datatype.
+"""
+"""What clients may check before they talk; DVID describes its endpoints elsewhere as well."""
 
 
 async def get_root(_call: Call) -> Response:
@@ -48,6 +61,16 @@ async def get_metrics(call: Call) -> Response:
     return responses.octets(body, metrics.CONTENT_TYPE)
 
 
+async def get_interface(_call: Call) -> Response:
+    """Answer what interface this is, in RAML."""
+    return responses.text(INTERFACE, "application/raml+yaml")
+
+
+async def get_interface_version(_call: Call) -> Response:
+    """Answer the version of the interface."""
+    return responses.text("v1\n")
+
+
 def _look(catalog: "Catalog") -> str:
     if catalog.context.backend.get("store.json") is None:
         raise StorageError("store.json is gone")
@@ -68,5 +91,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(("GET",), ("livez",), get_livez, "getLivez", "read"),
     Endpoint(("GET",), ("readyz",), get_readyz, "getReadyz", "read"),
     Endpoint(("GET",), ("metrics",), get_metrics, "getMetrics", "read"),
+    Endpoint(("GET",), ("interface",), get_interface, "getInterface", "read"),
+    Endpoint(("GET",), ("interface", "version"), get_interface_version, "getInterfaceVersion", "read"),
 )
 """Their words start at the root of the URL space."""

@@ -64,6 +64,17 @@ def test_empty_server(http: httpx.Client) -> None:
     assert http.get("/api/help/nosuch").status_code == 400
 
 
+def test_the_interface_and_its_version(http: httpx.Client) -> None:
+    version = http.get("/interface/version")
+    assert (version.status_code, version.text, version.headers["Content-Type"]) == (200, "v1\n", "text/plain")
+    interface = http.get("/interface")
+    assert interface.headers["Content-Type"] == "application/raml+yaml"
+    assert interface.text.startswith("#%RAML")
+    assert http.head("/interface").content == b""
+    assert http.post("/interface/version").status_code == 404
+    assert http.get("/interface/versions").status_code == 404
+
+
 def test_the_bare_address_leads_to_the_help(http: httpx.Client) -> None:
     for verb in ("GET", "HEAD"):
         answer = http.request(verb, "/", follow_redirects=False)
