@@ -11,7 +11,7 @@ from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunkrecords import count_of, row_tuples_of, rows_of
-from dvidzarr.storage.merging import Groups, Versions, choose, contested, disputes
+from dvidzarr.storage.merging import DELETIONS, Groups, Versions, choose, contested, disputes
 from dvidzarr.storage.postings import Postings, is_few
 from dvidzarr.storage.runs import CONFLICT, LOCATION, TOMBSTONE, Row
 
@@ -118,7 +118,7 @@ class ChunkIndex:
         chosen = rows[np.maximum(winner, 0), np.arange(len(keys))]
         nobody = winner < 0
         chosen["origin"][nobody] = merge
-        chosen["flags"][nobody] = CONFLICT
+        chosen["flags"][nobody] = np.where(winner[nobody] == DELETIONS, TOMBSTONE, CONFLICT)
         differs = winner != 0
         self.postings.derive(merge, keys[differs], chosen[differs])
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.merging import CONFLICTING, NOTHING, Versions
+from dvidzarr.storage.merging import CONFLICTING, DELETIONS, NOTHING, Versions
 from dvidzarr.storage.places import CONFLICT, DELETED, VALUE, Place
 
 
@@ -57,9 +57,13 @@ def differing(
     merge: int, keys: Sequence[bytes], seen: Sequence[Sequence[Place | None]], winners: Sequence[int]
 ) -> dict[bytes, Place | None]:
     """Return what a merge shows of the keys, seen so by its parents, where it differs from the first of them."""
-    conflict = Place(merge, 0, CONFLICT, None, 0, 0, 0, 0)
+    own = {
+        NOTHING: None,
+        CONFLICTING: Place(merge, 0, CONFLICT, None, 0, 0, 0, 0),
+        DELETIONS: Place(merge, 0, DELETED, None, 0, 0, 0, 0),
+    }
     return {
-        key: conflict if winner == CONFLICTING else None if winner == NOTHING else seen[winner][index]
+        key: own[winner] if winner in own else seen[winner][index]
         for index, (key, winner) in enumerate(zip(keys, winners, strict=True))
         if winner != 0
     }

@@ -3,7 +3,8 @@
 Each parent offers, per key, its winner by the version that wrote it (its origin). An origin that is an ancestor of
 another one is superseded; a deletion loses to a surviving value of another line; one left wins; several values are a
 conflict, which reads as absent (as DVID does). To later merges a conflict is a value that the merge version wrote: it
-goes on until somebody who saw it writes or deletes the key. Rejected: logging the outcome at merge time. It is a pure
+goes on until somebody who saw it writes or deletes the key. Likewise several deletions are one that the merge version
+made: each of them hides what it deleted from later merges. Rejected: logging the outcome at merge time. It is a pure
 function of locked versions, so a log record could only disagree with it.
 """
 
@@ -16,6 +17,7 @@ from dvidzarr.core.lineage import Lineage
 
 NOTHING = -1
 CONFLICTING = -2
+DELETIONS = -3
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of parents that show values in conflict: one group per value, in the order of their first parents.
@@ -145,7 +147,7 @@ def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.n
     Returns
     -------
     ndarray of int64, shape (keys,)
-        Index of the parent that wins, `NOTHING`, or `CONFLICTING`.
+        Index of the parent that wins, `NOTHING`, `CONFLICTING`, or `DELETIONS`: of several lines, and no value.
     """
     alive = _unbeaten(origins, versions)
     for one in range(len(origins)):
@@ -153,9 +155,9 @@ def choose(origins: np.ndarray, deleted: np.ndarray, versions: Versions) -> np.n
             alive[one] &= ~((origins[one] == origins[other]) & (origins[one] >= 0))
     values = alive & ~deleted
     alive &= ~deleted | ~values.any(axis=0)
-    number = values.sum(axis=0)
-    first = alive.argmax(axis=0)
-    return np.where(~alive.any(axis=0), NOTHING, np.where(number > 1, CONFLICTING, first))
+    number = alive.sum(axis=0)
+    several = np.where(values.any(axis=0), CONFLICTING, DELETIONS)
+    return np.where(number == 0, NOTHING, np.where(number > 1, several, alive.argmax(axis=0)))
 
 
 def disputes(

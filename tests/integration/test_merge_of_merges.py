@@ -72,6 +72,25 @@ def test_what_was_written_over_a_conflict_wins(world: World) -> None:
         assert world.shown(world.merge(*parents)) == (4, [4]), parents
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_two_lines_deleted_does_not_come_back_from_a_third(world: World, *, turned: bool) -> None:
+    """`one` is seen by a version that deletes it and one that leaves it; `other` is deleted as well."""
+    deleters = [world.child(world.one, "deletes one"), world.child(world.other, "deletes other")]
+    for version in deleters:
+        del world.notes.at(version)["key"]
+        world.gray.at(version).store().delete_sync("0/c/0/0/0")
+        world.repo.commit(version)
+    untouched = world.repo.commit(world.child(world.one, "untouched"))
+    gone = world.merge(*(reversed(deleters) if turned else deleters))
+    assert world.shown(gone) == (0, [])
+    for parents in ((gone, untouched), (untouched, gone)):
+        assert world.shown(world.merge(*parents)) == (0, [])
+    rewritten = world.child(deleters[0], "rewritten")
+    world.put(rewritten, 6)
+    world.repo.commit(rewritten)
+    assert world.shown(world.merge(gone, rewritten)) == (6, [6])
+
+
 @pytest.mark.parametrize(
     ("parents", "groups", "shown"),
     [

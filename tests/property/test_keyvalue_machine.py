@@ -18,7 +18,10 @@ keys = st.sampled_from(NAMES)
 values = st.one_of(st.binary(max_size=8), st.sampled_from((1024, 1025, 70_000)).map(lambda n: b"v" * n))
 CONFLICT = "several values"
 Seen = tuple[int, bytes | str | None] | None
-"""(origin, value): None for a deletion, `CONFLICT` for what the merge version `origin` has, as it were."""
+"""(origin, value): None for a deletion, `CONFLICT` for what the merge version `origin` has, as it were.
+
+A merge version is also the origin of the deletions of several lines.
+"""
 
 
 class Model:
@@ -51,6 +54,8 @@ class Model:
         alive = [each for each in lines if each[1] is not None]
         if len(alive) > 1:
             return version, CONFLICT
+        if len(lines) > 1 and not alive:
+            return version, None
         return (alive or lines or [None])[0]
 
     def shown(self, version: int) -> dict[str, bytes]:

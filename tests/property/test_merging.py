@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvidzarr.storage.documents import Documents
-from dvidzarr.storage.merging import CONFLICTING, NOTHING, choose
+from dvidzarr.storage.merging import CONFLICTING, DELETIONS, NOTHING, choose
 from dvidzarr.storage.places import DELETED, VALUE, Place
 from tests.property.dags import RandomVersions, version_graphs
 from tests.stateful.model import CONFLICT, Cells, ModelDag, Seen, merged
@@ -32,11 +32,11 @@ def test_choose_follows_the_rules(versions: RandomVersions, data: st.DataObject)
             assert all(o < 0 for o in column)
         elif want[1] is CONFLICT:
             assert winner == CONFLICTING
-        elif want[1] is not None:
+        elif want[0] == count:
+            assert winner == DELETIONS
+        else:
             assert column[winner] == want[0]
             assert column.index(want[0]) == winner
-        else:
-            assert column[winner] in deleted_in
 
 
 Writes = list[tuple[int, bytes, bytes | None]]

@@ -9,7 +9,10 @@ import numpy as np
 
 Coord = tuple[int, int, int]
 Seen = tuple[int, Any] | None
-"""(ordinal of the version that wrote it, value); the value None is a deletion, `CONFLICT` what a merge wrote, as it were."""
+"""(ordinal of the version that wrote it, value); the value None is a deletion, `CONFLICT` what a merge wrote, as it were.
+
+So does a merge that shows deletions of several lines: it deleted, as it were.
+"""
 
 CONFLICT = "several values"
 
@@ -70,7 +73,7 @@ def merged(dag: ModelDag, offers: list[Seen], ordinal: int) -> Seen:
         return values[0]
     if values:
         return ordinal, CONFLICT
-    return next(iter(left.values()), None)
+    return (ordinal, None) if len(left) > 1 else next(iter(left.values()), None)
 
 
 @dataclass
