@@ -1,5 +1,7 @@
-"""Routes beside `/api/`: what operators' programs ask (alive? ready? how does it do?), who opens the bare address, and
-who asks which interface is spoken (spec-server §1.1)."""
+"""Routes beside `/api/`: what operators' programs ask (alive? ready? how does it do?), and who opens the bare address.
+
+Also what clients of DVID may ask first: which interface is spoken (spec-server §1.1).
+"""
 
 from typing import TYPE_CHECKING, cast
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from dvidzarr.wire.protobuf import BYTES, VARINT, bytes_head, fields, text
 
-
 _KEYS = {1: BYTES, 2: BYTES}
 _KEY_RANGE = {1: BYTES, 2: VARINT, 3: VARINT}
 _KEY_VALUES = {1: BYTES}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from http.client import HTTPConnection
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +14,7 @@ from dvidzarr.server.app import running
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HTTPConnection, str]]:
     """Return a connection, and the path of a value "abcdef"."""
-    folder: Path = tmp_path_factory.mktemp("queries") / "store"
+    folder = tmp_path_factory.mktemp("queries") / "store"
     with dvidzarr.open(folder) as catalog, running(catalog, Settings()) as address:
         repo = catalog.create_repo()
         repo.create_instance("keyvalue", "kv").at(repo.root)["k"] = b"abcdef"
