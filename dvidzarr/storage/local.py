@@ -55,13 +55,10 @@ class LocalBackend:
         """Return the whole object, None if absent."""
         try:
             fd = os.open(self.path(key), _READ)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            fail(key, error)
-        try:
             with os.fdopen(fd, "rb", buffering=0) as file:
                 return file.readall()
+        except FileNotFoundError:
+            return None
         except OSError as error:
             fail(key, error)
 
@@ -69,18 +66,16 @@ class LocalBackend:
         """Fill `buffer` with one system call; return how many bytes came, None if the file is absent."""
         try:
             fd = os.open(self.path(key), _READ)
+            try:
+                if offset:
+                    os.lseek(fd, offset, os.SEEK_SET)
+                return os.readv(fd, [buffer])
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return None
         except OSError as error:
             fail(key, error)
-        try:
-            if offset:
-                os.lseek(fd, offset, os.SEEK_SET)
-            return os.readv(fd, [buffer])
-        except OSError as error:
-            fail(key, error)
-        finally:
-            os.close(fd)
 
     def read_at(self, key: str, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`."""
