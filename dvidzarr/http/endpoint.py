@@ -1,6 +1,6 @@
 """How an endpoint is declared, and all that its handler may touch."""
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -128,14 +128,6 @@ class Endpoint:
         return all(word.startswith("{") or word == part for word, part in pairs)
 
 
-def by_first_word(endpoints: Iterable[Endpoint]) -> Mapping[str, tuple[Endpoint, ...]]:
-    """Return the rows of a table by their first word, which is never the name of a value."""
-    rows: dict[str, tuple[Endpoint, ...]] = {}
-    for row in endpoints:
-        rows[row.words[0]] = (*rows.get(row.words[0], ()), row)
-    return rows
-
-
 @dataclass(frozen=True, slots=True)
 class EndpointTable:
     """All endpoints of a datatype: what `DataType.endpoints` names.
@@ -153,14 +145,14 @@ class EndpointTable:
     endpoints: tuple[Endpoint, ...]
     methods: tuple[str, ...] = ("GET", "POST")
     refusal: str = 'Data "{name}" can only handle GET or POST HTTP verbs'
-    rows: Mapping[str, tuple[Endpoint, ...]] = field(init=False, repr=False)
-    """The endpoints by keyword."""
+    first: Mapping[str, Endpoint] = field(init=False, repr=False)
+    """The first endpoint of each keyword."""
 
     exact: Mapping[tuple[str, str], Endpoint] = field(init=False, repr=False)
     """The endpoints by keyword and verb."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", by_first_word(self.endpoints))
+        object.__setattr__(self, "first", {row.words[0]: row for row in reversed(self.endpoints)})
         pairs = [((row.words[0], verb), row) for row in reversed(self.endpoints) for verb in row.methods]
         object.__setattr__(self, "exact", dict(pairs))
 
@@ -172,7 +164,9 @@ class EndpointTable:
         """Return the error for a verb and keyword without endpoint."""
         if call.method not in self.methods:
             return InvalidInputError(self.refusal.format(name=call.instance.name))
-        verbs = dict.fromkeys(verb for row in self.rows.get(keyword, ()) for verb in row.methods)
+        verbs = dict.fromkeys(
+            verb for row in self.endpoints if row.words[0] == keyword for verb in row.methods
+        )
         if verbs:
             return InvalidInputError(f"{keyword} endpoint only supports {' and '.join(verbs)} HTTP verb")
         return call.bad_call()

@@ -6,7 +6,7 @@ from time import monotonic
 from dvidzarr.core.errors import ForbiddenError, StorageError, VersionLockedError
 from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.http import responses
-from dvidzarr.http.endpoint import Call, Endpoint, Target, by_first_word
+from dvidzarr.http.endpoint import Call, Endpoint, Target
 from dvidzarr.http.errors import PlainError, not_found
 from dvidzarr.http.params import is_throttle
 from dvidzarr.http.request import Request
@@ -33,7 +33,10 @@ FIXED_ENDPOINTS: tuple[Endpoint, ...] = (
 )
 """All routes that do not depend on a datatype; their patterns start below `/api/`."""
 
-_FIXED = by_first_word(FIXED_ENDPOINTS)
+_FIXED = {
+    word: [row for row in FIXED_ENDPOINTS if row.words[0] == word]
+    for word in {row.words[0] for row in FIXED_ENDPOINTS}
+}
 
 ROOT_ENDPOINTS = {"/" + "/".join(row.words): row for row in routes_probes.ENDPOINTS}
 """Routes beside `/api/` by their path."""

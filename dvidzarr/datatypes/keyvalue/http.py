@@ -92,7 +92,7 @@ class KeyValueTable(EndpointTable):
         """Return the endpoint for a verb and keyword, None if there is none."""
         row = self.exact.get((keyword, method))
         if row is None and (keyword in _ANY_VERB or keyword == "tags"):
-            return self.rows[keyword][0]
+            return self.first[keyword]
         return row
 
     def refuse(self, call: Call, keyword: str) -> DvidzarrError:

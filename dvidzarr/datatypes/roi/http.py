@@ -57,7 +57,7 @@ class RoiTable(EndpointTable):
         """Return the endpoint for a verb and keyword, None if there is none."""
         row = self.exact.get((keyword, method))
         if row is None and keyword in _ANY_VERB:
-            return self.rows[keyword][0]
+            return self.first[keyword]
         return _IDLE.get(keyword) if row is None and method != "GET" else row
 
     def refuse(self, call: Call, keyword: str) -> DvidzarrError:
