@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dvidzarr.core.errors import NotFoundError, StorageError, VersionLockedError
 from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.core.texts import check_text
-from dvidzarr.repo.dag import Version, VersionDAG
+from dvidzarr.repo.dag import Ref, Version, VersionDAG
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.overlays import Overlays
 from dvidzarr.repo.records import signed
@@ -111,7 +111,7 @@ class RepoBase:
             raise NotFoundError("invalid data instance name")
         return found
 
-    def version(self, ref: "str | Version") -> Version:
+    def version(self, ref: Ref) -> Version:
         """Return the current state of a version, given as a reference or a `Version`. Raises as `Catalog.resolve`."""
         if isinstance(ref, Version):
             ordinal = self.versions.ordinal_of(ref.id)

@@ -48,6 +48,10 @@ class Version:
     locked: bool = False
 
 
+Ref = str | Version
+"""How users name a version: by a reference (see `Catalog.resolve`), or as one they have."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VersionDAG:
     """All versions of a repo by ordinal, and what follows from them.

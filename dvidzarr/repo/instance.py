@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from dvidzarr.core.errors import StorageError
 from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.core.texts import texts_by_name
-from dvidzarr.repo.dag import Version
+from dvidzarr.repo.dag import Ref, Version
 from dvidzarr.repo.datatype import DataType
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import begin
@@ -117,7 +117,7 @@ class Instance:
         """Return the members of DVID's instance JSON beside "Base"."""
         return {"Extended": self.extended(version)}
 
-    def at(self, ref: "str | Version | None" = None) -> "View":
+    def at(self, ref: Ref | None = None) -> "View":
         """Return the view at a version: a reference, a `Version`, or None for the head of master.
 
         Raises as `Catalog.resolve`.

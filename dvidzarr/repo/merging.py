@@ -22,7 +22,7 @@ from dvidzarr.wire.gotext import utf8_text
 
 if TYPE_CHECKING:
     from dvidzarr.core.geometry import ZYX
-    from dvidzarr.repo.dag import Version, VersionDAG
+    from dvidzarr.repo.dag import Ref, Version, VersionDAG
     from dvidzarr.repo.instance import Instance
     from dvidzarr.repo.repo import Repo
 
@@ -58,7 +58,7 @@ class Conflicts:
         return {"BlockCount": len(self.chunks), "Blocks": blocks, "KeyCount": len(self.keys), "Keys": keys}
 
 
-def to_merge(repo: "Repo", parents: "Sequence[str | Version]") -> "list[Version]":
+def to_merge(repo: "Repo", parents: "Sequence[Ref]") -> "list[Version]":
     """Return the versions that are to be merged; raise unless they are several, each once."""
     above = [repo.version(parent) for parent in check_list(parents, "versions")]
     if len({version.ordinal for version in above}) != len(above) or len(above) < 2:

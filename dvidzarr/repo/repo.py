@@ -10,7 +10,7 @@ from dvidzarr.core.ids import NO_AUTHOR, Author, new_id
 from dvidzarr.core.texts import check_list, check_text
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.config import check_name, log_text, lowered, parse_common
-from dvidzarr.repo.dag import Version, branch_name, check_uuid
+from dvidzarr.repo.dag import Ref, Version, branch_name, check_uuid
 from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.merging import Conflicts, conflicts, resolve, to_merge
 from dvidzarr.repo.records import stamped
@@ -28,7 +28,7 @@ class Repo(RepoBase):
     # --- versions --------------------------------------------------------------------------------------------
 
     def commit(
-        self, version: "str | Version", note: str = "", log: Sequence[str] = (), author: Author = NO_AUTHOR
+        self, version: Ref, note: str = "", log: Sequence[str] = (), author: Author = NO_AUTHOR
     ) -> Version:
         """Lock a version for ever, after running writes have ended. Returns it.
 
@@ -64,7 +64,7 @@ class Repo(RepoBase):
         return self.dag.versions[target.ordinal]
 
     def new_version(
-        self, parent: "str | Version", note: str = "", uuid: str | None = None, author: Author = NO_AUTHOR
+        self, parent: Ref, note: str = "", uuid: str | None = None, author: Author = NO_AUTHOR
     ) -> Version:
         """Add a child on the branch of a locked version. Returns it.
 
@@ -79,12 +79,7 @@ class Repo(RepoBase):
         return self._add([above], above.branch, note, uuid, author)
 
     def branch(
-        self,
-        parent: "str | Version",
-        name: str,
-        note: str = "",
-        uuid: str | None = None,
-        author: Author = NO_AUTHOR,
+        self, parent: Ref, name: str, note: str = "", uuid: str | None = None, author: Author = NO_AUTHOR
     ) -> Version:
         """Add a child of a locked version on a new branch (or on the parent's own, by its name). Returns it.
 
@@ -99,7 +94,7 @@ class Repo(RepoBase):
             raise InvalidInputError("Cannot create a master branch")
         return self._add([self.version(parent)], name, note, uuid, author)
 
-    def tag(self, parent: "str | Version", tag: str, note: str = "", author: Author = NO_AUTHOR) -> Version:
+    def tag(self, parent: Ref, tag: str, note: str = "", author: Author = NO_AUTHOR) -> Version:
         """Add a locked child whose UUID is the tag itself. DVID replaces the note by its own words; so do we.
 
         Raises as `new_version` and `commit`; `InvalidInputError` if the tag is empty or has "/" or ":".
@@ -112,11 +107,7 @@ class Repo(RepoBase):
         return self.commit(version, note=words, author=author)
 
     def merge(
-        self,
-        parents: "Sequence[str | Version]",
-        note: str = "",
-        author: Author = NO_AUTHOR,
-        uuid: str | None = None,
+        self, parents: Sequence[Ref], note: str = "", author: Author = NO_AUTHOR, uuid: str | None = None
     ) -> Version:
         """Add a version below several locked ones; the first is its lineage. Returns it.
 
@@ -131,17 +122,13 @@ class Repo(RepoBase):
         """
         return self._add(to_merge(self, parents), "", note, uuid, author)
 
-    def conflicts(self, parents: "Sequence[str | Version]") -> list[Conflicts]:
+    def conflicts(self, parents: Sequence[Ref]) -> list[Conflicts]:
         """Return what a merge of these versions would leave in conflict, per instance that has any. Raises as `merge`."""
         above = to_merge(self, parents)
         return [found for each in self._instances.values() if (found := conflicts(each, above))]
 
     def resolve_merge(
-        self,
-        parents: "Sequence[str | Version]",
-        instances: Sequence[str],
-        note: str = "",
-        author: Author = NO_AUTHOR,
+        self, parents: Sequence[Ref], instances: Sequence[str], note: str = "", author: Author = NO_AUTHOR
     ) -> Version:
         """Merge locked versions; of what conflicts in these instances, the first parent that has it wins. Returns it.
 
@@ -173,27 +160,20 @@ class Repo(RepoBase):
             self.append(Kind.VERSION, author, header)
             return self.dag.versions[self.dag.by_uuid[header["uuid"]]]
 
-    def set_note(
-        self, version: "str | Version", text: str, author: Author = NO_AUTHOR, *, overrule: bool = True
-    ) -> None:
+    def set_note(self, version: Ref, text: str, author: Author = NO_AUTHOR, *, overrule: bool = True) -> None:
         """Replace the note of an open version (`overrule`: of any, with `full_write`); else `VersionLockedError`."""
         with self._open_version(version, overrule=overrule) as target:
             self.append(Kind.NOTE, author, {"v": target.id, "note": text})
 
     def append_version_log(
-        self,
-        version: "str | Version",
-        lines: Sequence[str],
-        author: Author = NO_AUTHOR,
-        *,
-        overrule: bool = True,
+        self, version: Ref, lines: Sequence[str], author: Author = NO_AUTHOR, *, overrule: bool = True
     ) -> None:
         """Add lines to the log of an open version, as `set_note`."""
         with self._open_version(version, overrule=overrule) as target:
             self.append(Kind.REPO_LOG, author, {"v": target.id, "lines": stamped(lines)})
 
     @contextmanager
-    def _open_version(self, ref: "str | Version", *, overrule: bool) -> Iterator[Version]:
+    def _open_version(self, ref: Ref, *, overrule: bool) -> Iterator[Version]:
         self.catalog.become_writer()
         with self._lock:
             version = self.version(ref)
@@ -223,7 +203,7 @@ class Repo(RepoBase):
         type_name: str,
         name: str,
         config: Mapping[str, object] | None = None,
-        version: "str | Version | None" = None,
+        version: Ref | None = None,
         author: Author = NO_AUTHOR,
         *,
         overrule: bool = True,

@@ -23,7 +23,7 @@ from dvidzarr.storage.writing import (
 )
 
 if TYPE_CHECKING:
-    from dvidzarr.repo.dag import Version
+    from dvidzarr.repo.dag import Ref
 
 MAX_KEY = 64 << 10
 """Longest key in bytes."""
@@ -272,7 +272,7 @@ class KeyValueInstance(Instance):
 
     view_class = KeyValueView
 
-    def at(self, ref: "str | Version | None" = None) -> KeyValueView:
+    def at(self, ref: "Ref | None" = None) -> KeyValueView:
         """Return the view at a version: a reference, a `Version`, or None for the head of master.
 
         Raises as `Catalog.resolve`.

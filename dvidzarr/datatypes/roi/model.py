@@ -23,7 +23,7 @@ from dvidzarr.storage.writing import put_document, read_place
 if TYPE_CHECKING:
     import xarray
 
-    from dvidzarr.repo.dag import Version
+    from dvidzarr.repo.dag import Ref, Version
     from dvidzarr.repo.repo import Repo
     from dvidzarr.repo.state import InstanceRecord
 
@@ -136,7 +136,7 @@ class RoiInstance(Instance):
         """Return the block size as JSON."""
         return {"block_size_xyz": _block_size(config)}
 
-    def at(self, ref: "str | Version | None" = None) -> RoiView:
+    def at(self, ref: "Ref | None" = None) -> RoiView:
         """Return the view at a version: a reference, a `Version`, or None for the head of master.
 
         Raises as `Catalog.resolve`.

@@ -19,7 +19,7 @@ from dvidzarr.storage.frames import Entry, Kind
 from dvidzarr.storage.merging import writers_shown
 
 if TYPE_CHECKING:
-    from dvidzarr.repo.dag import Version
+    from dvidzarr.repo.dag import Ref, Version
     from dvidzarr.repo.repo import Repo
     from dvidzarr.repo.state import InstanceRecord
     from dvidzarr.storage.dataset import Dataset
@@ -67,7 +67,7 @@ class VoxelInstance(Instance):
         _ = self.dataset  # the log may hold changes
         return self._settings
 
-    def at(self, ref: "str | Version | None" = None) -> VoxelView:
+    def at(self, ref: "Ref | None" = None) -> VoxelView:
         """Return the view at a version: a reference, a `Version`, or None for the head of master.
 
         Raises as `Catalog.resolve`.
