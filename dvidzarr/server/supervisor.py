@@ -24,10 +24,7 @@ it costs a connection, not a request, some 0.1 ms.
 
 import asyncio
 import logging
-import os
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,14 +35,14 @@ from dvidzarr.core.errors import DvidzarrError, StorageError
 from dvidzarr.core.settings import Settings
 from dvidzarr.server.access import Access
 from dvidzarr.server.board import CLOSED, Board
-from dvidzarr.server.channel import DRAIN, FINISH, Channel
+from dvidzarr.server.channel import DRAIN, FINISH
 from dvidzarr.server.eventloop import event_loop
 from dvidzarr.server.listening import Ready, url_of
 from dvidzarr.server.logs import logging_to
 from dvidzarr.server.order import GRACE_S, Order
 from dvidzarr.server.processlimits import allow_descriptors, connections_of_each, end_with_signals
 from dvidzarr.server.reception import Reception
-from dvidzarr.server.workerprocess import WorkerProcess, held_interrupts
+from dvidzarr.server.workerprocess import WorkerProcess, launched
 
 LOG = logging.getLogger("dvidzarr.server")
 
@@ -55,7 +52,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _HEALTHY_S = 0.2, 30.0, 60.0
 _LOOK_S = 1.0
 """So often it looks whether all processes live."""
 _TOLD_S = 0.5
-_STDERR = 2
 
 
 def supervise(store: str, settings: Settings, ready: Ready | None = None) -> None:
@@ -157,19 +153,7 @@ class Supervisor:
     def _launch(self, number: int) -> WorkerProcess:
         """Start a process, which loads what it needs and waits for its order."""
         self._board.clear(number)
-        ours, theirs = socket.socketpair()
-        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-        with theirs, held_interrupts():
-            child = subprocess.Popen(
-                (sys.executable, "-P", "-m", "dvidzarr.server.worker", str(theirs.fileno())),
-                env=os.environ | {"PYTHONPATH": path},
-                stdin=subprocess.DEVNULL,
-                stdout=_STDERR,
-                pass_fds=(theirs.fileno(), self._board_file),
-            )
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        process = WorkerProcess(number, child, Channel(ours), ready)
-        self._processes[number] = process
+        process = self._processes[number] = launched(number, self._board_file)
         process.channel.listen(
             lambda report: self._heard(process, report),
             lambda connection: self._take_home(connection, process),

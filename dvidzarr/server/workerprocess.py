@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from dvidzarr.core.errors import DvidzarrError
 from dvidzarr.server.channel import Channel
@@ -16,15 +19,7 @@ from dvidzarr.server.order import Order
 
 LOG = logging.getLogger("dvidzarr.server")
 
-
-@contextmanager
-def held_interrupts() -> Iterator[None]:
-    """Take no Ctrl-C meanwhile: a process that is started here never does, not even before it can say so itself."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+_STDERR = 2
 
 
 @dataclass(slots=True)
@@ -80,3 +75,28 @@ class WorkerProcess:
             LOG.warning("worker %d did not end in time and is killed", self.number)
             self.child.kill()
             await self.ended.wait()
+
+
+def launched(number: int, board: int) -> WorkerProcess:
+    """Start a process on the running event loop; `board` is the file descriptor of the counters that all share."""
+    ours, theirs = socket.socketpair()
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    with theirs, _held_interrupts():
+        child = subprocess.Popen(
+            (sys.executable, "-P", "-m", "dvidzarr.server.worker", str(theirs.fileno())),
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=_STDERR,
+            pass_fds=(theirs.fileno(), board),
+        )
+    return WorkerProcess(number, child, Channel(ours), asyncio.get_running_loop().create_future())
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Take no Ctrl-C meanwhile: a process that is started here never does, not even before it can say so itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
