@@ -46,10 +46,12 @@ def lz4_decode(data: "Buffer", size: int) -> bytes:
     if not memoryview(data).nbytes:
         raise FormatError("received 0 LZ4 compressed bytes")
     try:
-        plain = lz4.block.decompress(data, uncompressed_size=size)
+        plain: bytes = lz4.block.decompress(data, uncompressed_size=size)
     except (lz4.block.LZ4BlockError, ValueError, OverflowError) as error:
         raise FormatError(f"Malformed compression stream: not an LZ4 block of {size} bytes") from error
-    return _exactly(plain, size, "LZ4")
+    if len(plain) != size:
+        raise FormatError(f"LZ4 data hold {len(plain)} bytes, expected {size}")
+    return plain
 
 
 def lz4_prefix(size: int) -> bytes:
@@ -87,12 +89,6 @@ def gzip_packer() -> "Packer":
     """Return what compresses a gzip stream piece by piece: `compress(piece)` and, at the end, `flush()`."""
     packer: Packer = isal_zlib.compressobj(level=_ISAL_LEVEL, wbits=_GZIP_WINDOW)
     return packer
-
-
-def gzip_decode(data: "Buffer", size: int) -> bytes:
-    """Return the `size` bytes of a gzip stream of one or more members; for clients and tests."""
-    plain = gzip_decode_within(data, size)
-    return _exactly(plain, size, "gzip")
 
 
 def gzip_decode_within(data: "Buffer", limit: int) -> bytes:
@@ -138,25 +134,3 @@ def snappy_encode(data: "Buffer") -> bytes:
     from cramjam import snappy  # noqa: PLC0415 - few instances are stored as snappy: not worth start-up time
 
     return bytes(snappy.compress_raw(data))
-
-
-def snappy_decode(data: "Buffer", size: int) -> bytes:
-    """Return the `size` bytes of one snappy block, for clients and tests.
-
-    What it claims is checked before anything is allocated.
-    """
-    from cramjam import DecompressionError, snappy  # noqa: PLC0415 - as above
-
-    try:
-        claimed = snappy.decompress_raw_len(data)
-        if claimed == size:
-            return _exactly(bytes(snappy.decompress_raw(data)), size, "snappy")
-    except (DecompressionError, ValueError) as error:
-        raise FormatError(f"snappy: corrupt input ({error})") from error
-    raise FormatError(f"snappy data claim {claimed} bytes, expected {size}")
-
-
-def _exactly(plain: bytes, size: int, name: str) -> bytes:
-    if len(plain) != size:
-        raise FormatError(f"{name} data hold {len(plain)} bytes, expected {size}")
-    return plain

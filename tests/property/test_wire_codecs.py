@@ -21,8 +21,7 @@ PNG = ImageFormat()
 CODECS = {
     "lz4": (c.lz4_encode, c.lz4_decode),
     "lz4 prefixed": (c.lz4_prefixed_encode, c.lz4_prefixed_decode),
-    "gzip": (c.gzip_encode, c.gzip_decode),
-    "snappy": (c.snappy_encode, c.snappy_decode),
+    "gzip": (c.gzip_encode, c.gzip_decode_within),
 }
 
 Codec = tuple[Callable[[bytes], bytes], Callable[[bytes, int], bytes]]

@@ -5,6 +5,7 @@ import struct
 
 import lz4.block
 import pytest
+from cramjam import snappy
 
 from dvidzarr.core.errors import FormatError
 from dvidzarr.wire import compression as c
@@ -44,12 +45,12 @@ def test_gzip_is_readable_by_everybody(level: int) -> None:
 
 
 def test_gzip_reads_several_members_as_one_stream() -> None:
-    assert c.gzip_decode(gzip.compress(BLOCK) + gzip.compress(BLOCK), 16) == BLOCK * 2
+    assert c.gzip_decode_within(gzip.compress(BLOCK) + gzip.compress(BLOCK), 16) == BLOCK * 2
 
 
 def test_gzip_bomb_is_cut_at_its_declared_size() -> None:
     with pytest.raises(FormatError, match="more than 1000 bytes"):
-        c.gzip_decode(gzip.compress(bytes(50 << 20)), 1000)
+        c.gzip_decode_within(gzip.compress(bytes(50 << 20)), 1000)
 
 
 @pytest.mark.parametrize(
@@ -59,28 +60,26 @@ def test_gzip_bomb_is_cut_at_its_declared_size() -> None:
         b"\x1f\x8b",
         gzip.compress(BLOCK)[:-1],
         gzip.compress(BLOCK) + b"x",
-        gzip.compress(BLOCK[:-1]),
         b"plain",
     ],
-    ids=["empty", "header only", "truncated", "garbage behind", "too short", "not gzip"],
+    ids=["empty", "header only", "truncated", "garbage behind", "not gzip"],
 )
 def test_gzip_refuses(data: bytes) -> None:
     with pytest.raises(FormatError):
-        c.gzip_decode(data, len(BLOCK))
+        c.gzip_decode_within(data, len(BLOCK))
 
 
 def test_gzip_refuses_a_wrong_checksum() -> None:
     data = bytearray(gzip.compress(BLOCK))
     data[-5] ^= 1
     with pytest.raises(FormatError):
-        c.gzip_decode(bytes(data), len(BLOCK))
+        c.gzip_decode_within(bytes(data), len(BLOCK))
 
 
-def test_snappy_claiming_another_size_is_refused() -> None:
-    with pytest.raises(FormatError, match="claim 8 bytes, expected 9"):
-        c.snappy_decode(c.snappy_encode(BLOCK), 9)
+def test_snappy_is_readable_by_everybody() -> None:
+    assert bytes(snappy.decompress_raw(c.snappy_encode(BLOCK * 50))) == BLOCK * 50
 
 
 def test_gzip_of_many_tiny_members_is_not_quadratic() -> None:
     member = gzip.compress(b"ab")
-    assert c.gzip_decode(member * 20_000, 40_000) == b"ab" * 20_000
+    assert c.gzip_decode_within(member * 20_000, 40_000) == b"ab" * 20_000
