@@ -6,26 +6,18 @@ table of labels. Offsets count words from word 1. Source: Neuroglancer's format 
 sub-block is DVID's (spec-voxels §7.7).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dvidzarr.core.errors import FormatError, InvalidInputError
+from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
 SIDE = 8
-_VOXELS = SIDE**3
-_WIDTHS = np.array([0, 1, 2, 4, 8, 16], np.int64)
 _MAX_OFFSET = 1 << 24
 _AT_ONCE = 2048
 """Sub-blocks encoded together (8 MiB of labels): bounds the memory."""
-
-Labels = NDArray[np.uint64]
-Words = NDArray[np.uint32]
 
 
 def encode_segmentation(volume: NDArray[Any]) -> bytes:
@@ -64,41 +56,3 @@ def check_sides(shape: ZYX) -> None:
     """Raise `InvalidInputError` if a side is no multiple of 8."""
     if any(size % SIDE or not size for size in shape):
         raise InvalidInputError("volume must be a multiple of the block size")
-
-
-def decode_segmentation(data: "Buffer", shape: ZYX) -> Labels:
-    """Return the (z, y, x) labels of a compressed segmentation of one channel; for clients and tests.
-
-    Raises
-    ------
-    FormatError
-        Offsets point outside the data, or a width is unknown.
-    """
-    check_sides(shape)
-    nz, ny, nx = (size // SIDE for size in shape)
-    total = nz * ny * nx
-    view = memoryview(data).cast("B")
-    if len(view) % 4 or len(view) < 4 * (1 + 2 * total) or int.from_bytes(view[:4], "little") != 1:
-        raise FormatError(f"{len(view)} bytes are no compressed segmentation of {shape} (z, y, x)")
-    words = np.frombuffer(view, "<u4", offset=4)
-    heads = words[: 2 * total].reshape(-1, 2).astype(np.int64)
-    tables, widths, values = heads[:, 0] & (_MAX_OFFSET - 1), heads[:, 0] >> 24, heads[:, 1]
-    if not np.isin(widths, _WIDTHS).all() or (values + widths * 16 > len(words)).any():
-        raise FormatError("a sub-block has values of unknown width or outside the data")
-    blocks = np.empty((total, _VOXELS), np.uint64)
-    for row in range(total):
-        blocks[row] = _looked_up(words, int(tables[row]), int(widths[row]), int(values[row]))
-    split = blocks.reshape(nz, ny, nx, SIDE, SIDE, SIDE).transpose(0, 3, 1, 4, 2, 5)
-    return split.reshape(shape)
-
-
-def _looked_up(words: Words, table: int, width: int, at: int) -> Labels:
-    indices = np.zeros(_VOXELS, np.int64)
-    if width:
-        packed = words[at : at + 16 * width, None]
-        shifts = np.arange(0, 32, width, dtype=np.uint32)
-        indices = (packed >> shifts & np.uint32((1 << width) - 1)).astype(np.int64).ravel()
-    places = table + 2 * indices
-    if int(places.max()) + 1 >= len(words):
-        raise FormatError(f"a table of labels at word {table} reaches beyond the data")
-    return words[places].astype(np.uint64) | words[places + 1].astype(np.uint64) << np.uint64(32)

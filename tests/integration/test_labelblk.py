@@ -13,9 +13,9 @@ from PIL import Image
 
 import dvidzarr
 from dvidzarr.wire.blockstream import decode_frames
-from dvidzarr.wire.compressedsegmentation import decode_segmentation
 from dvidzarr.wire.murmur import pseudocolors
 from tests.integration import server_stub
+from tests.integration.segmentation_reader import decode_segmentation
 
 RANDOM = np.random.default_rng(2)
 NAMES = np.array([0, 1, 2, 2**32, 2**53 + 1, 2**63, 2**64 - 2, 2**64 - 1], np.uint64)
