@@ -16,11 +16,6 @@ _IN_MEMORY = 8 << 20
 _PIECE = 1 << 20
 
 
-def mutations(instance: KeyValueInstance, version: "Version") -> Iterator[dict[str, Any]]:
-    """Yield the mutations that were asked for at a version, in order of writing."""
-    return (mutation for at, mutation in _all(instance) if at == version.id)
-
-
 def _all(instance: KeyValueInstance) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (id of the version, mutation) of the whole log."""
     instance.dataset.follow()
