@@ -47,36 +47,31 @@ def parse_float(text: str) -> float:
     return value
 
 
-def parse_ints(text: str, separator: str = "_") -> tuple[int, ...]:
-    """Parse int32 numbers; blanks around each are allowed."""
-    if text.count(separator) > 1_000_000:
+def parse_point(text: str) -> tuple[int, ...]:
+    """Parse a point of at least two int32 coordinates, in the order of the text; blanks around each are allowed."""
+    if "_" not in text:
+        raise InvalidInputError(f"cannot convert '{quoted(text)[1:-1]}' into a Point.")
+    if text.count("_") > 1_000_000:
         raise InvalidInputError(f"more than a million numbers in {quoted(text)}")
-    parts = text.split(separator)
+    parts = text.split("_")
     if text.isascii() and all(map(str.isdigit, parts)) and len(max(parts, key=len)) < 10:  # nearly always
         return tuple(map(int, parts))
     return tuple(parse_int(part.strip()) for part in parts)
 
 
-def parse_point(text: str, separator: str = "_") -> tuple[int, ...]:
-    """Parse a point of at least two coordinates, in the order of the text."""
-    if separator not in text:
-        raise InvalidInputError(f"cannot convert '{quoted(text)[1:-1]}' into a Point.")
-    return parse_ints(text, separator)
-
-
-def parse_point3(text: str, separator: str = "_") -> tuple[int, int, int]:
+def parse_point3(text: str) -> tuple[int, int, int]:
     """Parse exactly three coordinates (x, y, z)."""
-    point = parse_point(text, separator)
+    point = parse_point(text)
     if len(point) != 3:
         raise InvalidInputError(f"{quoted(text)} is not a 3d point")
     return (point[0], point[1], point[2])
 
 
-def parse_floats3(text: str, separator: str = "_") -> tuple[float, float, float]:
+def parse_floats3(text: str) -> tuple[float, float, float]:
     """Parse exactly three decimal numbers (x, y, z)."""
-    parts = text.split(separator)
+    parts = text.split("_")
     if len(parts) != 3:
-        raise InvalidInputError(f"{quoted(text)} is not three numbers separated by {separator!r}")
+        raise InvalidInputError(f"{quoted(text)} is not three numbers separated by '_'")
     return (parse_float(parts[0]), parse_float(parts[1]), parse_float(parts[2]))
 
 

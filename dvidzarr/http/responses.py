@@ -16,9 +16,9 @@ def empty() -> Response:
     return Response()
 
 
-def json_value(value: object, content_type: str = "application/json") -> Response:
+def json_value(value: object) -> Response:
     """Return a value as compact JSON without trailing newline."""
-    return Response(go_json(value), headers={"Content-Type": content_type})
+    return Response(go_json(value), headers={"Content-Type": "application/json"})
 
 
 def json_member(name: str, value: str) -> Response:

@@ -33,7 +33,7 @@ class DocumentIndex:
         index in large sorted portions: keys in random order would have its pages written again and again.
     """
 
-    def __init__(self, path: str, versions: Versions, *, loading: bool = False) -> None:
+    def __init__(self, path: str, versions: Versions, *, loading: bool) -> None:
         self._versions = versions
         self._lock = threading.RLock()
         self._index = KeyIndex(path)

@@ -285,15 +285,15 @@ def read_slice(dataset: Dataset, key: bytes, place: Place, start: int, stop: int
         raise
 
 
-def read_pieces(dataset: Dataset, key: bytes, place: Place, size: int = PIECE) -> Iterator[bytes]:
-    """Yield a value in pieces of `size` bytes; raise before the last one if it is not the value recorded."""
-    if place.length <= size:
+def read_pieces(dataset: Dataset, key: bytes, place: Place) -> Iterator[bytes]:
+    """Yield a value in pieces of `PIECE` bytes; raise before the last one if it is not the value recorded."""
+    if place.length <= PIECE:
         yield read_place(dataset, key, place)
         return
     checksum = 0
-    for start in range(0, place.length, size):
-        piece = read_slice(dataset, key, place, start, min(start + size, place.length))
+    for start in range(0, place.length, PIECE):
+        piece = read_slice(dataset, key, place, start, min(start + PIECE, place.length))
         checksum = crc32c(piece, checksum)
-        if start + size >= place.length and checksum != place.checksum:
+        if start + PIECE >= place.length and checksum != place.checksum:
             raise dataset.failure(place.sequence, f"the value of {key!r} is not the one recorded")
         yield piece

@@ -11,7 +11,7 @@ from dvidzarr.http.params import (
     parse_floats3,
     parse_geometry,
     parse_int,
-    parse_ints,
+    parse_point,
     parse_point3,
     parse_shape,
 )
@@ -52,7 +52,7 @@ def test_floats() -> None:
 
 def test_points_allow_blanks() -> None:
     assert parse_point3(" 1_ -2_3 ") == (1, -2, 3)
-    assert parse_ints("1,2,3,4", ",") == (1, 2, 3, 4)
+    assert parse_point("1_2_3_4") == (1, 2, 3, 4)
     with pytest.raises(InvalidInputError, match="cannot convert '12' into a Point"):
         parse_point3("12")
 
