@@ -10,7 +10,7 @@ from dvidzarr.cli.options import XYZ, integers, sizes
 from dvidzarr.cli.progress import Meter
 from dvidzarr.cli.sinks import Export, finished, writer_for
 from dvidzarr.cli.synthetic import Synthetic
-from dvidzarr.cli.target import StoreKind, Target, VolumeInfo, is_url, open_target
+from dvidzarr.cli.target import Target, VolumeInfo, is_url, open_target
 from dvidzarr.core.errors import ConflictError
 from dvidzarr.core.geometry import ZYX, Box
 
@@ -51,7 +51,7 @@ def demo(
     box = Box((0, 0, 0), (size[2], size[1], size[0]))
     if labels:
         _write_labels(labels, volume, box)
-    with open_target(store, StoreKind(write=True, create=True)) as target:
+    with open_target(store, write=True, create=True) as target:
         if any(repo.alias == ALIAS for repo in target.repos()):
             raise ConflictError(
                 f"{store} holds a repo {ALIAS!r} already: choose another store, or delete it first"

@@ -16,7 +16,7 @@ from dvidzarr.cli.options import XYZ, box_text, integers, sizes
 from dvidzarr.cli.options import box as box_option
 from dvidzarr.cli.source import Source
 from dvidzarr.cli.sources import open_source
-from dvidzarr.cli.target import Place, StoreKind, Target, Volume, open_target
+from dvidzarr.cli.target import Place, Target, Volume, open_target
 from dvidzarr.core.errors import InvalidInputError, NotFoundError, VersionLockedError
 from dvidzarr.core.geometry import Box
 
@@ -134,7 +134,7 @@ def ingest(
             _from_dvid(store, where, source, chosen, box, versions=versions)
             return
         with (
-            open_target(store, StoreKind(write=True)) as target,
+            open_target(store, write=True) as target,
             closing(open_source(source, dataset)) as opened,
         ):
             run(target, where, opened, chosen)
@@ -165,7 +165,7 @@ def _from_dvid(
     if chosen.voxel_size:
         config["VoxelSize"] = ",".join(map(str, chosen.voxel_size))
     options = CopyOptions(chosen.workers, chosen.memory * MIB, chosen.fresh, box)
-    opened = partial(open_target, store, StoreKind(write=True, create=versions))
+    opened = partial(open_target, store, write=True, create=versions)
     migrate(opened, place, Origin.parse(source), options, config, create=chosen.create, versions=versions)
 
 

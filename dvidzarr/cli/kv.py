@@ -14,7 +14,7 @@ from dvidzarr.cli.bundles import pairs, sink
 from dvidzarr.cli.keys import Keys, raw
 from dvidzarr.cli.options import printable
 from dvidzarr.cli.progress import amount
-from dvidzarr.cli.target import Place, StoreKind, open_target
+from dvidzarr.cli.target import Place, open_target
 
 _BATCH_BYTES = 8 << 20
 _BATCH_KEYS = 500
@@ -37,7 +37,7 @@ def kv() -> None:
 @contextmanager
 def _keys(store: str, place: str, *, write: bool = False) -> Iterator[Keys]:
     where = Place.parse(place)
-    with open_target(store, StoreKind(write=write)) as target:
+    with open_target(store, write=write) as target:
         yield target.keys(where.ref, where.name)
 
 

@@ -8,9 +8,7 @@ import orjson
 
 from dvidzarr.cli.checks import check_instances, check_locked
 from dvidzarr.cli.options import printable, reference
-from dvidzarr.cli.target import StoreKind, open_target
-
-WRITE = StoreKind(write=True)
+from dvidzarr.cli.target import open_target
 
 
 @click.command()
@@ -76,7 +74,7 @@ def merge(store: str, refs: tuple[str, ...], message: str) -> None:
     Where they are in conflict it shows nothing: see `dvidzarr conflicts` before, and `dvidzarr resolve`.
     """
     _check(refs)
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         check_locked(target, refs)
         click.echo(target.merge(refs, message))
 
@@ -93,7 +91,7 @@ def resolve(store: str, refs: tuple[str, ...], names: tuple[str, ...], message: 
     merged version, which is open.
     """
     _check(refs)
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         check_locked(target, refs)
         check_instances(target, refs[0], names)
         click.echo(target.resolve(refs, names, message))

@@ -9,9 +9,7 @@ import orjson
 
 from dvidzarr.cli.checks import check_instances, check_locked, check_settings
 from dvidzarr.cli.options import box_text, pair, printable, reference
-from dvidzarr.cli.target import RepoInfo, StoreKind, VersionInfo, open_target
-
-WRITE = StoreKind(write=True)
+from dvidzarr.cli.target import RepoInfo, VersionInfo, open_target
 
 
 @click.command()
@@ -79,7 +77,7 @@ def new() -> None:
 @click.option("--root", metavar="UUID", help="UUID of the root version.  [default: a new one]")
 def new_repo(store: str, alias: str, description: str, root: str | None) -> None:
     """Make a repo and print the UUID of its root version. A STORE that is missing is made."""
-    with open_target(store, StoreKind(write=True, create=True)) as target:
+    with open_target(store, write=True, create=True) as target:
         click.echo(target.create_repo(alias, description, root))
 
 
@@ -120,7 +118,7 @@ def new_instance(
     where = ref or (repo if ":" in repo else f"{repo}:master")
     check_settings(type_name, (key for key, _ in settings))
     config = dict(settings) | ({"versioned": "false"} if unversioned else {})
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         target.create_instance(where, type_name, name, config)
     click.echo(f"made {name} ({type_name})", err=True)
 
@@ -131,7 +129,7 @@ def new_instance(
 @click.option("-m", "--message", default="", help="Note of the version.")
 def commit(store: str, ref: str, message: str) -> None:
     """Lock the version REF: it never changes again. Prints its UUID."""
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         click.echo(target.commit(ref, message))
 
 
@@ -141,7 +139,7 @@ def commit(store: str, ref: str, message: str) -> None:
 @click.option("-m", "--message", default="", help="Note of the new version.")
 def newversion(store: str, ref: str, message: str) -> None:
     """Make an open child of the locked version REF on the same branch. Prints its UUID."""
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         check_locked(target, [ref])
         click.echo(target.new_version(ref, message))
 
@@ -153,7 +151,7 @@ def newversion(store: str, ref: str, message: str) -> None:
 @click.option("-m", "--message", default="", help="Note of the new version.")
 def branch(store: str, ref: str, name: str, message: str) -> None:
     """Make an open child of the locked version REF on a new branch NAME. Prints its UUID."""
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         check_locked(target, [ref])
         click.echo(target.branch(ref, name, message))
 
@@ -165,7 +163,7 @@ def branch(store: str, ref: str, name: str, message: str) -> None:
 @click.argument("new_name", metavar="NEW")
 def rename(store: str, ref: str, old: str, new_name: str) -> None:
     """Rename instance OLD to NEW in the repo of REF, in all versions."""
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         check_instances(target, ref, [old])
         target.rename_instance(ref, old, new_name)
 
@@ -191,7 +189,7 @@ def delete(store: str, ref: str, name: str | None, yes: bool) -> None:
         raise click.UsageError(f"this deletes {what}: say --yes")
     if not yes:
         click.confirm(f"Delete {what} from {store}?", abort=True)
-    with open_target(store, WRITE) as target:
+    with open_target(store, write=True) as target:
         if name:
             target.delete_instance(repo.root, name)
         else:

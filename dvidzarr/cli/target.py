@@ -207,38 +207,28 @@ class Place:
         return cls(ref or ":master", name)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreKind:
-    """What a command needs of its STORE."""
-
-    write: bool = False
-    create: bool = False
-    settings: Mapping[str, object] = field(default_factory=dict)
-
-
 def is_url(store: str) -> bool:
     """Tell whether a STORE argument is the address of a server."""
     return store.startswith(("http://", "https://"))
 
 
-def open_target(store: str, kind: StoreKind | None = None) -> Target:
-    """Open a STORE argument.
+def open_target(store: str, *, write: bool = False, create: bool = False) -> Target:
+    """Open a STORE argument, to `write` to it; with `create` one that is missing is made.
 
     Raises
     ------
     StorageError
         There is no store at the path, and the command is not one that makes it.
     """
-    kind = kind or StoreKind()
     if is_url(store):
         from dvidzarr.cli.remote import RemoteTarget  # noqa: PLC0415 - httpx is not needed for a path
 
         return RemoteTarget(store, author())
-    if not kind.create:
+    if not create:
         require_store(store)
     from dvidzarr.cli.local import LocalTarget  # noqa: PLC0415 - the engine is not needed for a URL
 
-    return LocalTarget(store, author(), write=kind.write)
+    return LocalTarget(store, author(), write=write)
 
 
 def require_store(store: str) -> None:
