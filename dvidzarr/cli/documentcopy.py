@@ -3,10 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from dvidzarr.cli.keys import Keys, batches
 from dvidzarr.core.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from dvidzarr.cli.keys import Keys
     from dvidzarr.cli.regions import Region
 
 _AT_ONCE = 256
@@ -23,12 +23,11 @@ def copy_region(source: "Region", target: "Region") -> int:
     return len(spans)
 
 
-def copy_keys(source: "Keys", target: "Keys", workers: int, *, mirror: bool) -> int:
+def copy_keys(source: Keys, target: Keys, workers: int, *, mirror: bool) -> int:
     """Copy the values that differ, and with `mirror` remove other keys; return how many were written."""
     names = source.names()
     there = frozenset(target.names())
-    written, size = 0, 0
-    batch: dict[str, bytes] = {}
+    written = 0
 
     def changed(key: str) -> tuple[str, bytes] | None:
         value = source.read(key)
@@ -39,16 +38,11 @@ def copy_keys(source: "Keys", target: "Keys", workers: int, *, mirror: bool) -> 
         return None if same else (key, value)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="copy") as pool:
-        for low in range(0, len(names), workers):  # as many values are in memory beside the batch
-            for key, value in filter(None, pool.map(changed, names[low : low + workers])):
-                if batch and (len(batch) == _AT_ONCE or size + len(value) > _BYTES_AT_ONCE):
-                    target.write(batch)
-                    batch, size = {}, 0
-                batch[key] = value
-                size += len(value)
-                written += 1
-    if batch:
-        target.write(batch)
+        lows = range(0, len(names), workers)  # as many values are in memory beside the batch
+        found = (each for low in lows for each in pool.map(changed, names[low : low + workers]) if each)
+        for batch in batches(found, _AT_ONCE, _BYTES_AT_ONCE):
+            target.write(batch)
+            written += len(batch)
     gone = sorted(there - frozenset(names)) if mirror else []
     if gone:
         target.remove(gone)

@@ -1,6 +1,6 @@
 """The keys of a key-value instance at one version, of a store in a folder or of a running server."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
@@ -29,6 +29,22 @@ class Keys(Protocol):
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete keys, whether they exist or not."""
+
+
+def batches(
+    found: Iterable[tuple[str, bytes]], most_keys: int, most_bytes: int
+) -> Iterator[dict[str, bytes]]:
+    """Yield what can be written as one request each: so many keys and bytes, a larger value alone."""
+    batch: dict[str, bytes] = {}
+    size = 0
+    for key, value in found:
+        if batch and (size + len(value) > most_bytes or len(batch) == most_keys):
+            yield batch
+            batch, size = {}, 0
+        batch[key] = value
+        size += len(value)
+    if batch:
+        yield batch
 
 
 def raw(key: str) -> bytes:

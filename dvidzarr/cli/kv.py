@@ -11,7 +11,7 @@ from typing import BinaryIO
 import click
 
 from dvidzarr.cli.bundles import pairs, sink
-from dvidzarr.cli.keys import Keys, raw
+from dvidzarr.cli.keys import Keys, batches, raw
 from dvidzarr.cli.options import printable
 from dvidzarr.cli.progress import amount
 from dvidzarr.cli.target import Place, open_target
@@ -108,7 +108,8 @@ def import_(store: str, place: str, source: Path) -> None:
     """
     count, found = pairs(source)
     with _keys(store, place, write=True) as keys:
-        size = sum(_write(keys, batch) for batch in _batches(_shown("import", count, found)))
+        shown = _shown("import", count, found)
+        size = sum(_write(keys, batch) for batch in batches(shown, _BATCH_KEYS, _BATCH_BYTES))
     click.echo(f"imported {_keys_text(count)}, {amount(size)}", err=True)
 
 
@@ -142,19 +143,6 @@ def _values(keys: Keys, names: list[str]) -> Iterator[tuple[str, bytes]]:
 def _write(keys: Keys, batch: dict[str, bytes]) -> int:
     keys.write(batch)
     return sum(map(len, batch.values()))
-
-
-def _batches(found: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
-    batch: dict[str, bytes] = {}
-    size = 0
-    for key, value in found:
-        if batch and (size + len(value) > _BATCH_BYTES or len(batch) == _BATCH_KEYS):
-            yield batch
-            batch, size = {}, 0
-        batch[key] = value
-        size += len(value)
-    if batch:
-        yield batch
 
 
 def _shown(what: str, count: int, items: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
