@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from dvidzarr.cli.target import Target
-from dvidzarr.core.errors import ConflictError, InvalidInputError, NotFoundError
+from dvidzarr.cli.target import Target, VolumeInfo
+from dvidzarr.core.errors import ConflictError, InvalidInputError, NotFoundError, VersionLockedError
 
 
 def check_locked(target: Target, refs: Sequence[str]) -> None:
@@ -14,6 +14,15 @@ def check_locked(target: Target, refs: Sequence[str]) -> None:
             raise ConflictError(
                 f"{ref} (version {version.uuid}) is open, and only locked versions have children: commit it"
             )
+
+
+def check_open(target: Target, info: VolumeInfo) -> None:
+    """Raise if a version takes no more voxels."""
+    if info.locked:
+        raise VersionLockedError(
+            f"version {info.version} is locked: make a child "
+            f"(`dvidzarr newversion {target.where} {info.version}`) and ingest into that"
+        )
 
 
 def check_instances(target: Target, ref: str, names: Sequence[str]) -> None:

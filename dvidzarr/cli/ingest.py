@@ -11,13 +11,14 @@ from click.core import ParameterSource
 
 from dvidzarr.cli.blockcopy import MIB, CopyOptions
 from dvidzarr.cli.bricks import CopyPlan, Journal, cores
+from dvidzarr.cli.checks import check_open
 from dvidzarr.cli.copying import absolute, extents_after, work_off
 from dvidzarr.cli.options import XYZ, box_text, integers, sizes
 from dvidzarr.cli.options import box as box_option
 from dvidzarr.cli.source import Source
 from dvidzarr.cli.sources import open_source
 from dvidzarr.cli.target import Place, Target, Volume, open_target
-from dvidzarr.core.errors import InvalidInputError, NotFoundError, VersionLockedError
+from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.core.geometry import Box
 
 if TYPE_CHECKING:
@@ -208,13 +209,8 @@ def _volume(target: Target, place: Place, source: Source, options: IngestOptions
         _check_type(type_name, place.name, source.dtype)
         target.create_instance(place.ref, type_name, place.name, _config(source, options))
     volume = target.volume(place.ref, place.name)
-    info = volume.info
-    _check_fits(place.name, source.dtype, info.dtype)
-    if info.locked:
-        raise VersionLockedError(
-            f"version {info.version} is locked: make a child "
-            f"(`dvidzarr newversion {target.where} {info.version}`) and ingest into that"
-        )
+    _check_fits(place.name, source.dtype, volume.info.dtype)
+    check_open(target, volume.info)
     return volume
 
 

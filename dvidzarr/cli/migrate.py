@@ -8,6 +8,7 @@ import click
 
 from dvidzarr.cli.blockcopy import CopyOptions, copy_volume, plan_of
 from dvidzarr.cli.bricks import Journal
+from dvidzarr.cli.checks import check_open
 from dvidzarr.cli.documentcopy import copy_keys, copy_region
 from dvidzarr.cli.remote import RemoteTarget
 from dvidzarr.cli.session import SOURCE_TOKEN
@@ -64,11 +65,7 @@ class Copy:
                 continue
             source = self.source.volume(version, theirs)
             target = self._volume(here, ours, source)
-            if target.info.locked:
-                raise VersionLockedError(
-                    f"version {target.info.version} is locked: make a child "
-                    f"(`dvidzarr newversion {self.target.where} {target.info.version}`) and ingest into that"
-                )
+            check_open(self.target, target.info)
             plan = plan_of(self.source.where, source, self.target.where, target, self.options)
             if plan is None:
                 click.echo(f"{theirs} at {version} is empty", err=True)
