@@ -96,9 +96,8 @@ class RemoteVolume:
         cuts = [at for at, (a, b) in enumerate(pairwise(order), 1) if not _adjoin(coords[a], coords[b])]
         for low, high in pairwise([0, *cuts, len(order)]):
             run = order[low:high]
-            first, last = coords[run[0]], coords[run[-1]]
-            box = Box(_scaled(first, self.info.chunk), _scaled([at + 1 for at in last], self.info.chunk))
-            self.write(box, np.concatenate([blocks[at] for at in run], axis=2))
+            first, last = (Box.of_chunk(coords[at], self.info.chunk) for at in (run[0], run[-1]))
+            self.write(first.union(last), np.concatenate([blocks[at] for at in run], axis=2))
 
     def extents(self) -> Box | None:
         """Return the extents as they are now; of labels as they were, which have none to set."""
@@ -199,7 +198,3 @@ def _words(box: Box) -> tuple[str, str]:
 def _zyx(xyz: Sequence[int]) -> ZYX:
     x, y, z = xyz
     return (z, y, x)
-
-
-def _scaled(coord: Sequence[int], chunk: ZYX) -> ZYX:
-    return (coord[0] * chunk[0], coord[1] * chunk[1], coord[2] * chunk[2])

@@ -87,7 +87,7 @@ def from_array(
     depth, height, width = (1, *array.shape) if flat else array.shape[max(extra, 0) :]
 
     def read(box: Box) -> np.ndarray:
-        parts = tuple(slice(low, high) for low, high in zip(box.start, box.stop, strict=True))
+        parts = box.slices((0, 0, 0))
         key = parts[1:] if flat else (*(0,) * extra, *parts)
         try:
             return np.asarray(array[key]).reshape(box.shape)

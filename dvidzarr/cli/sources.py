@@ -176,11 +176,6 @@ def open_npz(path: Path, dataset: str | None) -> Source:
     return from_array(mapped, _stamp(path) + name, f"{path}:{name}", unpacked.close)
 
 
-def open_zarr_zip(path: Path, dataset: str | None) -> Source:
-    """Open a zipped Zarr."""
-    return open_zarr(str(path), dataset)
-
-
 def open_zarr(url: str, dataset: str | None) -> Source:
     """Open a Zarr array, v2 or v3, or an array of a group; of an OME-Zarr pyramid, the finest."""
     import zarr  # noqa: PLC0415
@@ -225,7 +220,7 @@ OPENERS: tuple[tuple[tuple[str, ...], Callable[[Path, str | None], Source]], ...
     (HDF5, open_hdf5),
     ((".npy",), open_npy),
     ((".npz",), open_npz),
-    ((".zip",), open_zarr_zip),
+    ((".zip",), lambda path, dataset: open_zarr(str(path), dataset)),
     (
         (".png", ".jpg", ".jpeg", ".bmp"),
         lambda path, _: from_array(read_image(path), _stamp(path), str(path), nothing),
