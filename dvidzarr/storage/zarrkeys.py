@@ -15,7 +15,7 @@ import numpy as np
 
 from dvidzarr.core.errors import CorruptionError, FormatError, InvalidInputError
 from dvidzarr.core.geometry import CHUNK_LIMIT, ZYX, ChunkSpan
-from dvidzarr.core.ids import Author
+from dvidzarr.core.ids import NO_AUTHOR
 from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.backend import in_turn
 from dvidzarr.storage.chunkkeys import pack_one, unpack
@@ -50,11 +50,6 @@ class Source(Protocol):
     @property
     def read_only(self) -> bool:
         """Whether the version is locked, or the store open for reading only."""
-        ...
-
-    @property
-    def author(self) -> Author:
-        """Who writes."""
         ...
 
     def reading(self) -> Reading:
@@ -201,14 +196,14 @@ class VersionKeys:
             lineage.ordinal,
             [coord],
             lambda _: encoded,
-            author=self.source.author,
+            author=NO_AUTHOR,
             header=self.source.header(coord if encoded is not None and scale == 0 else None),
             run_all=in_turn,
         )
 
     def _put_document(self, name: bytes, value: bytes) -> None:
         with self.source.writing() as (dataset, lineage):
-            put_document(dataset, lineage.ordinal, name, value, self.source.author, self.source.header())
+            put_document(dataset, lineage.ordinal, name, value, NO_AUTHOR, self.source.header())
 
     def change_metadata(self, key: str, given: dict[str, Any], derived: dict[str, Any]) -> None:
         """Take over shape and attributes of a derived `zarr.json`; raise `InvalidInputError` if more than that differs.
@@ -242,7 +237,7 @@ class VersionKeys:
                     self._write(dataset, lineage, chunk, None)
             elif self._place(key) is not None:
                 name = _KEYS + key.encode()
-                delete_document(dataset, lineage.ordinal, name, source.author, source.header())
+                delete_document(dataset, lineage.ordinal, name, NO_AUTHOR, source.header())
 
     def refuse_derived(self, path: str) -> None:
         """Raise if a key, or one below it, holds the metadata of the instance."""

@@ -15,7 +15,6 @@ from dask.base import tokenize
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
-from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.datatypes.voxels.info import float32_json
 from dvidzarr.datatypes.voxels.view import VoxelView
 from dvidzarr.storage.zarrkeys import Reading
@@ -31,7 +30,6 @@ class VoxelSource:
     """What the Zarr store of a view needs of it; see `dvidzarr.storage.zarrkeys.Source`."""
 
     view: VoxelView
-    author: Author = NO_AUTHOR
 
     @property
     def url(self) -> str:
@@ -82,16 +80,16 @@ class VoxelSource:
         extents = self.view.extents
         low = (0, 0, 0) if extents is None else extents.start
         start = [min(a, b) for a, b in zip(low, shape, strict=True)]
-        self.view.set_extents(Box.of(start, shape), self.author)
+        self.view.set_extents(Box.of(start, shape))
 
 
-def zarr_store(view: VoxelView, author: Author = NO_AUTHOR) -> VersionedStore:
+def zarr_store(view: VoxelView) -> VersionedStore:
     """Return the Zarr store of a view: a group with the array "0"."""
     if view.roi is not None:
         raise InvalidInputError(
             "a volume within a region of interest has no Zarr store; read it, or use dask"
         )
-    return VersionedStore(VoxelSource(view, author), _ARRAYS)
+    return VersionedStore(VoxelSource(view), _ARRAYS)
 
 
 def zarr_array(view: VoxelView) -> "zarr.Array[Any]":
