@@ -1,11 +1,10 @@
 """Voxel instances: an image volume with its settings, and its extents in every version. No web in here."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import ZYX, Box
 from dvidzarr.core.ids import NO_AUTHOR, Author
 from dvidzarr.datatypes.voxels.hierarchy import Hierarchy
@@ -72,10 +71,7 @@ class VoxelInstance(Instance):
 
         Raises as `Catalog.resolve`.
         """
-        view = super().at(ref)
-        if not isinstance(view, VoxelView):
-            raise InvalidInputError(f"{view!r} holds no voxels")
-        return view
+        return cast("VoxelView", super().at(ref))
 
     def declare(self, dataset: "Dataset") -> None:
         """Add the array of scale 0."""
