@@ -3,8 +3,8 @@
 import os
 import shutil
 
-from dvidzarr.core.errors import StorageError
 from dvidzarr.storage.local import LocalBackend
+from dvidzarr.storage.openfiles import fail
 
 FOLDER = "trash"
 
@@ -22,7 +22,7 @@ class Trash:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StorageError(f"{FOLDER}: {error.strerror or error}") from error
+            fail(FOLDER, error)
 
     def holds(self, prefix: str) -> bool:
         """Tell whether the folder of an instance or a repo was moved here."""
@@ -34,7 +34,7 @@ class Trash:
         try:
             return os.stat(self._backend.path(entry), follow_symlinks=False).st_ctime
         except OSError as error:
-            raise StorageError(f"{entry}: {error.strerror or error}") from error
+            fail(entry, error)
 
     def measure(self, entry: str) -> tuple[int, int]:
         """Return the number of objects in an entry, and their bytes."""
@@ -47,4 +47,4 @@ class Trash:
         try:
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
         except OSError as error:
-            raise StorageError(f"{entry}: {error.strerror or error}") from error
+            fail(entry, error)
