@@ -1,13 +1,12 @@
 """Request bodies that hold JSON, read with the strictness of Go's decoder."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import orjson
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.http.body import receive_small
 from dvidzarr.http.endpoint import Call
-from dvidzarr.wire.gotext import go_text
 from dvidzarr.wire.jsontext import load_first_json, load_json
 
 _MALFORMED = "Malformed JSON request in body: "
@@ -89,16 +88,6 @@ async def receive_settings(call: Call, purpose: str) -> dict[str, object]:
     except InvalidInputError as error:
         raise InvalidInputError(f"Error decoding POSTed JSON config for {purpose}: {error}") from None
     return {key.lower(): member for key, member in members.items()}
-
-
-def text_setting(settings: Mapping[str, object], name: str) -> str | None:
-    """Return a setting that must be text, None if absent; a JSON null is present and no text."""
-    if name not in settings:
-        return None
-    value = settings[name]
-    if not isinstance(value, str):
-        raise InvalidInputError(f"Setting for '{name}' was not a string: {go_text(value)}")
-    return value
 
 
 def struct_members(

@@ -3,10 +3,13 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.texts import check_text
 from dvidzarr.wire.gotext import go_text
+
+Default = TypeVar("Default", str, None)
 
 RESERVED_NAMES = frozenset({"log", "branch", "note", "commit", "newversion"})
 """Words of the node API, which an instance of that name would hide."""
@@ -31,9 +34,11 @@ class CommonConfig:
     tags: dict[str, str] | None
 
 
-def text_setting(config: Mapping[str, object], name: str, default: str) -> str:
-    """Return a setting, which must be text: DVID's configuration reader takes nothing else."""
-    value = config.get(name.lower(), default)
+def text_setting(config: Mapping[str, object], name: str, default: Default) -> str | Default:
+    """Return a setting, which must be text: DVID's configuration reader takes nothing else, no JSON null either."""
+    if name.lower() not in config:
+        return default
+    value = config[name.lower()]
     if not isinstance(value, str):
         raise InvalidInputError(f"Setting for '{name}' was not a string: {go_text(value)}")
     return value

@@ -11,11 +11,11 @@ from dvidzarr.http.jsonbody import (
     receive_json,
     receive_settings,
     struct_members,
-    text_setting,
     texts_member,
 )
 from dvidzarr.http.repojson import repo_json
 from dvidzarr.http.response import Response
+from dvidzarr.repo.config import text_setting
 
 if TYPE_CHECKING:
     from dvidzarr.repo.catalog import Catalog
@@ -140,7 +140,7 @@ async def get_branch_versions(call: Call) -> Response:
 
 def _text(given: Mapping[str, object], name: str, endpoint: str) -> str | None:
     try:
-        return text_setting(given, name)
+        return text_setting(given, name, None)
     except InvalidInputError as error:
         raise InvalidInputError(f"POST on {endpoint} endpoint requires valid '{name}': {error}") from None
 

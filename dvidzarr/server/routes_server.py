@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, cast
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
-from dvidzarr.http.jsonbody import receive_settings, text_setting
+from dvidzarr.http.jsonbody import receive_settings
 from dvidzarr.http.params import parse_int
 from dvidzarr.http.response import Response
+from dvidzarr.repo.config import text_setting
 from dvidzarr.server import help as help_pages
 from dvidzarr.server.runtime import Runtime
 from dvidzarr.wire.gotext import go_json
@@ -224,7 +225,7 @@ def _toml(value: object) -> str:
 
 def _integer_setting(given: dict[str, object], name: str) -> int | None:
     try:
-        text = text_setting(given, name)
+        text = text_setting(given, name, None)
         return None if text is None else parse_int(text, 64, "Atoi")
     except InvalidInputError as error:
         raise InvalidInputError(

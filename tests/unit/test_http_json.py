@@ -20,9 +20,9 @@ from dvidzarr.http.jsonbody import (
     parse_json,
     struct_members,
     text_member,
-    text_setting,
     texts_member,
 )
+from dvidzarr.repo.config import text_setting
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_plain_members_are_case_sensitive() -> None:
 
 
 def test_text_settings() -> None:
-    assert text_setting({"a": "x"}, "a") == "x"
-    assert text_setting({}, "a") is None
+    assert text_setting({"a": "x"}, "a", None) == "x"
+    assert text_setting({}, "a", None) is None
     with pytest.raises(Invalid, match="Setting for 'a' was not a string: <nil>"):
-        text_setting({"a": None}, "a")
+        text_setting({"a": None}, "a", None)
 
 
 def test_go_json_escapes() -> None:
