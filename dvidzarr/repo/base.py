@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -66,11 +66,6 @@ class RepoBase:
     def url(self) -> str:
         """Where the store is."""
         return self.catalog.url
-
-    @property
-    def opener(self) -> Callable[[str], Any] | None:
-        """What opens the store in another process."""
-        return self.catalog.opener
 
     @property
     def writable(self) -> bool:

@@ -74,7 +74,7 @@ class View:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         repo = self.instance.repo
-        opener = repo.opener
+        opener = repo.catalog.opener
         if opener is None:
             raise ForbiddenError("this view cannot be pickled: its store was opened without an opener")
         return _reopen, (opener, repo.url, repo.root, self.instance.id, self.version.id)
