@@ -5,7 +5,6 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 from zarr.core.buffer import default_buffer_prototype
 
-import dvidzarr
 from dvidzarr.core.errors import DvidzarrError, ForbiddenError
 from dvidzarr.core.geometry import CHUNK_LIMIT, Box, ChunkSpan
 from dvidzarr.datatypes.voxels import arrays
@@ -35,12 +33,6 @@ from dvidzarr.wire.compression import lz4_decode
 SHAPE = (20, 30, 45)
 EDIT = (slice(3, 11), slice(0, 17), slice(20, 45))
 CONFIG = {"BlockSize": "16,16,16", "VoxelSize": "4.6,4.6,50", "VoxelUnits": "nanometers,nanometers,microns"}
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with dvidzarr.open(tmp_path / "store", "w") as catalog:
-        yield catalog
 
 
 @pytest.fixture

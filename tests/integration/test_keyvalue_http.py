@@ -6,7 +6,6 @@ import socket
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -22,13 +21,6 @@ from dvidzarr.wire.keyvalues import decode_key_values, key_value_head
 from dvidzarr.wire.protobuf import bytes_head, varint
 
 PLAIN = b"abcdefghijklmnopqrstuvwxyz"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("keyvalue") / "store"
-    with dvidzarr.open(folder) as catalog, running(catalog, Settings()) as address:
-        yield address
 
 
 class Node:
@@ -66,9 +58,8 @@ class Node:
 
 
 @pytest.fixture
-def node(url: str) -> Iterator[Node]:
-    with httpx.Client(base_url=url, timeout=120) as client:
-        yield Node(client)
+def node(client: httpx.Client) -> Node:
+    return Node(client)
 
 
 def refused(answer: httpx.Response, words: str, status: int = 400) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-from collections.abc import Iterator
 
 import httpx
 import lz4.block
@@ -11,10 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import dvidzarr
 from dvidzarr.wire.blockstream import decode_frames
 from dvidzarr.wire.murmur import pseudocolors
-from tests.integration import server_stub
 from tests.integration.segmentation_reader import decode_segmentation
 
 RANDOM = np.random.default_rng(2)
@@ -25,13 +22,6 @@ def labels_of(shape: tuple[int, int, int]) -> np.ndarray:
     """Return labels in cubes of 4³, ids near 2⁶⁴ among them."""
     coarse = NAMES[RANDOM.integers(0, len(NAMES), [size // 4 for size in shape])]
     return coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2)
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("labelblk") / "store"
-    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as found:
-        yield found
 
 
 class Segmentation:

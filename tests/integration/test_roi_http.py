@@ -1,29 +1,10 @@
 """Regions of interest over HTTP (spec-roi): a real store and server."""
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
 import pytest
-
-import dvidzarr
-from dvidzarr.core.settings import Settings
-from dvidzarr.server.app import running
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a server with an empty store of its own."""
-    folder = tmp_path_factory.mktemp("roi") / "store"
-    with dvidzarr.open(folder) as catalog, running(catalog, Settings()) as address:
-        yield address
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=120) as found:
-        yield found
 
 
 @pytest.fixture

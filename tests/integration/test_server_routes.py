@@ -28,12 +28,6 @@ serve(dvidzarr.open(sys.argv[1], "w"), Settings(), "127.0.0.1", int(sys.argv[2])
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with dvidzarr.open(tmp_path / "store", "w") as catalog:
-        yield catalog
-
-
-@pytest.fixture
 def http(catalog: Catalog) -> Iterator[httpx.Client]:
     with client(catalog) as http:
         yield http

@@ -1,7 +1,6 @@
 """uint16blk to rgba8blk and labelblk: arrays by Python, by HTTP and by Zarr are the same (spec-voxels §2.4, §5)."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from PIL import Image
 
 import dvidzarr
 from dvidzarr.core.geometry import Box
-from tests.integration import server_stub
 
 DTYPES = {
     "uint8blk": "u1",
@@ -33,13 +31,6 @@ def volume(dtype: str, shape: tuple[int, int, int] = (16, 32, 16)) -> np.ndarray
     if dtype == "<f4":
         return RANDOM.normal(size=shape).astype(dtype)
     return data.view(dtype)[..., 0].copy()
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("types") / "store"
-    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as found:
-        yield found
 
 
 class Volume:

@@ -2,28 +2,19 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-import dvidzarr
 from dvidzarr.wire.blockstream import decode_frames
-from tests.integration import server_stub
 
 FAR = 64_000_000
 """A voxel of int32 whose block of 32 is beyond ±2²⁰."""
 
 Ask = Callable[..., httpx.Response]
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("edges") / "store"
-    with dvidzarr.open(folder) as catalog, server_stub.client(catalog) as found:
-        yield found
 
 
 @pytest.fixture

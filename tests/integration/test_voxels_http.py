@@ -1,7 +1,6 @@
 """Voxels over HTTP: a real store, a real server, numpy as the model (spec-voxels §6)."""
 
 import io
-from collections.abc import Iterator
 
 import httpx
 import lz4.block
@@ -9,21 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import dvidzarr
-from dvidzarr.core.settings import Settings
-from dvidzarr.server.app import running
 from dvidzarr.wire.blockstream import decode_frames
 from dvidzarr.wire.images import decode_jpeg_gray
 
 RANDOM = np.random.default_rng(11)
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a server with an empty store of its own."""
-    folder = tmp_path_factory.mktemp("voxels") / "store"
-    with dvidzarr.open(folder) as catalog, running(catalog, Settings()) as address:
-        yield address
 
 
 class Node:
@@ -59,12 +47,6 @@ class Node:
         assert answer.status_code == 200, answer.text
         assert answer.headers["Content-Type"] == "application/octet-stream"
         return np.frombuffer(answer.content, np.uint8).reshape(size[::-1])
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=120) as found:
-        yield found
 
 
 @pytest.fixture

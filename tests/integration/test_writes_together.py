@@ -1,6 +1,5 @@
 """Writes of several requests that share their syncs: each is a request of its own, in order, whole or not at all."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -20,12 +19,6 @@ from dvidzarr.server.app import running
 
 EDGE = 32
 CHUNK = (EDGE, EDGE, EDGE)
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with dvidzarr.open(tmp_path / "store", "w") as opened:
-        yield opened
 
 
 def filled(value: int, shape: tuple[int, ...] = CHUNK) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,6 @@ from dvidzarr.storage.zarrview import VersionedStore
 
 CONFIG = {"BlockSize": "8,8,8", "VoxelSize": "4,4,40"}
 RANDOM = np.random.default_rng(1)
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with dvidzarr.open(tmp_path / "store", "w") as catalog:
-        yield catalog
 
 
 def new_view(catalog: Catalog) -> VoxelView:
