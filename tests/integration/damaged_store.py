@@ -46,10 +46,17 @@ def fill(repo: Repo, name: str, seed: int) -> None:
             put_document(dataset, view.ordinal, key, value + b"%d" % seed, AUTHOR, {})
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, at: int | None = None) -> None:
+    """Change a byte of a file, by default the one in the middle."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    data[len(data) // 2 if at is None else at] ^= 1
     path.write_bytes(data)
+
+
+def views(catalog: Catalog) -> list[np.ndarray]:
+    """Return what the versions show."""
+    gray = catalog.repos[0].instance("gray")
+    return [gray.at(version).read(WORLD) for version in catalog.repos[0].dag]
 
 
 def instance_log(folder: Path, catalog: Catalog, name: str) -> Path:
@@ -65,7 +72,5 @@ def damage_after(folder: Path, name: str, version: int) -> None:
         records = [e for e in repo.instance(name).records() if e.header.get("v") == ids]
         path = instance_log(folder, catalog, name)
         at = records[0].offset
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+    flip(path, at)
     shutil.rmtree(folder / "cache")

@@ -20,6 +20,7 @@ from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.dataset import Dataset
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.frames import Entry, Kind
+from tests.integration.damaged_store import flip
 
 FAST = Settings.load(
     env={}, overrides={"storage.durability": "fast", "storage.flush_interval_s": 1000, "compute.threads": 1}
@@ -316,9 +317,7 @@ def test_damage_is_damage_whatever_was_published(closed: Path) -> None:
         gray, _ = instances(catalog)
         second = [entry for entry in gray.instance.records() if entry.kind == Kind.CHUNKS][1]
         path = closed / gray.instance.prefix / "log/00000001.log"
-    data = bytearray(path.read_bytes())
-    data[second.offset] ^= 1
-    path.write_bytes(data)
+    flip(path, second.offset)
     lose_words(closed, 0)
     for _ in range(2):
         with pytest.raises(CorruptionError, match="cannot be read beyond"):

@@ -18,6 +18,7 @@ from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.view import View
 from dvidzarr.storage.frames import HEADER_SIZE, Kind, SegmentHeader, encode_frame, encode_record
 from dvidzarr.storage.writing import get_document
+from tests.integration.damaged_store import flip
 from tests.integration.gray_store import put
 
 FULL = Settings.load(env={}, overrides={"compute.threads": 1})
@@ -98,9 +99,7 @@ def test_a_record_torn_inside_such_a_value_is_dropped(store: tuple[Path, Path, l
 def test_damage_before_them_is_damage(store: tuple[Path, Path, list[int]], index: int) -> None:
     """The record behind the damage is the next real one, which comes before all that a later value holds."""
     folder, log, ends = store
-    data = bytearray(log.read_bytes())
-    data[ends[index] - 1] ^= 1
-    log.write_bytes(data)
+    flip(log, ends[index] - 1)
     with dvidzarr.open(folder, "w", FULL) as catalog:
         view = view_of(catalog)
         (damage,) = view.instance.dataset.log.damage

@@ -16,6 +16,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.repo.garbage import collect, purge
 from dvidzarr.storage.writing import delete_document, get_document
 from tests.integration.cli_process import Shell
+from tests.integration.damaged_store import flip
 from tests.integration.gray_store import AUTHOR, BOX, gray, put, write
 
 LARGE = 70_000
@@ -117,9 +118,7 @@ def test_damage_stops_collecting(store: Path) -> None:
     """A record that is lost may have named what seems to be left behind."""
     left = leave_objects(store)
     (log,) = store.glob("repos/*/data/*/log/00000001.log")
-    data = bytearray(log.read_bytes())
-    data[len(data) // 2] ^= 1
-    log.write_bytes(data)
+    flip(log)
     shutil.rmtree(store / "cache")  # else the log is read from its end on only
     age(store)
     with dvidzarr.open(store, "w", SETTINGS) as catalog:

@@ -29,6 +29,7 @@ from dvidzarr.storage import dataset as dataset_module
 from dvidzarr.storage import documentindex
 from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.log import LocalLog
+from tests.integration.damaged_store import flip
 
 
 @pytest.fixture
@@ -124,10 +125,7 @@ def test_a_damaged_blob_is_not_served(catalog: Catalog) -> None:
     view = new_view(catalog)
     view["k"] = b"x" * 2_500_000
     (key,) = catalog.context.backend.keys(f"{view.instance.prefix}/blobs")
-    path = Path(catalog.url) / key
-    damaged = bytearray(path.read_bytes())
-    damaged[1_000_000] ^= 1
-    path.write_bytes(damaged)
+    flip(Path(catalog.url) / key, 1_000_000)
     with pytest.raises(CorruptionError):
         view["k"]
     place = view.find(b"k")

@@ -8,11 +8,10 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import VersionLockedError
-from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage.frames import Entry, Kind
 from tests.integration import gray_store
 from tests.integration.cli_process import Shell
-from tests.integration.damaged_store import SETTINGS, WORLD, new_store, noise
+from tests.integration.damaged_store import SETTINGS, WORLD, flip, new_store, noise, views
 
 
 @pytest.fixture
@@ -25,16 +24,8 @@ def damage_version(store: Path, number: int, kind: Kind = Kind.VERSION) -> Entry
     with dvidzarr.open(store, "r", SETTINGS) as catalog:
         repo = catalog.repos[0]
         record = [entry for entry in repo.records() if entry.kind == kind][number]
-    path = store / repo.prefix / "log/00000001.log"
-    data = bytearray(path.read_bytes())
-    data[record.offset - 1] ^= 255
-    path.write_bytes(data)
+    flip(store / repo.prefix / "log/00000001.log", record.offset - 1)
     return record
-
-
-def views(catalog: Catalog) -> list[np.ndarray]:
-    gray = gray_store.gray(catalog).instance
-    return [gray.at(version).read(WORLD) for version in catalog.repos[0].dag]
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -16,6 +16,7 @@ from dvidzarr.storage import local
 from dvidzarr.storage.caches import DatasetCaches
 from dvidzarr.storage.durability import flush
 from dvidzarr.storage.frames import Kind
+from tests.integration.damaged_store import flip
 from tests.integration.gray_store import BOX, FAST, FULL, gray, new_store, settings_for, write
 
 Stretch = tuple[str, int, int]
@@ -195,9 +196,8 @@ def test_damage_before_the_last_checkpoint_is_no_power_loss(tmp_path: Path) -> N
         flush(gray(catalog).instance.dataset)
         entries = [e for e in gray(catalog).instance.records() if e.kind == Kind.CHUNKS]
         path = folder / gray(catalog).instance.prefix / "log/00000001.log"
-    data = bytearray(path.read_bytes())
-    data[entries[2].offset] ^= 1
-    path.write_bytes(data)
+    flip(path, entries[2].offset)
+    data = path.read_bytes()
     for keep_word in (True, False):
         shutil.rmtree(folder / "cache", ignore_errors=True)
         if not keep_word:

@@ -11,12 +11,11 @@ import pytest
 
 import dvidzarr
 from dvidzarr.core.errors import CorruptionError
-from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage import log
 from dvidzarr.storage.frames import Kind
 from tests.integration import gray_store
 from tests.integration.cli_process import Shell
-from tests.integration.damaged_store import SETTINGS, WORLD, instance_log, new_store, noise
+from tests.integration.damaged_store import SETTINGS, WORLD, flip, instance_log, new_store, noise, views
 
 
 @pytest.fixture
@@ -27,17 +26,6 @@ def store(tmp_path: Path) -> Path:
 def folder_of(store: Path) -> Path:
     with dvidzarr.open(store, "r", SETTINGS) as catalog:
         return instance_log(store, catalog, "gray").parent
-
-
-def damage(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 255
-    path.write_bytes(data)
-
-
-def views(catalog: Catalog) -> list[np.ndarray]:
-    gray = gray_store.gray(catalog).instance
-    return [gray.at(version).read(WORLD) for version in catalog.repos[0].dag]
 
 
 def is_mended(shell: Shell, store: Path) -> None:
@@ -115,7 +103,7 @@ def lose_last(store: Path, kind: Kind) -> None:
     with dvidzarr.open(store, "r", SETTINGS) as catalog:
         place = [entry for entry in catalog.repos[0].instance("gray").records() if entry.kind == kind][-1]
         path = instance_log(store, catalog, "gray")
-    damage(path, place.offset - 1)
+    flip(path, place.offset - 1)
 
 
 def test_caches_forget_what_is_given_up(store: Path, shell: Shell) -> None:
@@ -175,7 +163,7 @@ def test_a_log_that_cannot_be_listed_is_not_taken_for_lost(
 def test_a_damaged_word_is_named_instead_of_filling_the_disk(store: Path, shell: Shell) -> None:
     """It seems to say that more records are lost than any memory can hold."""
     word = folder_of(store) / "applied"
-    damage(word, 6)
+    flip(word, 6)
     assert "applied" in shell.fails("verify", store, "--repair")
     word.unlink()
     outcome = shell.run("verify", store, "--repair", "--deep")
