@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.ids import NO_AUTHOR, Author
@@ -277,8 +277,7 @@ class KeyValueInstance(Instance):
 
         Raises as `Catalog.resolve`.
         """
-        version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
-        return KeyValueView(self, version)
+        return cast("KeyValueView", super().at(ref))
 
 
 KEYVALUE = DataType(

@@ -1,6 +1,6 @@
 """Regions of interest as Python: a set of blocks at each version. No web in here."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -141,8 +141,7 @@ class RoiInstance(Instance):
 
         Raises as `Catalog.resolve`.
         """
-        version = self.repo.dag.head("") if ref is None else self.repo.version(ref)
-        return RoiView(self, version)
+        return cast("RoiView", super().at(ref))
 
     def extended(self, version: "Version") -> dict[str, Any]:
         """Return DVID's "Extended" members: spec-roi §3.1."""
