@@ -40,7 +40,6 @@ class Instance:
         self._tagging = threading.Lock()
         self._dataset: Dataset | None = None
         self._tags = record.tags
-        self._syncs: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{self.datatype.name} {self.name!r} of repo {self.repo.root}>"
@@ -93,17 +92,12 @@ class Instance:
     @property
     def syncs(self) -> tuple[str, ...]:
         """Names of the instances it is synced with."""
-        return self._syncs
+        return ()
 
     @property
     def created_at(self) -> Version:
         """The version at which it was created."""
         return self.repo.dag.versions[self._record.created_at]
-
-    @property
-    def record(self) -> "InstanceRecord":
-        """Its identity, as the repo log has it."""
-        return self._record
 
     def renamed(self, record: "InstanceRecord") -> None:
         """Take over a changed record."""
