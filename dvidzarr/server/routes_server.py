@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, cast
 
 from dvidzarr.core.errors import InvalidInputError, NotFoundError
+from dvidzarr.core.settings import SECTIONS
 from dvidzarr.http import responses
 from dvidzarr.http.endpoint import Call, Endpoint
 from dvidzarr.http.jsonbody import receive_settings
@@ -207,11 +208,9 @@ def duration_text(seconds: float) -> str:
 def settings_text(settings: "Settings") -> str:
     """Return the settings as TOML; they hold no secrets (those come from the environment)."""
     lines: list[str] = []
-    for table in fields(settings):
-        section = getattr(settings, table.name)
-        if isinstance(section, dict):
-            continue
-        lines.append(f"[{table.name}]")
+    for name in SECTIONS:
+        section = getattr(settings, name)
+        lines.append(f"[{name}]")
         lines += [f"{item.name} = {_toml(getattr(section, item.name))}" for item in fields(section)]
         lines.append("")
     return "\n".join(lines)
