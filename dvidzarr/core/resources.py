@@ -5,7 +5,7 @@ from pathlib import Path
 from dvidzarr.core.errors import NotFoundError
 
 _PACKAGE = Path(__file__).parents[1]
-_ROOTS = {"api": (_PACKAGE, _PACKAGE.parent), "config": (_PACKAGE, _PACKAGE.parent)}
+_BESIDE = ("api", "config")
 
 
 def read_resource(name: str) -> bytes:
@@ -25,7 +25,7 @@ def read_resource(name: str) -> bytes:
     words = name.split("/")
     if any(word in ("", ".", "..") or "\\" in word or "\0" in word for word in words):
         raise NotFoundError(f"no such file in the package: {name!r}")
-    for root in _ROOTS.get(words[0], (_PACKAGE,)):
+    for root in (_PACKAGE, _PACKAGE.parent) if words[0] in _BESIDE else (_PACKAGE,):
         place = root.joinpath(*words)
         if place.is_file():
             return place.read_bytes()
