@@ -48,33 +48,23 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def shell(folder: Path, script: str) -> str:
+def run(folder: Path, *command: str) -> str:
     done = subprocess.run(
-        ["sh", "-euc", script],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def shell(folder: Path, script: str) -> str:
+    return run(folder, "sh", "-euc", script)
 
 
 @pytest.mark.parametrize(
     "heading", ["### Python, dask, xarray", "### Keys and values in Python", "### Events"]
 )
 def test_python(folder: Path, heading: str) -> None:
-    code = block(heading, "python")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run(folder, sys.executable, "-c", block(heading, "python"))
 
 
 def test_branch_and_merge(folder: Path) -> None:
