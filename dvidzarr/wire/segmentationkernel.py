@@ -1,11 +1,14 @@
-"""The loops of `compressedsegmentation`: sub-blocks of labels into tables and packed indices."""
+"""The loops of `compressedsegmentation` as machine code: sub-blocks of labels into tables and packed indices.
 
-from typing import Any
+Importing this loads numba (100 MB): so that is done when a loop is first called.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-
-from dvidzarr.wire.compiling import compiled
 
 SIDE = 8
 VOXELS = SIDE**3
@@ -19,6 +22,20 @@ _LOW, _HIGH = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 Labels = NDArray[np.uint64]
 Words = NDArray[np.uint32]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def compiled(function: F) -> F:
+    """Return a function that is compiled at its first call, and lets other threads run meanwhile.
+
+    The code is kept beside the source, or in the user's cache folder; where neither can be written, each process
+    compiles anew.
+    """
+    try:
+        return cast("F", njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # numba found no folder for its cache
+        return cast("F", njit(nogil=True)(function))
 
 
 @compiled
