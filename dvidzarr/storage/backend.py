@@ -1,7 +1,7 @@
-"""Objects by key, and stretches of them. Keys are built from our own ids and numbers, never from client text."""
+"""The protocol of a place that keeps objects by key. Keys are built from our own ids and numbers, never from client text."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from dvidzarr.core.errors import InvalidInputError
 
@@ -34,6 +34,71 @@ class Part(NamedTuple):
     key: str
     offset: int = 0
     length: int = 0
+
+
+class Backend(Protocol):
+    """Objects by key, on a disk or in a bucket. `None` and `False` mean surely absent; anything else raises."""
+
+    url: str
+
+    def get(self, key: str) -> bytes | None:
+        """Return the whole object, None if it is surely absent."""
+        ...
+
+    def read_into(self, key: str, buffer: memoryview, offset: int = 0) -> int | None:
+        """Fill `buffer` from an object; return how many bytes came, None if it is surely absent."""
+        ...
+
+    def read_at(self, key: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; fewer raises."""
+        ...
+
+    def create(self, key: str, data: bytes | memoryview, *, sync: bool, soon: bool = False) -> bool:
+        """Create an object that must not exist; False if it does.
+
+        With `sync` its bytes are durable on return; `soon` announces a `sync` of it that will follow.
+        """
+        ...
+
+    def sync(self, keys: Sequence[str], *, contents: bool = False, run_all: RunAll = in_turn) -> None:
+        """Make the names of created objects durable, with `contents` their bytes before."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Put an object atomically and durably, over an older one if there is one."""
+        ...
+
+    def promote(self, source: str, target: str) -> None:
+        """Make `target` the same object as `source`, atomically, over an older one; `source` stays."""
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects; absent ones are passed over."""
+        ...
+
+    def discard(self, parts: Sequence[Part]) -> None:
+        """Give back the room of objects and of stretches, which may read as zeros then; absent ones are passed over."""
+        ...
+
+    def forget(self, parts: Sequence[Part]) -> None:
+        """Give back memory that is spent on what hardly anybody will read again; it stays."""
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below a folder, at any depth, in no order."""
+        ...
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below a folder, sorted."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return the length of an object in bytes, None if absent."""
+        ...
+
+    def trash(self, prefix: str) -> None:
+        """Move a folder into the trash, durably; nothing happens if it is absent."""
+        ...
 
 
 def check_key(key: str) -> str:

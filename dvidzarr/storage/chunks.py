@@ -13,13 +13,12 @@ import numpy as np
 from dvidzarr.core.errors import BusyError, CorruptionError, DvidzarrError
 from dvidzarr.core.geometry import ZYX
 from dvidzarr.core.lineage import Lineage
-from dvidzarr.storage.backend import Part
+from dvidzarr.storage.backend import Backend, Part
 from dvidzarr.storage.cache import ChunkCache
 from dvidzarr.storage.chunkindex import ChunkIndex
 from dvidzarr.storage.chunkkeys import unpack_one
 from dvidzarr.storage.chunkrecords import Receipt
 from dvidzarr.storage.codecs import ChunkCodec, Encoded
-from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.merging import Versions
 from dvidzarr.storage.packs import Batch, pack_of
 from dvidzarr.storage.runs import CHECKSUM, FLAGS, LENGTH, LOCATION, ORDINAL, ORIGIN, SEQUENCE, Row
@@ -41,7 +40,7 @@ class ChunkStore(ChunkIndex):
 
     def __init__(
         self,
-        backend: LocalBackend,
+        backend: Backend,
         prefix: str,
         scale: int,
         codec: ChunkCodec,
@@ -97,7 +96,7 @@ class ChunkStore(ChunkIndex):
     ) -> Receipt:
         """Encode a chunk and create its object; put it into a pack if the version has one already (`again`).
 
-        If it shall be `durable`, `LocalBackend.sync` with contents follows for an object, `batch.sync` for what is in packs.
+        If it shall be `durable`, `Backend.sync` with contents follows for an object, `batch.sync` for what is in packs.
         """
         encoded = chunk if isinstance(chunk, Encoded) else self.codec.encode(chunk)
         location, length = 0, len(encoded.data)

@@ -24,7 +24,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class LocalBackend:
     """Objects as files below one folder. Symbolic links below the root are refused, never followed.
 
-    `None` and `False` mean surely absent; anything else raises.
     Guards its two sets of known folders by the atomicity of `set.add`: a race only repeats a check.
     """
 
@@ -183,7 +182,7 @@ class LocalBackend:
         self._rename(temporary, key)
 
     def promote(self, source: str, target: str) -> None:
-        """Make `target` the same file as `source`, atomically, over an older one; `source` stays."""
+        """Link to a temporary name and rename that over the target."""
         temporary = f"{source}.{secrets.token_hex(8)}.partial"
         try:
             os.link(self.path(source), self.path(temporary))
@@ -212,7 +211,7 @@ class LocalBackend:
                 fail(key, error)
 
     def discard(self, parts: Sequence[Part]) -> None:
-        """Remove files, and give back stretches of others, which may read as zeros then; absent ones are passed over."""
+        """Remove files, and give back stretches of others; absent ones are passed over."""
         self.remove([part.key for part in parts if not part.length])
         for_each(self.path, [part for part in parts if part.length], os.O_RDWR, punch)
 
@@ -222,7 +221,7 @@ class LocalBackend:
             for_each(self.path, joined(parts), os.O_RDONLY, drop_pages)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the keys below a folder, at any depth, in no order; what cannot be listed is not taken for empty."""
+        """Yield the keys below a folder; what cannot be listed is not taken for empty."""
         base = len(self.root) + 1
 
         def unlisted(error: OSError) -> None:
