@@ -40,9 +40,8 @@ class _Held(AbstractContextManager[None]):
     def __enter__(self) -> None:
         held: list[bool] = []
         try:
-            held.extend(
-                map(_acquire, self._locks)
-            )  # no Ctrl-C comes between a lock and the note that it is held
+            # no loop of Python: Ctrl-C could come between a lock and the note that it is held
+            held.extend(map(_acquire, self._locks))
         except BaseException:  # while it waited
             _release_all(self._locks[: len(held)])
             raise
@@ -55,7 +54,7 @@ _acquire, _release = methodcaller("acquire"), methodcaller("release")
 
 
 def _release_all(locks: Iterable[threading.Lock]) -> None:
-    deque(map(_release, locks), 0)  # as above: no loop of Python, which Ctrl-C could end early
+    deque(map(_release, locks), 0)  # nor here, where it could end the loop early
 
 
 class Gates:
