@@ -3,13 +3,21 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 from dvidzarr.core.interrupts import Handler, Terminated, Unwinding, handled, unwinds
 
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+def leave_at_the_end() -> None:
+    """Let a signal end this process with one line also when all is done and Python itself ends, which may take a moment."""
+    with suppress(ValueError):  # not the main thread
+        for number in ENDINGS:
+            if _is_usual(signal.getsignal(number)):
+                signal.signal(number, _leave)
 
 
 @contextmanager
@@ -39,4 +47,4 @@ def _leave(number: int, _frame: FrameType | None = None) -> NoReturn:
 
 
 def _is_usual(handler: Handler) -> bool:
-    return handler == signal.SIG_DFL or unwinds(handler)
+    return handler in (signal.SIG_DFL, _leave) or unwinds(handler)

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from dvidzarr.cli.interrupts import ending, leaving_at_once, unwinding
+from dvidzarr.cli.interrupts import ending, leave_at_the_end, leaving_at_once, unwinding
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     sys.excepthook = report_bug
+    if args is None:  # the program, which ends behind this
+        leave_at_the_end()
     try:
         with leaving_at_once():
             _hold_standard_files()

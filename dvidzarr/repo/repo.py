@@ -255,7 +255,8 @@ class Repo(RepoBase):
                 raise ConflictError(f'Data named "{new}" already exists in repo (root {self.root})')
             line = stamped([f'Renamed data instance "{old}" to "{new}"'])[0]
             self.append(Kind.RENAME, author, {"id": instance.id, "name": new, "line": line})
-            return instance
+        self.catalog.look_after(instance)  # the name is in what other readers of Zarr see
+        return instance
 
     def delete_instance(self, name: str, author: Author = NO_AUTHOR) -> None:
         """Delete an instance in all versions, after running writes have ended; its folder goes into the trash.

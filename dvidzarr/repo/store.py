@@ -14,6 +14,7 @@ from dvidzarr.core.settings import Settings
 from dvidzarr.repo.blobstore import BlobStore
 from dvidzarr.repo.datatype import Registry
 from dvidzarr.repo.generation import Generation
+from dvidzarr.repo.instance import Instance
 from dvidzarr.repo.repotable import RepoTable
 from dvidzarr.repo.storefile import create_store, read_store
 from dvidzarr.storage.cache import ChunkCache
@@ -167,10 +168,14 @@ class OpenStore(RepoTable):
         """After a crash: open every instance once, so that interrupted finishing goes on."""
         for repo in list(self._repos.values()):
             for instance in repo.instances.values():
-                try:
-                    _ = instance.dataset
-                except DvidzarrError as error:  # damaged, or deleted meanwhile: the others still want it
-                    _logger.warning("%s cannot be looked after: %s", instance.prefix, error)
+                self.look_after(instance)
+
+    def look_after(self, instance: Instance) -> None:
+        """Open an instance, for what is done then; if it is damaged, who uses it will hear of that."""
+        try:
+            _ = instance.dataset
+        except DvidzarrError as error:  # or deleted meanwhile
+            _logger.warning("%s cannot be looked after: %s", instance.prefix, error)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:

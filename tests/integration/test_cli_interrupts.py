@@ -85,6 +85,22 @@ def test_a_signal_is_not_lost_in_an_import(
 
 
 @pytest.mark.parametrize("number", ENDS)
+def test_a_signal_when_the_command_is_done(shell: Shell, number: signal.Signals) -> None:
+    """Python takes a moment to end, with zarr some tenths of a second."""
+    program = "import signal; from dvidzarr.cli.main import main; main(); signal.raise_signal({})"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program.format(int(number)), "--version"],
+        env=shell.env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    name, code = ENDS[number]
+    assert (outcome.returncode, outcome.stderr) == (code, f"dvidzarr: {name}\n")
+
+
+@pytest.mark.parametrize("number", ENDS)
 def test_a_signal_leaves_no_unfinished_file(shell: Shell, tmp_path: Path, number: signal.Signals) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
     out.mkdir()

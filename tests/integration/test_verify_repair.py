@@ -189,3 +189,17 @@ def test_metadata_for_zarr_readers_is_missed_and_made_anew(
     shell.run("verify", store, "--repair")
     assert path.read_bytes() == whole
     assert "0 errors, 0 warnings" in shell.run("verify", store).err
+
+
+def test_metadata_for_zarr_readers_say_the_name(store: Path, shell: Shell) -> None:
+    """They said the old one until somebody wrote, and verify warned."""
+    repo = dvidzarr.open(store, "r", SETTINGS).repos[0].root
+    root = next(path for path in folder_of(store).parent.glob("versions/*") if (path / "zarr.json").exists())
+    shell.ok("rename", store, repo, "gray", "grey")
+    assert b'"grey"' in (root / "zarr.json").read_bytes()
+    assert "0 errors, 0 warnings" in shell.run("verify", store).err
+    with dvidzarr.open(store, "w", SETTINGS) as catalog:
+        instance = catalog.repos[0].instance("grey")
+        assert instance.at().read(WORLD).any()  # it is open when it gets another name
+        catalog.repos[0].rename_instance("grey", "third")
+    assert b'"third"' in (root / "zarr.json").read_bytes()

@@ -62,7 +62,7 @@ class Hierarchy:
         if not instance.opened or not instance.dataset.writable:
             return
         backend = instance.dataset.context.backend
-        for key, document in self.files().items():
+        for key, document in instance.derived_files().items():
             if backend.get(key) != document:
                 backend.replace(key, document)
 

@@ -194,6 +194,13 @@ class VoxelInstance(Instance):
         if dataset.writable and dataset.log.tail.sequence:
             self.hierarchy.write_later()
 
+    def renamed(self, record: "InstanceRecord") -> None:
+        """Take over a changed record; the root version's metadata say the name too."""
+        changed = record.name != self.name
+        super().renamed(record)
+        if changed and self.opened:
+            self.hierarchy.write_later()
+
     def derived_files(self) -> dict[str, bytes]:
         """Return the root version's metadata; there is none before anything was recorded."""
         return self.hierarchy.files() if self.dataset.log.tail.sequence else {}
