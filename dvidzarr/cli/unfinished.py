@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dvidzarr.core.errors import StorageError
+from dvidzarr.core.interrupts import interrupts_later
 
 _MARK = ".unfinished-"
 _NAME = re.compile(rf"\..*{re.escape(_MARK)}[0-9a-f]{{8}}", re.DOTALL)
@@ -43,7 +44,8 @@ def workplace(parent: Path, name: str, rescue: Callable[[Path], None] | None = N
         try:
             yield folder
         finally:
-            with suppress(OSError):  # the next run tries again; what went wrong before is what matters
+            # the next run tries again; what went wrong before is what matters
+            with interrupts_later(), suppress(OSError):
                 rescue(folder)
                 shutil.rmtree(folder)
 

@@ -1,12 +1,15 @@
 """An export that is killed loses nothing older and leaves nothing that looks like data; the next one clears up."""
 
 import errno
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from dvidzarr.cli.unfinished import workplace
 from tests.integration.cli_process import PATIENCE, Shell
 
 PLACE = ":master/gray"
@@ -140,3 +143,20 @@ def test_half_a_value_is_no_key(shell: Shell, store: Path, name: str) -> None:
     assert shell.ok("kv", "ls", store, ":master/other") == ("" if name else "a")
     shell.ok(*words, "--force")
     assert {path.name for path in out.iterdir()} == ({name} if name else {"a", "b", "c"})
+
+
+def test_ctrl_c_while_it_clears_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmtree = shutil.rmtree
+
+    def press_and_remove(path: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", press_and_remove)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), workplace(tmp_path, "x") as folder:
+            (folder / "part").write_bytes(b"1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.iterdir())
