@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: by unwinding, but later where half done is worse, and at once where nothing could unwind."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -61,14 +62,16 @@ def handled(
 
 
 @contextmanager
-def interrupts_later() -> Iterator[None]:
-    """Raise when the block has ended, not in the middle, what a Ctrl-C (or SIGTERM in a command) raises in this thread."""
-    with _later(signal.SIGTERM), _later(signal.SIGINT):
+def interrupts_later(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
+    """Raise when the block has ended, not in the middle, what Ctrl-C raises, or another signal.
+
+    Only where Python would raise it: in the main thread.
+    """
+    if (
+        threading.get_ident() != threading.main_thread().ident
+    ):  # to ask how a signal is handled takes microseconds
         yield
-
-
-@contextmanager
-def _later(number: signal.Signals) -> Iterator[None]:
+        return
     came: list[int] = []
     try:
         with handled(number, lambda number, _: came.append(number), unwinds):
