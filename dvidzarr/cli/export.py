@@ -1,8 +1,9 @@
 """`dvidzarr export`: copy a box of an instance to a file."""
 
+import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from dvidzarr.cli.sinks import Export, finished, writer_for
 from dvidzarr.cli.target import Place, open_target
 from dvidzarr.core.errors import InvalidInputError
 from dvidzarr.core.geometry import Box
+from dvidzarr.core.interrupts import interrupts_later
 
 MIB = 1 << 20
 LARGEST_BRICK = 64 * MIB
@@ -84,10 +86,11 @@ def _unwound(work: Callable[[], None], stop: threading.Event) -> None:
     An interrupt in the thread that writes would leave zarr's own thread writing into a folder that is removed.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
-        future = pool.submit(work)
         try:
+            # else the thread may have begun, and the pool not know of it
+            with interrupts_later(), interrupts_later(signal.SIGTERM):
+                future = pool.submit(work)
             future.result()
         except KeyboardInterrupt:
             stop.set()
-            wait([future])
             raise

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from dvidzarr.core.interrupts import interrupts_later
 from dvidzarr.storage.backend import in_turn
 
 T = TypeVar("T")
@@ -98,8 +99,9 @@ class Scheduler:
 
         futures: list[Future[None]] = []
         try:
-            for _ in range(threads - 1):
-                futures.append(self._pool(name, size).submit(drain))  # noqa: PERF401 - Ctrl-C keeps what there is
+            with interrupts_later():  # else a thread may be at work of which the pool does not know
+                for _ in range(threads - 1):
+                    futures.append(self._pool(name, size).submit(drain))  # noqa: PERF401 - a failure keeps the others
             drain()
         except BaseException:
             deque(indices, 0)

@@ -3,12 +3,14 @@
 import errno
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from dvidzarr.cli.export import _unwound
 from dvidzarr.cli.unfinished import workplace
 from tests.integration.cli_process import PATIENCE, Shell
 
@@ -160,3 +162,22 @@ def test_ctrl_c_while_it_clears_up_leaves_nothing(tmp_path: Path, monkeypatch: p
     finally:
         signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_thread_that_writes_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waited for it: it wrote into the folder that was removed."""
+    start, stop, ended = threading.Thread.start, threading.Event(), list[bool]()
+
+    def start_and_press(thread: threading.Thread) -> None:
+        start(thread)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _unwound(lambda: ended.append(stop.wait(PATIENCE)), stop)
+        assert ended == [True]
+    finally:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
