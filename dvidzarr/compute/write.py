@@ -14,7 +14,6 @@ from dvidzarr.core.lineage import Lineage
 from dvidzarr.storage.chunkkeys import pack_one
 from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.dataset import Dataset
-from dvidzarr.storage.frames import Position
 from dvidzarr.storage.writing import ChunkWrite, write_chunks
 
 
@@ -89,7 +88,7 @@ def write_chunk_arrays(
     *,
     author: Author,
     header: dict[str, Any],
-) -> Position | None:
+) -> None:
     """Write whole chunks (n, z, y, x) at chunk coordinates (n, 3) as one request; of equal ones the last wins."""
     grid, dtype = store.codec.shape, store.codec.dtype
     if chunks.shape != (len(coords), *grid) or chunks.dtype != dtype:
@@ -98,14 +97,14 @@ def write_chunk_arrays(
         )
     last = {(int(z), int(y), int(x)): index for index, (z, y, x) in enumerate(np.asarray(coords).tolist())}
     if not last:
-        return None
+        return
     places = list(last)
     low, high = (
         tuple(edge) for edge in (np.min(places, axis=0).tolist(), (np.max(places, axis=0) + 1).tolist())
     )
     ChunkSpan(low, high).check()
     sources = list(last.values())
-    return write_chunks(
+    write_chunks(
         dataset,
         store,
         version,

@@ -210,8 +210,8 @@ def branch_name(text: str) -> str:
     return MASTER if text == "master" else text
 
 
-def check_uuid(text: str) -> str:
-    """Return an explicit version UUID; raise unless it is 32 hex digits."""
+def check_uuid(text: str) -> None:
+    """Raise unless an explicit version UUID is 32 hex digits."""
     if not is_uuid(check_text(text, "a UUID")):
         wrong = len(text) != 32
         why = (
@@ -220,4 +220,3 @@ def check_uuid(text: str) -> str:
             else f"encoding/hex: invalid byte in {text!r}"
         )
         raise InvalidInputError(f"Bad UUID provided: {why}")
-    return text

@@ -72,7 +72,7 @@ class Dataset:
         self._cached_size = 0
         self.log = LocalLog(context.backend, f"{prefix}/log", (context.store_id, data_id), self._apply)
 
-    def add_array(self, scale: int, codec: ChunkCodec) -> ChunkStore:
+    def add_array(self, scale: int, codec: ChunkCodec) -> None:
         """Declare a chunked array; the model does so before `open`."""
         context = self.context
         store = ChunkStore(context.backend, self.prefix, scale, codec, self.versions, context.chunk_cache)
@@ -80,7 +80,6 @@ class Dataset:
         store.postings.stack.later = self._soon("merge", scale)
         self._codecs[scale] = codec
         self.arrays[scale] = store
-        return store
 
     # --- life ------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from dvidzarr.storage.chunks import ChunkStore
 from dvidzarr.storage.context import StoreContext
 from dvidzarr.storage.dataset import Dataset, Draft
 from dvidzarr.storage.durability import discard, is_fast, note_unflushed
-from dvidzarr.storage.frames import Kind, Position
+from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.packs import Batch
 from dvidzarr.storage.places import IN_BLOB, LOGGED, Place
 from dvidzarr.storage.runs import FLAGS, LENGTH, LOCATION, TOMBSTONE, Row
@@ -62,14 +62,14 @@ def write_chunks(
     author: Author,
     header: dict[str, Any],
     run_all: RunAll,
-) -> Position:
+) -> None:
     """Write distinct chunks of one array into a version, as one request. Raises as `write_together`."""
-    return write_together(dataset, store, version, [ChunkWrite(coords, chunk_of, author, header)], run_all)
+    write_together(dataset, store, version, [ChunkWrite(coords, chunk_of, author, header)], run_all)
 
 
 def write_together(
     dataset: Dataset, store: ChunkStore, version: int, writes: Sequence[ChunkWrite], run_all: RunAll
-) -> Position:
+) -> None:
     """Write what several requests want into one array of a version, in order, one record each, at the price of one.
 
     All of a request becomes visible, or nothing; of all requests too, if they fail.
@@ -89,7 +89,7 @@ def write_together(
         before = store.own(version, coords)
         created = _create_objects(dataset, store, version, coords, chunk_of, before, batch, run_all)
         try:
-            position = dataset.append_all(_records(writes, created, store.scale, version))
+            dataset.append_all(_records(writes, created, store.scale, version))
         except (NoSpaceError, BusyError, InvalidInputError):
             # surely not recorded; after other failures the objects are left for gc
             discard(dataset, [receipt.part for receipt in created if receipt.part])
@@ -100,7 +100,6 @@ def write_together(
     ]
     if superseded or not batch.is_empty:
         _rest_later(dataset.context, [] if is_fast(dataset) else superseded)
-    return position
 
 
 def _records(
@@ -187,14 +186,14 @@ def _create_objects(
 
 def put_document(
     dataset: Dataset, version: int, key: bytes, value: bytes | Blob, author: Author, header: dict[str, Any]
-) -> Position:
+) -> None:
     """Write a document into a version: inline in the record, or above 64 KiB as a blob that the record names."""
-    return put_documents(dataset, version, [(key, value, author, header)])
+    put_documents(dataset, version, [(key, value, author, header)])
 
 
 def put_documents(
     dataset: Dataset, version: int, puts: Sequence[tuple[bytes, Value, Author, dict[str, Any]]]
-) -> Position:
+) -> None:
     """Write the documents of several requests, one record each, at the price of one append. None deletes."""
     with dataset.stripes.hold(key for key, *_ in puts):
         records = []
@@ -209,7 +208,7 @@ def put_documents(
             else:
                 about["c"] = crc32c(value)
                 records.append((Kind.PUT, version, author, about, b"".join((key, value))))
-        return dataset.append_all(records)
+        dataset.append_all(records)
 
 
 def write_documents(
@@ -218,12 +217,12 @@ def write_documents(
     writes: Sequence[tuple[bytes, Value]],
     author: Author,
     header: dict[str, Any],
-) -> Position:
+) -> None:
     """Write (None deletes) several documents as one request: all of it becomes visible, or nothing."""
     with dataset.stripes.hold(key for key, _ in writes):
         stored = [(key, _stored(dataset, value)) for key, value in writes]
         about, payload = batch_record(stored)
-        return dataset.append(Kind.BATCH, version, author, {**header, **about}, payload)
+        dataset.append(Kind.BATCH, version, author, {**header, **about}, payload)
 
 
 def _stored(dataset: Dataset, value: Value) -> Value:
@@ -234,9 +233,9 @@ def _stored(dataset: Dataset, value: Value) -> Value:
 
 def delete_document(
     dataset: Dataset, version: int, key: bytes, author: Author, header: dict[str, Any]
-) -> Position:
+) -> None:
     """Delete a document in a version; ancestors keep theirs."""
-    return put_documents(dataset, version, [(key, None, author, header)])
+    put_documents(dataset, version, [(key, None, author, header)])
 
 
 def get_document(dataset: Dataset, key: bytes, lineage: Lineage) -> bytes | None:
