@@ -45,6 +45,7 @@ class RepoBase:
         self.overlays = Overlays(cast("Repo", self))
         self._lock = threading.RLock()
         self._instances: dict[str, Instance] = {}
+        self._departed: list[Instance] = []
         self._next_id = 0
         self._reopened: set[tuple[str, int]] = set()
         keep = 3 * catalog.settings.cache.lineages
@@ -220,7 +221,16 @@ class RepoBase:
             else:
                 instance.renamed(record)
             matched[name] = instance
+            known.pop(record.id, None)
         self._instances = matched
+        if not self.writable:  # who writes closes them itself
+            self._departed += known.values()
+
+    def close_departed(self) -> None:
+        """Close the instances that another process deleted. The caller holds no lock."""
+        departed, self._departed = self._departed, []
+        for instance in departed:
+            instance.close()
 
     def next_mutation(self) -> int:
         """Return the next mutation id; ids are reserved in ranges, so one never comes back after a crash."""

@@ -54,9 +54,12 @@ class RepoTable:
                 return
             number = self.generation.current
             self._discover(told=number is not None)
-            for repo in list(self._repos.values()):
+            repos = list(self._repos.values())
+            for repo in repos:
                 self._follow(repo)
             self.generation.look_at(number)
+        for repo in repos:
+            repo.close_departed()
 
     def _follow(self, repo: Repo) -> None:
         repo.follow()

@@ -41,6 +41,7 @@ class DatasetCaches:
         self.owner = False
         self._process = os.getpid()
         self._replaying = True
+        self._closed = False
 
     def stamp(self, cursor: Cursor) -> dict[str, Any]:
         """Return what describes a state that reflects the log up to (at least) this cursor."""
@@ -147,6 +148,8 @@ class DatasetCaches:
                 f"open the store anew here to read"
             )
         with self._opening:
+            if self._closed:
+                raise StorageError(f"the documents of {self._ids[1]} were closed")
             if self._documents is None:
                 self._documents = self._open() if self.owner else self._in_memory()
                 self._documents.later = self.later
@@ -208,7 +211,7 @@ class DatasetCaches:
     def drop(self) -> None:
         """Forget the index and, as the owner, remove the files: the log must be read back."""
         self._replaying = True
-        self.close()
+        self._close_index()
         if self.owner:
             self._state.remove()
             self._remove_index()
@@ -221,7 +224,12 @@ class DatasetCaches:
             remove_file(self._folder / name)
 
     def close(self) -> None:
-        """Close the index."""
+        """Close the index; nobody opens it again."""
+        with self._opening:
+            self._closed = True
+            self._close_index()
+
+    def _close_index(self) -> None:
         if self._documents is not None:
             self._documents.close()
             self._documents = None

@@ -55,6 +55,7 @@ class KeyIndex:
 
     def __init__(self, path: str) -> None:
         self._db = _connect(path)
+        self._closed = False
         self._failure: sqlite3.Error | None = None
         self._gathered: list[KeyRow] = []
         self._gathered_bytes = 0
@@ -95,12 +96,15 @@ class KeyIndex:
 
     def close(self) -> None:
         """Close it; what was written since the last `mark` is dropped."""
+        self._closed = True
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         self._db.close()
 
     def check(self) -> None:
-        """Raise if rows were lost."""
+        """Raise if rows were lost, or it was closed while somebody still looks things up."""
+        if self._closed:
+            raise StorageError("the index of keys was closed")
         if self._failure is not None:
             raise StorageError(
                 f"the index of keys lost rows ({self._failure}): it is made anew when the store is opened again"

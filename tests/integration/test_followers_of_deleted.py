@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dvidzarr
-from dvidzarr.core.errors import NotFoundError
+from dvidzarr.core.errors import DvidzarrError, NotFoundError
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.storage.local import LocalBackend
@@ -124,3 +124,37 @@ def test_a_repo_whose_log_left_while_it_was_opened_is_not_broken(
     with dvidzarr.open(writer.url, "r") as late:
         assert late.broken == {}
         assert [repo.alias for repo in late.repos] == ["kept"]
+
+
+@pytest.mark.parametrize("is_repo", [False, True])
+def test_files_of_what_was_deleted_are_closed(writer: Catalog, follower: Catalog, is_repo: bool) -> None:
+    """A server that follows for months would hold thousands of them, and their indexes in memory."""
+    instances = list(follower.repos[0].instances.values())
+    datasets = [instance.dataset for instance in instances]
+    repo = writer.repos[0]
+    if is_repo:
+        writer.delete_repo(repo.root)
+    else:
+        for name in list(repo.instances):
+            repo.delete_instance(name)
+    follower.catch_up()
+    assert [instance.opened for instance in instances] == [False] * 3
+    assert [dataset.log.refusal is None for dataset in datasets] == [False] * 3
+
+
+@pytest.mark.parametrize("who", ["writer", "follower"])
+def test_a_look_at_keys_that_a_deletion_interrupts_is_told_so(
+    writer: Catalog, follower: Catalog, who: str
+) -> None:
+    """With more keys than are looked up at a time."""
+    keys: Any = writer.repos[0].instance("keys").at()
+    keys.update({f"{number}": b"1" for number in range(3000)})
+    catalog = writer if who == "writer" else follower
+    view: Any = catalog.repos[0].instance("keys").at()
+    places = view.places()
+    for _ in range(2000):
+        next(places)
+    writer.repos[0].delete_instance("keys")
+    follower.catch_up()
+    with pytest.raises(DvidzarrError):
+        next(places)
