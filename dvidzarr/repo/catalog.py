@@ -1,8 +1,9 @@
 """A store as its users see it: its repos, and the names of all versions."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dvidzarr.core.errors import ForbiddenError, InvalidInputError
+from dvidzarr.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from dvidzarr.core.ids import NO_AUTHOR, Author, new_id
 from dvidzarr.core.texts import check_text
 from dvidzarr.repo.dag import Version
@@ -156,7 +157,8 @@ class Catalog(OpenStore):
         for repo in list(self._repos.values()):
             for instance in repo.instances.values():
                 if instance.opened:
-                    instance.catch_up()
+                    with suppress(NotFoundError):  # deleted since a moment ago
+                        instance.catch_up()
 
     def verify(self, *, deep: bool = False, repair: bool = False) -> "Iterator[Finding]":
         """Yield what is wrong with the store or worth knowing.

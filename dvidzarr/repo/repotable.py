@@ -108,7 +108,7 @@ class RepoTable:
             self.context.backend.trash(repo.prefix)
 
     def _has_lost_its_log(self, repo: Repo) -> bool:
-        """Tell whether there are instances that are not just what a background task wrote after the repo was deleted."""
+        """Tell whether there are instances that are more than what somebody wrote while the repo was deleted."""
         backend = self.context.backend
         return bool(backend.folders(f"{repo.prefix}/data")) and not Trash(backend).holds(repo.prefix)
 

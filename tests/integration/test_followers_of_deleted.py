@@ -158,3 +158,27 @@ def test_a_look_at_keys_that_a_deletion_interrupts_is_told_so(
     follower.catch_up()
     with pytest.raises(DvidzarrError):
         next(places)
+
+
+def test_a_deletion_does_not_keep_a_reader_from_the_others(
+    writer: Catalog, follower: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the reader has seen which instances there are, and reads on in each."""
+    repo: Any = writer.repos[0]
+    other: Any = repo.create_instance("keyvalue", "other").at()
+    keys = repo.instance("keys").at()
+    for each in follower.repos[0].instances.values():
+        _ = each.dataset
+    refresh = Catalog.refresh
+
+    def write_behind(catalog: Catalog) -> None:
+        refresh(catalog)
+        if catalog is follower:
+            monkeypatch.setattr(Catalog, "refresh", refresh)
+            keys["more"] = other["more"] = b"1"
+            repo.delete_instance("keys")
+
+    monkeypatch.setattr(Catalog, "refresh", write_behind)
+    follower.catch_up()
+    seen = follower.repos[0].instance("other")
+    assert seen.current
