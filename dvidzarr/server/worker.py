@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from dvidzarr.core.errors import DvidzarrError
@@ -106,6 +107,8 @@ class Worker:
         await self._finishing.wait()
         await self._finish()
         door.close()
+        if self._order.number == 0:  # the last of all; a supervisor that was killed has left the sockets
+            rmtree(self._order.folder, ignore_errors=True)
 
     def _take(self, connection: socket.socket, moved: bool) -> None:
         connection.setblocking(False)

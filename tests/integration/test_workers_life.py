@@ -72,11 +72,15 @@ def test_a_killed_writer_stops_the_service(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_the_supervisor(tmp_path: Path) -> None:
-    with served(tmp_path / "store", "--workers", 2) as server:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    with served(tmp_path / "store", "--workers", 2, TMPDIR=str(folder)) as server:
         pids = settled(server, 2)
+        assert list(folder.glob("*/0.sock"))
         server.process.kill()
         server.process.wait()
         wait_for(lambda: not any(map(alive, pids)), "the end of all processes")
+    assert list(folder.iterdir()) == []
     dvidzarr.open(tmp_path / "store", "w").close()
 
 
