@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-from dvidzarr.cli.interrupts import leaving_at_once
+from dvidzarr.cli.signals import leaving_at_once
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("dvidzarr.cli.serve:serve", "Serve a store over DVID's HTTP API."),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from dvidzarr.cli.interrupts import ending, leave_at_the_end, leaving_at_once, unwinding
+from dvidzarr.cli.signals import ending, leave_at_the_end, leaving_at_once, unwinding
 
 
 def main(args: Sequence[str] | None = None) -> int:

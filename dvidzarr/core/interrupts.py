@@ -67,9 +67,8 @@ def interrupts_later(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
 
     Only where Python would raise it: in the main thread.
     """
-    if (
-        threading.get_ident() != threading.main_thread().ident
-    ):  # to ask how a signal is handled takes microseconds
+    # asked first, since to ask how a signal is handled takes microseconds
+    if threading.get_ident() != threading.main_thread().ident:
         yield
         return
     came: list[int] = []
