@@ -232,8 +232,7 @@ class Instance:
     @property
     def sealed_upto(self) -> int:
         """The last record of its log for which a commit vouches, 0 if there is none."""
-        seals = self.repo.state.seals.get(self.id, ()) if self.versioned else ()
-        return seals[-1][1] if seals else 0
+        return self.repo.state.seals.get(self.id, 0) if self.versioned else 0
 
     @property
     def prefix(self) -> str:

@@ -41,10 +41,10 @@ class RepoState:
     dag: VersionDAG = field(default_factory=VersionDAG)
     instances: Mapping[str, InstanceRecord] = field(default_factory=dict)
     """By name."""
-    seals: Map[str, tuple[tuple[int, int], ...]] = Map()
-    """Instance id → (number of the commit, last sequence of the instance then), in order."""
-    commits: Map[int, int] = Map()
-    """Ordinal of a locked version → number of its commit."""
+    seals: Map[str, int] = Map()
+    """Instance id → the last sequence of its log for which a commit vouches."""
+    commits: Map[int, Map[str, int]] = Map()
+    """Ordinal of a locked version → the seals when it was committed; they share what they have in common."""
     amended: frozenset[int] = frozenset()
     """Ordinals of locked versions that may have been written since, in a store opened with `full_write`."""
     alias: str = ""
@@ -95,11 +95,8 @@ class RepoState:
 
     def sealed_sequence(self, ordinal: int, instance_id: str) -> int | None:
         """Return the last record of an instance that can concern a version; None if any later one can."""
-        commit = self.commits.get(ordinal)
-        if commit is None or ordinal in self.amended:
-            return None
-        before = [sequence for number, sequence in self.seals.get(instance_id, ()) if number <= commit]
-        return before[-1] if before else 0
+        seals = self.commits.get(ordinal)
+        return None if seals is None or ordinal in self.amended else seals.get(instance_id, 0)
 
 
 def _repo(state: RepoState, header: dict[str, Any]) -> Changes:
@@ -131,12 +128,9 @@ def _commit(state: RepoState, header: dict[str, Any]) -> Changes:
     old = state.dag.versions[ordinal]
     log = old.log + tuple(header["log"])
     note = header["note"] or old.note
-    number = len(state.commits) + 1
-    seals = state.seals
-    for instance_id, (sequence, _) in header["seals"].items():
-        seals = seals.set(instance_id, (*seals.get(instance_id, ()), (number, sequence)))
+    seals = state.seals.update({name: sequence for name, (sequence, _) in header["seals"].items()})
     dag = state.dag.with_change(ordinal, locked=True, note=note, log=log, updated=header["t"])
-    return {"dag": dag, "seals": seals, "commits": state.commits.set(ordinal, number)}
+    return {"dag": dag, "seals": seals, "commits": state.commits.set(ordinal, seals)}
 
 
 def _amend(state: RepoState, header: dict[str, Any]) -> Changes:
