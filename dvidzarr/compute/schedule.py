@@ -54,7 +54,10 @@ class Scheduler:
             self._readers += 1
         try:
             threads = self._readers_for(count, chunk_bytes, alone=alone)
-            self._drain("read", self._threads, threads, work, count)
+            if threads <= 1:
+                in_turn(work, count)
+            else:
+                self._drain("read", self._threads, threads, work, count)
         finally:
             with self._lock:
                 self._readers -= 1
