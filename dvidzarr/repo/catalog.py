@@ -30,9 +30,8 @@ class Catalog(OpenStore):
     def repos(self) -> tuple[Repo, ...]:
         """The repos, sorted by root UUID."""
         self.refresh()
-        return tuple(
-            sorted((repo for repo in self._repos.values() if repo.exists), key=lambda repo: repo.root)
-        )
+        known = list(self._repos.values())  # another thread may add one meanwhile
+        return tuple(sorted((repo for repo in known if repo.exists), key=lambda repo: repo.root))
 
     def repo(self, ref: str) -> Repo:
         """Return the repo that holds a version. Raises as `resolve`."""

@@ -110,7 +110,10 @@ class RepoTable:
     def _has_lost_its_log(self, repo: Repo) -> bool:
         """Tell whether there are instances that are more than what somebody wrote while the repo was deleted."""
         backend = self.context.backend
-        return bool(backend.folders(f"{repo.prefix}/data")) and not Trash(backend).holds(repo.prefix)
+        if not backend.folders(f"{repo.prefix}/data") or Trash(backend).holds(repo.prefix):
+            return False
+        repo.follow()  # its creation may have been completed since the log was read
+        return not repo.exists and not repo.state.gone
 
     def holds(self, repo: RepoBase) -> bool:
         """Tell whether this object is the one that reads and writes the repo's logs: a repo may be opened anew."""
