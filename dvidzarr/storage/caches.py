@@ -38,6 +38,8 @@ class DatasetCaches:
         self._opening = threading.Lock()
         self.later: Callable[[Callable[[], None]], None] = lambda task: task()
         """As of `DocumentIndex`."""
+        self.check_exists: Callable[[], None] = lambda: None
+        """As of `Dataset`."""
         self.owner = False
         self._process = os.getpid()
         self._replaying = True
@@ -148,12 +150,13 @@ class DatasetCaches:
                 f"open the store anew here to read"
             )
         with self._opening:
-            if self._closed:
-                raise StorageError(f"the documents of {self._ids[1]} were closed")
-            if self._documents is None:
-                self._documents = self._open() if self.owner else self._in_memory()
-                self._documents.later = self.later
-            return self._documents
+            if not self._closed:
+                if self._documents is None:
+                    self._documents = self._open() if self.owner else self._in_memory()
+                    self._documents.later = self.later
+                return self._documents
+        self.check_exists()
+        raise StorageError(f"the documents of {self._ids[1]} were closed")
 
     def _in_memory(self) -> Documents:
         return Documents(":memory:", self._versions, loading=self._replaying)

@@ -11,6 +11,8 @@ import dvidzarr
 from dvidzarr.core.errors import DvidzarrError, NotFoundError
 from dvidzarr.core.settings import Settings
 from dvidzarr.repo.catalog import Catalog
+from dvidzarr.storage.dataset import Dataset
+from dvidzarr.storage.documents import Documents
 from dvidzarr.storage.local import LocalBackend
 from dvidzarr.storage.openfiles import SharedWord
 
@@ -140,6 +142,27 @@ def test_files_of_what_was_deleted_are_closed(writer: Catalog, follower: Catalog
     follower.catch_up()
     assert [instance.opened for instance in instances] == [False] * 3
     assert [dataset.log.refusal is None for dataset in datasets] == [False] * 3
+
+
+@pytest.mark.parametrize("what", ["list", "long"])
+def test_keys_that_are_closed_before_they_are_looked_up_are_gone(
+    writer: Catalog, follower: Catalog, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread of the reader saw the deletion first."""
+    name, read = READS[what]
+    view = follower.repos[0].instance(name).at()
+    _ = view.instance.dataset
+    documents = Dataset.documents
+
+    def close_then(dataset: Dataset) -> Documents:
+        monkeypatch.setattr(Dataset, "documents", documents)
+        writer.repos[0].delete_instance(name)
+        follower.catch_up()
+        return dataset.documents
+
+    monkeypatch.setattr(Dataset, "documents", property(close_then))
+    with pytest.raises(NotFoundError):
+        read(view)
 
 
 @pytest.mark.parametrize("who", ["writer", "follower"])
