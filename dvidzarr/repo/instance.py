@@ -184,7 +184,6 @@ class Instance:
                 self.declare(dataset)
                 writable = self.repo.writable
                 dataset.log.sealed = self.sealed_upto
-                dataset.check_exists = self.check_exists
                 self.restore({})  # it may have been open before
                 try:
                     dataset.open(writable=writable)
@@ -194,6 +193,8 @@ class Instance:
                 except BaseException:
                     dataset.close()
                     raise
+                # not before: it may close this instance, which waits for `_opening`
+                dataset.check_exists = dataset.caches.check_exists = self.check_exists
                 self._dataset = dataset
                 self.opened_as(dataset)
             return self._dataset

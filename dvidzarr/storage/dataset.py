@@ -67,7 +67,6 @@ class Dataset:
         """Raises if it was deleted: what cannot be read then is no damage."""
         self.caches = DatasetCaches(context.cache_dir / data_id, context.store_id, data_id, versions)
         self.caches.later = self._soon("index")
-        self.caches.check_exists = lambda: self.check_exists()
         self._model = model
         self._codecs: dict[int, ChunkCodec] = {}
         self._cached_size = 0

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 import dvidzarr
+from dvidzarr.core.ids import Author
 from dvidzarr.repo.base import RepoBase
 from dvidzarr.repo.catalog import Catalog
 from dvidzarr.repo.repo import Repo
+from dvidzarr.storage.frames import Kind
 from dvidzarr.storage.local import LocalBackend
 
 
@@ -27,16 +29,19 @@ def test_a_repo_that_is_completed_while_it_is_opened_is_not_broken(
     append, folders = RepoBase.append, LocalBackend.folders
     is_begun, go_on = threading.Event(), threading.Event()
 
-    def late(repo: RepoBase, *about: Any) -> None:
+    def late(repo: RepoBase, kind: Kind, author: Author, header: dict[str, Any]) -> None:
         if not is_begun.is_set():
             (Path(writer.url) / repo.prefix / "log").mkdir(parents=True, exist_ok=True)
             is_begun.set()
             assert go_on.wait(60)
-        append(repo, *about)
+        append(repo, kind, author, header)
 
-    maker = threading.Thread(target=lambda: writer.create_repo("new").create_instance("keyvalue", "keys").dataset)
+    def make() -> None:
+        _ = writer.create_repo("new").create_instance("keyvalue", "keys").dataset
 
-    def complete_then(backend: LocalBackend, prefix: str) -> Any:
+    maker = threading.Thread(target=make)
+
+    def complete_then(backend: LocalBackend, prefix: str) -> list[str]:
         if prefix.endswith("/data"):
             go_on.set()
             maker.join(60)
