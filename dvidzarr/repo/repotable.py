@@ -109,8 +109,11 @@ class RepoTable:
 
     def _has_lost_its_log(self, repo: Repo) -> bool:
         """Tell whether there are instances that are more than what somebody wrote while the repo was deleted."""
-        backend = self.context.backend
-        if not backend.folders(f"{repo.prefix}/data") or Trash(backend).holds(repo.prefix):
+        backend, data = self.context.backend, f"{repo.prefix}/data"
+        if not backend.folders(data):
+            return False
+        # with records it is a repo that was put back from a copy
+        if Trash(backend).holds(repo.prefix) and not any(key.endswith(".log") for key in backend.keys(data)):
             return False
         repo.follow()  # its creation may have been completed since the log was read
         return not repo.exists and not repo.state.gone

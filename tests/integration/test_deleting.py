@@ -92,6 +92,22 @@ def test_what_a_killed_process_wrote_behind_a_deletion_is_no_repo(catalog: Catal
         assert [each for each in again.verify(deep=True) if each.severity == "error"] == []
 
 
+def test_a_repo_that_was_put_back_and_lost_its_log_is_no_rubbish(catalog: Catalog, tmp_path: Path) -> None:
+    doomed = catalog.create_repo("doomed")
+    doomed.create_instance("keyvalue", "keys").at()["a"] = b"1"  # type: ignore[attr-defined, index]
+    place, copy = Path(catalog.url) / doomed.prefix, tmp_path / "copy"
+    shutil.copytree(place, copy)
+    catalog.delete_repo(doomed.root)
+    catalog.close()
+    shutil.copytree(copy, place)
+    shutil.rmtree(place / "log")
+    for mode in ("r", "w"):
+        with dvidzarr.open(catalog.url, mode) as again:
+            assert [repo.alias for repo in again.repos] == ["deleting"]
+            assert list(again.broken) == [doomed.id]
+    assert (place / "data").is_dir()
+
+
 @pytest.mark.parametrize("when", ["open", "closed", "killed"])
 @pytest.mark.parametrize("is_repo", [False, True])
 def test_caches_of_what_is_deleted_are_removed(catalog: Catalog, is_repo: bool, when: str) -> None:
