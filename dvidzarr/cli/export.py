@@ -1,6 +1,5 @@
 """`dvidzarr export`: copy a box of an instance to a file."""
 
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +87,7 @@ def _unwound(work: Callable[[], None], stop: threading.Event) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
         try:
             # else the thread may have begun, and the pool not know of it
-            with interrupts_later(), interrupts_later(signal.SIGTERM):
+            with interrupts_later():
                 future = pool.submit(work)
             future.result()
         except KeyboardInterrupt:

@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +45,7 @@ def workplace(parent: Path, name: str, rescue: Callable[[Path], None] | None = N
             yield folder
         finally:
             # the next run tries again; what went wrong before is what matters
-            with interrupts_later(), interrupts_later(signal.SIGTERM), suppress(OSError):
+            with interrupts_later(), suppress(OSError):
                 rescue(folder)
                 shutil.rmtree(folder)
 

@@ -62,8 +62,8 @@ def handled(
 
 
 @contextmanager
-def interrupts_later(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
-    """Raise when the block has ended, not in the middle, what Ctrl-C raises, or another signal.
+def interrupts_later() -> Iterator[None]:
+    """Raise when the block has ended, not in the middle, what Ctrl-C raises, and SIGTERM in a command.
 
     Only where Python would raise it: in the main thread.
     """
@@ -72,9 +72,13 @@ def interrupts_later(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
         yield
         return
     came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
     try:
-        with handled(number, lambda number, _: came.append(number), unwinds):
+        with handled(signal.SIGINT, note, unwinds), handled(signal.SIGTERM, note, unwinds):
             yield
     finally:
         if came:
-            signal.raise_signal(number)
+            signal.raise_signal(came[0])

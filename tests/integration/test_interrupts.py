@@ -1,17 +1,19 @@
 """Ctrl-C in the middle of a write, as in a notebook: it is raised, and the next write goes on."""
 
 import itertools
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import dvidzarr
+from dvidzarr.core.interrupts import Terminated, Unwinding
 from dvidzarr.storage import locks
 from dvidzarr.storage.locks import Stripes
 from dvidzarr.storage.log import LocalLog
@@ -73,17 +75,18 @@ def test_ctrl_c_comes_when_the_record_is_whole(
 
 
 class PressedLock:
-    """A lock with a Ctrl-C as soon as somebody lets go of it."""
+    """A lock with a Ctrl-C, or another signal, as soon as somebody lets go of it."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.Lock, number: signal.Signals = signal.SIGINT) -> None:
         self._lock = lock
+        self._number = number
 
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(self._number)
 
 
 def test_ctrl_c_between_queueing_a_record_and_writing_it(
@@ -97,6 +100,29 @@ def test_ctrl_c_between_queueing_a_record_and_writing_it(
         patch.setattr(log, "_lock", PressedLock(log._lock))
         with pytest.raises(KeyboardInterrupt):
             view[0, 0, 0] = 2
+    assert view[0, 0, 0] == 2
+    view[0, 0, 0] = 3
+
+
+def leave(number: int) -> NoReturn:
+    os._exit(number)
+
+
+def test_sigterm_of_a_command_between_queueing_a_record_and_writing_it(
+    catalog: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The threads of the command waited for ever, and closing the store for half a minute."""
+    view = catalog.repos[0].instance("gray").at()
+    log = view.instance.dataset.log
+    before = signal.signal(signal.SIGTERM, Unwinding(leave))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "_lock", PressedLock(log._lock, signal.SIGTERM))
+            with pytest.raises(Terminated):
+                view[0, 0, 0] = 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert view[0, 0, 0] == 2
     view[0, 0, 0] = 3
 
