@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,9 @@ Span = tuple[int, int]
 """Numbers of records between which a brick was written: behind the first one, up to the second."""
 
 
+_DONE = re.compile(rb"-?\d+( -?\d+){2}( \d+ \d+)? done")
+
+
 class Journal:
     """The bricks that are done, one line each, appended when the store has acknowledged a brick.
 
@@ -208,10 +212,10 @@ def _parsed(
     starts = {brick.start for brick in bricks(known.box, known.chunk, known.brick_voxels)}
     done = set()
     for line in lines[1:]:
-        *numbers, end = line.split() or [b""]
-        if end != b"done":  # torn: "0 0 64" may be the rest of "0 0 640"
+        # torn: "0 0 64" may be the rest of "0 0 640"; or with the zeros of a power loss in it
+        if not _DONE.fullmatch(line):
             continue
-        z, y, x, *span = map(int, numbers)
+        z, y, x, *span = map(int, line.split()[:-1])
         if not span or kept((span[0], span[1])):
             done.add((z, y, x))
     return known, frozenset(done & starts)

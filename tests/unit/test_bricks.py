@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,25 @@ def test_a_torn_line_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         resumed.close()
         complete = whole[:cut].count(b"done")
         assert resumed.done == {brick.start for brick in [*first[:complete], first[5]]}
+
+
+def test_lines_with_zeros_count_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power loss leaves zeros where something was not on the disk yet: an ingest ended with an internal error."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    first = list(bricks(PLAN.box, CHUNK, PLAN.brick_voxels))[:6]
+    with closing(Journal(PLAN)) as journal:
+        for brick in first:
+            journal.add(brick, (12, 345))
+    whole = journal.path.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
+    for low in range(ends[0], len(whole)):
+        for high in (low + 1, low + 7, low + 40):
+            journal.path.write_bytes((whole[:low] + bytes(high - low) + whole[high:])[: len(whole)])
+            with closing(Journal(PLAN)) as resumed:
+                kept = [start > high or end <= low for start, end in pairwise(ends)]
+                assert resumed.done == {
+                    brick.start for brick, there in zip(first, kept, strict=True) if there
+                }
 
 
 def test_bricks_whose_records_are_gone_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
