@@ -92,4 +92,6 @@ def _unwound(work: Callable[[], None], stop: threading.Event) -> None:
             future.result()
         except KeyboardInterrupt:
             stop.set()
+            with interrupts_later():  # also if it is pressed twice
+                pool.shutdown()
             raise

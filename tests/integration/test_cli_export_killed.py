@@ -181,3 +181,28 @@ def test_ctrl_c_while_the_thread_that_writes_begins(monkeypatch: pytest.MonkeyPa
     finally:
         stop.set()
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_twice_waits_for_the_thread_that_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wrote on into the folder that was removed, and zarr complained in hundreds of lines."""
+    join, main = threading.Thread.join, threading.main_thread().ident
+    stop, pressed, ended = threading.Event(), threading.Event(), list[bool]()
+
+    def press_and_join(thread: threading.Thread, timeout: float | None = None) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pressed.set()
+        join(thread, timeout)
+
+    def work() -> None:
+        signal.pthread_kill(main or 0, signal.SIGINT)
+        ended.append(stop.wait(PATIENCE) and pressed.wait(PATIENCE))
+
+    monkeypatch.setattr(threading.Thread, "join", press_and_join)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _unwound(work, stop)
+        assert ended == [True]
+    finally:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
