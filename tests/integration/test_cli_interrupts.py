@@ -24,21 +24,10 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize("number", ENDS)
-@pytest.mark.parametrize("module", ["click", "dvidzarr.cli.commands", "dvidzarr.cli.export", "numpy"])
-def test_a_signal_during_an_import(shell: Shell, tmp_path: Path, module: str, number: signal.Signals) -> None:
+def check_ending(shell: Shell, number: signal.Signals, program: str, *words: str | Path) -> None:
+    """Run a program that sends itself a signal; it must end with that signal's one line and exit code."""
     outcome = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            STRUCK,
-            module,
-            str(int(number)),
-            "export",
-            tmp_path,
-            "a/b",
-            tmp_path / "x.h5",
-        ],
+        [sys.executable, "-c", program, *words],
         env=shell.env,
         capture_output=True,
         text=True,
@@ -47,6 +36,14 @@ def test_a_signal_during_an_import(shell: Shell, tmp_path: Path, module: str, nu
     )
     name, code = ENDS[number]
     assert (outcome.returncode, outcome.stderr) == (code, f"dvidzarr: {name}\n")
+
+
+@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("module", ["click", "dvidzarr.cli.commands", "dvidzarr.cli.export", "numpy"])
+def test_a_signal_during_an_import(shell: Shell, tmp_path: Path, module: str, number: signal.Signals) -> None:
+    check_ending(
+        shell, number, STRUCK, module, str(int(number)), "export", tmp_path, "a/b", tmp_path / "x.h5"
+    )
 
 
 SWALLOWED = """
@@ -71,33 +68,15 @@ def test_a_signal_is_not_lost_in_an_import(
     shell: Shell, tmp_path: Path, module: str, number: signal.Signals
 ) -> None:
     """A server that was told to end while it began served on."""
-    words = ["serve", tmp_path / "store", "--port", "0", "--workers", "1"]
-    outcome = subprocess.run(
-        [sys.executable, "-c", SWALLOWED, module, str(int(number)), *words],
-        env=shell.env,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    name, code = ENDS[number]
-    assert (outcome.returncode, outcome.stderr) == (code, f"dvidzarr: {name}\n")
+    words = ("serve", tmp_path / "store", "--port", "0", "--workers", "1")
+    check_ending(shell, number, SWALLOWED, module, str(int(number)), *words)
 
 
 @pytest.mark.parametrize("number", ENDS)
 def test_a_signal_when_the_command_is_done(shell: Shell, number: signal.Signals) -> None:
     """Python takes a moment to end, with zarr some tenths of a second."""
     program = "import signal; from dvidzarr.cli.main import main; main(); signal.raise_signal({})"
-    outcome = subprocess.run(
-        [sys.executable, "-c", program.format(int(number)), "--version"],
-        env=shell.env,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    name, code = ENDS[number]
-    assert (outcome.returncode, outcome.stderr) == (code, f"dvidzarr: {name}\n")
+    check_ending(shell, number, program.format(int(number)), "--version")
 
 
 @pytest.mark.parametrize("number", ENDS)

@@ -77,7 +77,7 @@ def test_ctrl_c_comes_when_the_record_is_whole(
 class PressedLock:
     """A lock with a Ctrl-C, or another signal, as soon as somebody lets go of it."""
 
-    def __init__(self, lock: threading.Lock, number: signal.Signals = signal.SIGINT) -> None:
+    def __init__(self, lock: threading.Lock, number: signal.Signals) -> None:
         self._lock = lock
         self._number = number
 
@@ -89,19 +89,28 @@ class PressedLock:
         signal.raise_signal(self._number)
 
 
+def check_struck_write(
+    catalog: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    raised: type[BaseException],
+) -> None:
+    view = catalog.repos[0].instance("gray").at()
+    log = view.instance.dataset.log
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_lock", PressedLock(log._lock, number))
+        with pytest.raises(raised):
+            view[0, 0, 0] = 2
+    assert view[0, 0, 0] == 2
+    view[0, 0, 0] = 3
+
+
 def test_ctrl_c_between_queueing_a_record_and_writing_it(
     catalog: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody wrote the record then, and whoever wrote next waited for ever."""
-    view = catalog.repos[0].instance("gray").at()
-    log = view.instance.dataset.log
-    with monkeypatch.context() as patch:
-        patch.setattr(log, "_lock", PressedLock(log._lock))
-        with pytest.raises(KeyboardInterrupt):
-            view[0, 0, 0] = 2
-    assert view[0, 0, 0] == 2
-    view[0, 0, 0] = 3
+    check_struck_write(catalog, monkeypatch, signal.SIGINT, KeyboardInterrupt)
 
 
 def leave(number: int) -> NoReturn:
@@ -113,18 +122,11 @@ def test_sigterm_of_a_command_between_queueing_a_record_and_writing_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The threads of the command waited for ever, and closing the store for half a minute."""
-    view = catalog.repos[0].instance("gray").at()
-    log = view.instance.dataset.log
     before = signal.signal(signal.SIGTERM, Unwinding(leave))
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(log, "_lock", PressedLock(log._lock, signal.SIGTERM))
-            with pytest.raises(Terminated):
-                view[0, 0, 0] = 2
+        check_struck_write(catalog, monkeypatch, signal.SIGTERM, Terminated)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert view[0, 0, 0] == 2
-    view[0, 0, 0] = 3
 
 
 def test_a_handler_of_ones_own_is_called_at_once(
